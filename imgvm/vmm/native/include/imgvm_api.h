@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT */
+/* The ABI of imgvm's native core. cffi reads this very file: declarations and plain integer
+ * #defines only. Fallible calls return 0 (or a count) or -errno and describe themselves in
+ * *err. No call needs the Python interpreter; none exits or aborts the process. */
+#ifndef IMGVM_API_H
+#define IMGVM_API_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define IMGVM_ABI 1
+
+typedef struct {
+    int code; /* -errno */
+    char message[480];
+    char hint[240];
+} imgvm_error;
+
+int imgvm_abi(void);
+
+/* ---- qcow2 images (block/) ---- */
+
+typedef struct imgvm_image imgvm_image;
+
+#define IMGVM_IMAGE_READ_ONLY 0
+#define IMGVM_IMAGE_READ_WRITE 1
+
+#define IMGVM_CHECK_LEAKS 1
+#define IMGVM_CHECK_CORRUPT 2
+
+typedef struct {
+    uint32_t version;      /* qcow2: 2 or 3; raw: 0 */
+    uint32_t cluster_bytes;
+    uint64_t disk_bytes;   /* what the guest sees */
+    uint64_t file_bytes;
+    uint32_t snapshots;
+    uint64_t incompatible, compatible, autoclear; /* feature bits */
+    char backing_file[1024];
+} imgvm_image_info;
+
+typedef struct {
+    char id[64], name[256];
+    uint64_t disk_bytes, vm_state_bytes;
+    uint32_t date_sec, date_nsec;
+    uint64_t vm_clock_ns;
+} imgvm_snapshot_info;
+
+/* cluster_bytes 0 means 65536. Fails with -EEXIST rather than overwrite. */
+int imgvm_image_create(const char *path, uint64_t disk_bytes, uint32_t cluster_bytes, imgvm_error *err);
+int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error *err);
+/* Flushes; the handle is gone whatever is returned. */
+int imgvm_image_close(imgvm_image *image, imgvm_error *err);
+int imgvm_image_get_info(imgvm_image *image, imgvm_image_info *out);
+int imgvm_image_read(imgvm_image *image, uint64_t offset, void *data, uint64_t bytes, imgvm_error *err);
+int imgvm_image_write(imgvm_image *image, uint64_t offset, const void *data, uint64_t bytes, imgvm_error *err);
+int imgvm_image_flush(imgvm_image *image, imgvm_error *err);
+int imgvm_image_snapshot(imgvm_image *image, uint32_t index, imgvm_snapshot_info *out, imgvm_error *err);
+/* flags: IMGVM_CHECK_* bits found; counts of leaked clusters and of corruptions. */
+int imgvm_image_check(imgvm_image *image, uint64_t *leaks, uint64_t *corruptions, imgvm_error *err);
+
+/* The embedded configuration (docs/image-format.md): an index of named blobs in snapshot
+ * `imgvm.config`. Writing replaces the whole set atomically. -ENOENT when the image has none. */
+typedef struct {
+    char name[64];
+    uint64_t bytes;
+    uint8_t sha256[32];
+} imgvm_blob_info;
+
+typedef struct imgvm_payload imgvm_payload; /* a set of blobs being collected */
+int imgvm_payload_new(imgvm_payload **out, imgvm_error *err);
+int imgvm_payload_add(imgvm_payload *payload, const char *name, const void *data, uint64_t bytes, imgvm_error *err);
+void imgvm_payload_free(imgvm_payload *payload);
+int imgvm_image_set_config(imgvm_image *image, const imgvm_payload *payload, uint32_t date_sec, imgvm_error *err);
+int imgvm_image_config_count(imgvm_image *image, uint32_t *count, imgvm_error *err);
+int imgvm_image_config_info(imgvm_image *image, uint32_t index, imgvm_blob_info *out, imgvm_error *err);
+/* Reads and verifies one blob (its SHA-256); `bytes` must be the blob's size. */
+int imgvm_image_config_read(imgvm_image *image, uint32_t index, void *data, uint64_t bytes, imgvm_error *err);
+
+/* ---- virtual machines (machine/) ---- */
+
+typedef struct imgvm_vm imgvm_vm;
+
+#define IMGVM_ENGINE_KVM 1
+#define IMGVM_ENGINE_INTERP 2
+
+#define IMGVM_DEBUG_EXIT_NONE 0
+#define IMGVM_DEBUG_EXIT_RAW 1  /* status = value written */
+#define IMGVM_DEBUG_EXIT_QEMU 2 /* status = (value << 1) | 1 */
+
+typedef struct {
+    uint32_t abi;          /* IMGVM_ABI */
+    uint32_t engine;       /* IMGVM_ENGINE_* */
+    uint32_t cpus;
+    uint64_t memory_bytes; /* multiple of 4096 */
+    uint32_t debug_exit;   /* IMGVM_DEBUG_EXIT_* */
+    uint16_t debug_exit_port;
+    bool entropy;          /* a virtio-rng device */
+    bool reset_is_exit;    /* a guest's reset ends the run (exit.on_reboot: exit) */
+    int64_t rtc_offset_sec; /* added to the host's UTC for the CMOS clock */
+} imgvm_vm_config;
+
+#define IMGVM_REASON_RUNNING 0
+#define IMGVM_REASON_POWEROFF 1     /* ACPI S5 */
+#define IMGVM_REASON_DEBUG_EXIT 2   /* status: the mapped value */
+#define IMGVM_REASON_RESET 3        /* reset, and reset_is_exit */
+#define IMGVM_REASON_TRIPLE_FAULT 4 /* message says where */
+#define IMGVM_REASON_PANIC 5        /* the guest reported a panic */
+#define IMGVM_REASON_STOPPED 6      /* imgvm_vm_stop or the console's escape */
+#define IMGVM_REASON_INTERNAL 7     /* a bug or a limit of ours; message says what */
+#define IMGVM_REASON_EXEC 8         /* the packed init reported its command's status */
+
+typedef struct {
+    uint32_t reason;
+    uint32_t status;
+    uint64_t instructions; /* executed by the software processor; 0 under KVM */
+    uint64_t run_ns;       /* from start to end */
+    char message[480];
+} imgvm_result;
+
+/* 0 when the engine can run here; else -errno and err says why (absent, no permission, ...). */
+int imgvm_engine_probe(uint32_t engine, imgvm_error *err);
+
+int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *err);
+void imgvm_vm_destroy(imgvm_vm *vm); /* stops it first */
+/* The vm borrows the image until it is destroyed. Disks appear as virtio-blk in order of addition. */
+int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, imgvm_error *err);
+/* 64-bit Linux boot protocol: kernel is an ELF vmlinux or a bzImage; initrd may be NULL. */
+int imgvm_vm_load_linux(imgvm_vm *vm, const void *kernel, uint64_t kernel_bytes, const void *initrd,
+                        uint64_t initrd_bytes, const char *cmdline, imgvm_error *err);
+/* Multiboot 1: modules are added before; their strings are copied. */
+int imgvm_vm_add_module(imgvm_vm *vm, const void *data, uint64_t bytes, const char *cmdline, imgvm_error *err);
+int imgvm_vm_load_multiboot(imgvm_vm *vm, const void *kernel, uint64_t kernel_bytes, const char *cmdline,
+                            imgvm_error *err);
+/* Serial console: bytes of input_fd go to the guest (-1: none), the guest's to output_fd. escape is
+ * the prefix byte (1 = ctrl-a; 0 = none) whose `x` ends the run. The vm does not own the descriptors. */
+int imgvm_vm_set_console(imgvm_vm *vm, int input_fd, int output_fd, uint8_t escape, imgvm_error *err);
+int imgvm_vm_start(imgvm_vm *vm, imgvm_error *err);
+/* Waits at most timeout_ms (-1: for ever). 1 when the run has ended and *out is filled, 0 on timeout. */
+int imgvm_vm_wait(imgvm_vm *vm, int timeout_ms, imgvm_result *out);
+void imgvm_vm_power_button(imgvm_vm *vm);
+void imgvm_vm_stop(imgvm_vm *vm);
+
+#endif

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+#include "bus.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../base/bits.h"
+
+void bus_init(struct bus *bus, pthread_mutex_t *lock)
+{
+    *bus = (struct bus){.lock = lock};
+}
+
+void bus_destroy(struct bus *bus)
+{
+    free(bus->ranges);
+    bus->ranges = NULL;
+    bus->count = bus->capacity = 0;
+}
+
+/* Index of the first range whose base is above address. */
+static unsigned upper_bound(const struct bus *bus, uint64_t address)
+{
+    unsigned low = 0, high = bus->count;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (bus->ranges[middle].base <= address)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static const struct bus_range *find(const struct bus *bus, uint64_t address)
+{
+    unsigned i = upper_bound(bus, address);
+    if (i == 0)
+        return NULL;
+    const struct bus_range *range = &bus->ranges[i - 1];
+    return address - range->base < range->size ? range : NULL;
+}
+
+int bus_add(struct bus *bus, uint64_t base, uint64_t size, const struct bus_ops *ops, void *device,
+            const char *name, imgvm_error *err)
+{
+    if (size == 0 || base + size - 1 < base)
+        return error_set(err, EINVAL, "%s: empty or wrapping range", name);
+    unsigned i = upper_bound(bus, base);
+    const struct bus_range *before = i > 0 ? &bus->ranges[i - 1] : NULL;
+    const struct bus_range *after = i < bus->count ? &bus->ranges[i] : NULL;
+    if (before && base - before->base < before->size)
+        return error_set(err, EEXIST, "%s at %#llx overlaps %s", name, (unsigned long long)base, before->name);
+    if (after && after->base - base < size)
+        return error_set(err, EEXIST, "%s at %#llx overlaps %s", name, (unsigned long long)base, after->name);
+    if (bus->count == bus->capacity) {
+        unsigned capacity = bus->capacity ? bus->capacity * 2 : 16;
+        struct bus_range *ranges = realloc(bus->ranges, capacity * sizeof *ranges);
+        if (!ranges)
+            return error_set(err, ENOMEM, "%s: out of memory", name);
+        bus->ranges = ranges;
+        bus->capacity = capacity;
+    }
+    memmove(&bus->ranges[i + 1], &bus->ranges[i], (bus->count - i) * sizeof *bus->ranges);
+    bus->ranges[i] = (struct bus_range){base, size, ops, device, name};
+    bus->count++;
+    return 0;
+}
+
+void bus_remove(struct bus *bus, uint64_t base, const void *device)
+{
+    for (unsigned i = 0; i < bus->count; i++) {
+        if (bus->ranges[i].base == base && bus->ranges[i].device == device) {
+            memmove(&bus->ranges[i], &bus->ranges[i + 1], (bus->count - i - 1) * sizeof *bus->ranges);
+            bus->count--;
+            return;
+        }
+    }
+}
+
+static uint64_t read_locked(struct bus *bus, uint64_t address, unsigned size)
+{
+    const struct bus_range *range = find(bus, address);
+    if (range && address - range->base + size <= range->size)
+        return range->ops->read(range->device, address - range->base, size) & bits_mask_bytes(size);
+    if (size == 1)
+        return 0xff;
+    uint64_t value = 0;
+    for (unsigned i = 0; i < size; i++)
+        value |= read_locked(bus, address + i, 1) << (8 * i);
+    return value;
+}
+
+static void write_locked(struct bus *bus, uint64_t address, unsigned size, uint64_t value)
+{
+    const struct bus_range *range = find(bus, address);
+    if (range && address - range->base + size <= range->size) {
+        range->ops->write(range->device, address - range->base, size, value & bits_mask_bytes(size));
+        return;
+    }
+    if (size == 1)
+        return;
+    for (unsigned i = 0; i < size; i++)
+        write_locked(bus, address + i, 1, (value >> (8 * i)) & 0xff);
+}
+
+uint64_t bus_read(struct bus *bus, uint64_t address, unsigned size)
+{
+    pthread_mutex_lock(bus->lock);
+    uint64_t value = read_locked(bus, address, size);
+    pthread_mutex_unlock(bus->lock);
+    return value;
+}
+
+void bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value)
+{
+    pthread_mutex_lock(bus->lock);
+    write_locked(bus, address, size, value);
+    pthread_mutex_unlock(bus->lock);
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "guest_mem.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "../base/bits.h"
+
+int guest_mem_init(struct guest_mem *mem, imgvm_error *err)
+{
+    *mem = (struct guest_mem){.memfd = memfd_create("imgvm-ram", MFD_CLOEXEC)};
+    if (mem->memfd < 0)
+        return error_set(err, errno, "cannot make guest memory: %s", strerror(errno));
+    return 0;
+}
+
+void guest_mem_destroy(struct guest_mem *mem)
+{
+    for (unsigned i = 0; i < mem->count; i++) {
+        munmap(mem->regions[i].host, mem->regions[i].size);
+        free(mem->regions[i].code_granules);
+        free(mem->regions[i].code_generation);
+    }
+    mem->count = 0;
+    if (mem->memfd >= 0)
+        close(mem->memfd);
+    mem->memfd = -1;
+}
+
+int guest_mem_add(struct guest_mem *mem, uint64_t gpa, uint64_t size, bool read_only, imgvm_error *err)
+{
+    if (mem->count == GUEST_MEM_REGIONS || gpa % GUEST_PAGE_SIZE || size % GUEST_PAGE_SIZE || !size)
+        return error_set(err, EINVAL, "guest memory at %#llx: bad region", (unsigned long long)gpa);
+    uint64_t offset = mem->ram_bytes;
+    if (ftruncate(mem->memfd, (off_t)(offset + size)) < 0)
+        return error_set(err, errno, "cannot reserve %llu MiB of guest memory: %s",
+                         (unsigned long long)(size >> 20), strerror(errno));
+    uint8_t *host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mem->memfd, (off_t)offset);
+    if (host == MAP_FAILED)
+        return error_set(err, errno, "cannot map %llu MiB of guest memory: %s",
+                         (unsigned long long)(size >> 20), strerror(errno));
+    madvise(host, size, MADV_HUGEPAGE);
+    size_t pages = size / GUEST_PAGE_SIZE;
+    struct guest_region region = {
+        .gpa = gpa, .size = size, .host = host, .read_only = read_only,
+        .code_granules = calloc(pages, sizeof(uint32_t)),
+        .code_generation = calloc(pages, sizeof(uint32_t)),
+    };
+    if (!region.code_granules || !region.code_generation) {
+        free(region.code_granules);
+        free(region.code_generation);
+        munmap(host, size);
+        return error_set(err, ENOMEM, "out of memory");
+    }
+    mem->regions[mem->count++] = region;
+    mem->ram_bytes = offset + size;
+    return 0;
+}
+
+const struct guest_region *guest_mem_find(const struct guest_mem *mem, uint64_t gpa)
+{
+    for (unsigned i = 0; i < mem->count; i++)
+        if (gpa - mem->regions[i].gpa < mem->regions[i].size)
+            return &mem->regions[i];
+    return NULL;
+}
+
+void *guest_mem_ptr(const struct guest_mem *mem, uint64_t gpa, uint64_t size, bool for_write)
+{
+    const struct guest_region *region = guest_mem_find(mem, gpa);
+    if (!region || (for_write && region->read_only))
+        return NULL;
+    uint64_t offset = gpa - region->gpa;
+    return size <= region->size - offset ? region->host + offset : NULL;
+}
+
+enum copy_kind { COPY_OUT, COPY_IN, COPY_LOAD };
+
+static bool copy(const struct guest_mem *mem, uint64_t gpa, void *data, uint64_t size, enum copy_kind kind)
+{
+    for (uint8_t *p = data; size;) {
+        const struct guest_region *region = guest_mem_find(mem, gpa);
+        if (!region || (kind == COPY_IN && region->read_only))
+            return false;
+        uint64_t offset = gpa - region->gpa;
+        uint64_t n = MIN(size, region->size - offset);
+        if (kind == COPY_OUT) {
+            memcpy(p, region->host + offset, n);
+        } else {
+            memcpy(region->host + offset, p, n);
+            guest_mem_written(mem, gpa, n);
+        }
+        p += n;
+        gpa += n;
+        size -= n;
+    }
+    return true;
+}
+
+bool guest_mem_read(const struct guest_mem *mem, uint64_t gpa, void *data, uint64_t size)
+{
+    return copy(mem, gpa, data, size, COPY_OUT);
+}
+
+bool guest_mem_write(struct guest_mem *mem, uint64_t gpa, const void *data, uint64_t size)
+{
+    return copy(mem, gpa, (void *)data, size, COPY_IN);
+}
+
+bool guest_mem_load(struct guest_mem *mem, uint64_t gpa, const void *data, uint64_t size)
+{
+    return copy(mem, gpa, (void *)data, size, COPY_LOAD);
+}
+
+/* Bits first..last of a page's granule word for the bytes [offset, offset+size). */
+static uint32_t granule_mask(uint32_t offset, uint32_t size)
+{
+    unsigned first = offset / GUEST_CODE_GRANULE, last = (offset + size - 1) / GUEST_CODE_GRANULE;
+    return (uint32_t)(((UINT64_C(2) << last) - 1) & ~((UINT64_C(1) << first) - 1));
+}
+
+void guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size)
+{
+    while (size) {
+        const struct guest_region *region = guest_mem_find(mem, gpa);
+        uint32_t offset = (uint32_t)(gpa % GUEST_PAGE_SIZE);
+        uint64_t n = MIN(size, GUEST_PAGE_SIZE - offset);
+        if (region) {
+            size_t page = (gpa - region->gpa) / GUEST_PAGE_SIZE;
+            uint32_t granules = atomic_load_explicit(&region->code_granules[page], memory_order_relaxed);
+            if (unlikely(granules & granule_mask(offset, (uint32_t)n))) {
+                atomic_store(&region->code_granules[page], 0);
+                atomic_fetch_add(&region->code_generation[page], 1);
+            }
+        }
+        gpa += n;
+        size -= n;
+    }
+}
+
+void guest_mem_mark_code(const struct guest_region *region, uint64_t gpa, uint32_t size)
+{
+    size_t page = (gpa - region->gpa) / GUEST_PAGE_SIZE;
+    atomic_fetch_or(&region->code_granules[page], granule_mask((uint32_t)(gpa % GUEST_PAGE_SIZE), size));
+}
