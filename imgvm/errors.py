@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""The one exception tree: each error says what happened, what to do about it, and the process status it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+STATUS_FINDINGS = 1  # validate, check, verify: the thing was read, and it has faults
+STATUS_TIMEOUT = 124
+STATUS_ERROR = 125  # imgvm's own error
+STATUS_CANNOT_RUN = 126  # this image cannot run here
+STATUS_NOT_FOUND = 127  # no such image, or no config in it
+STATUS_SIGNAL = 128  # plus the signal's number
+STATUS_PANIC = 255  # guest panic or triple fault
+
+
+class ImgvmError(Exception):
+    """An error to be shown as one line. `errno` is the positive host error number behind it, 0 when there is none."""
+
+    def __init__(self, message: str, hint: str | None = None, status: int = STATUS_ERROR, *, errno: int = 0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.status = status
+        self.errno = errno
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(ImgvmError):
+    """The command line asks for something impossible."""
+
+
+class ImageError(ImgvmError):
+    """An image cannot be opened, read, written or trusted."""
+
+
+class PackError(ImgvmError):
+    """A source named by the config cannot be had or cannot be put into an image."""
+
+
+class EngineError(ImgvmError):
+    """The machine cannot be built or run here."""
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One fault of a config. Lines and columns count from 1; 0 means that the place is unknown (`--set`)."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        path = f"{self.path}: " if self.path else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{where}: {path}{self.message}{hint}"
+
+
+class ConfigError(ImgvmError):
+    """All the problems of a config at once, in the order of the text."""
+
+    def __init__(self, problems: Iterable[Problem], status: int = STATUS_ERROR) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)), status=status)

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: MIT
+"""The machine as data: frozen dataclasses, and the plain document (the YAML's shape) they come from and go back to.
+
+`from_document` trusts the document's types, because imgvm.config has checked it against the schema; what a
+schema cannot say (units, sums) raises ValueError there, before. `to_document` writes every value out, so its
+JSON is the resolved config that an image carries, and is itself a valid config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from imgvm import units
+
+Document = dict[str, Any]
+
+DEFAULT_DISTRO = "debian:bookworm"
+DEFAULT_PACKAGE = "linux-image-cloud-amd64"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """`machine:` in the config."""
+
+    cpus: int = 1
+    memory_bytes: int = 512 * units.MIB
+    accel: str = "auto"  # auto | kvm | interp
+    entropy: bool = True  # a virtio-rng device
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Where the kernel comes from: exactly one of path, bundled, and (distro with package)."""
+
+    path: str | None = None  # relative to the config's folder
+    distro: str | None = None  # debian:<suite>
+    package: str | None = None
+    bundled: bool = False  # imgvm's own greeting guest
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the automatic initramfs: exactly one of source, content and link."""
+
+    path: str  # absolute, in the guest
+    source: str | None = None  # on the packing host, relative to the config's folder
+    content: str | None = None
+    link: str | None = None  # symbolic link's target
+    mode: int | None = None  # permission bits; None: those of the source, else 0644
+
+
+@dataclass(frozen=True)
+class Boot:
+    kernel: Kernel
+    initrd: tuple[str, ...] | None = ()  # (): automatic; None: none; else files to be joined
+    cmdline: str = ""
+    modules: tuple[str, ...] = ()  # linux: module names; multiboot: `path arguments...`
+    protocol: str = "auto"  # auto | linux | multiboot
+    files: tuple[File, ...] = ()
+
+    @property
+    def initrd_is_auto(self) -> bool:
+        return self.initrd == ()
+
+
+@dataclass(frozen=True)
+class Disk:
+    name: str
+    source: str | None = None  # relative to the config's folder
+    size_bytes: int | None = None  # None: that of the source; else at least that
+    format: str = "auto"  # of the source: auto | raw | qcow2
+    read_only: bool = False
+    serial: str = ""  # the name, unless given
+
+
+@dataclass(frozen=True)
+class Console:
+    device: str = "serial"  # serial | none
+    escape: str = "ctrl-a"  # none | ctrl-<key>
+
+
+@dataclass(frozen=True)
+class DebugExit:
+    port: int = 0xF4
+    mapping: str = "raw"  # raw: status = value; qemu: status = (value << 1) | 1
+
+
+@dataclass(frozen=True)
+class Exec:
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = "/"
+
+
+@dataclass(frozen=True)
+class Exit:
+    timeout_ns: int | None = None
+    on_reboot: str = "reset"  # reset | exit
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    size_bytes: int | None = None  # the image's own disk is at least this large
+    cluster_bytes: int = 64 * units.KIB
+    compression: str = "none"
+
+
+@dataclass(frozen=True)
+class Machine:
+    name: str = "machine"
+    description: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    hardware: Hardware = field(default_factory=Hardware)
+    boot: Boot | None = None
+    disks: tuple[Disk, ...] = ()
+    console: Console = field(default_factory=Console)
+    debug_exit: DebugExit | None = None
+    exec: Exec | None = None
+    exit: Exit = field(default_factory=Exit)
+    image: ImageOptions = field(default_factory=ImageOptions)
+    version: int = 1
+
+
+def from_document(doc: Document, default_name: str = "machine") -> Machine:
+    """Builds the Machine of a document that the schema has accepted."""
+    return Machine(
+        name=doc.get("name", default_name),
+        description=doc.get("description", ""),
+        labels=dict(doc.get("labels", {})),
+        hardware=_hardware(doc.get("machine", {})),
+        boot=_boot(doc["boot"]) if "boot" in doc else None,
+        disks=tuple(_disk(disk) for disk in doc.get("disks", [])),
+        console=Console(**doc.get("console", {})),
+        debug_exit=_debug_exit(doc.get("devices", {}).get("debug_exit", False)),
+        exec=_exec(doc["exec"]) if "exec" in doc else None,
+        exit=_exit(doc.get("exit", {})),
+        image=_image(doc.get("image", {})),
+    )
+
+
+def _size(doc: Document, key: str, default: int | None = None) -> int | None:
+    return units.parse_size(doc[key]) if key in doc else default
+
+
+def _hardware(doc: Document) -> Hardware:
+    return Hardware(
+        cpus=doc.get("cpus", 1),
+        memory_bytes=_size(doc, "memory") or Hardware.memory_bytes,
+        accel=doc.get("accel", "auto"),
+        entropy=doc.get("entropy", True),
+    )
+
+
+def _kernel(value: str | Document) -> Kernel:
+    if isinstance(value, str):
+        return Kernel(path=value)
+    if "path" in value:
+        return Kernel(path=value["path"])
+    if value.get("bundled"):
+        return Kernel(bundled=True)
+    return Kernel(distro=value.get("distro", DEFAULT_DISTRO), package=value.get("package", DEFAULT_PACKAGE))
+
+
+def _file(doc: Document) -> File:
+    mode = int(doc["mode"], 8) if "mode" in doc else None
+    return File(doc["path"], doc.get("source"), doc.get("content"), doc.get("link"), mode)
+
+
+def _boot(doc: Document) -> Boot:
+    initrd = doc.get("initrd", "auto")
+    cmdline = doc.get("cmdline", "")
+    return Boot(
+        kernel=_kernel(doc["kernel"]),
+        initrd=None if initrd == "none" else () if initrd == "auto" else _strings(initrd),
+        cmdline=cmdline if isinstance(cmdline, str) else " ".join(cmdline),
+        modules=tuple(doc.get("modules", [])),
+        protocol=doc.get("protocol", "auto"),
+        files=tuple(_file(file) for file in doc.get("files", [])),
+    )
+
+
+def _strings(value: str | list[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _disk(doc: Document) -> Disk:
+    return Disk(
+        name=doc["name"],
+        source=doc.get("source"),
+        size_bytes=_size(doc, "size"),
+        format=doc.get("format", "auto"),
+        read_only=doc.get("read_only", False),
+        serial=doc.get("serial", doc["name"]),
+    )
+
+
+def _debug_exit(value: bool | Document) -> DebugExit | None:
+    if isinstance(value, bool):
+        return DebugExit() if value else None
+    return DebugExit(**value)
+
+
+def _exec(doc: Document) -> Exec:
+    command = doc["command"]
+    env = {key: _env_text(value) for key, value in doc.get("env", {}).items()}
+    shell = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
+    return Exec(command=shell, env=env, cwd=doc.get("cwd", "/"))
+
+
+def _env_text(value: str | int | bool) -> str:
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+def _exit(doc: Document) -> Exit:
+    timeout = doc.get("timeout", "none")
+    return Exit(None if timeout == "none" else units.parse_duration(timeout), doc.get("on_reboot", "reset"))
+
+
+def _image(doc: Document) -> ImageOptions:
+    return ImageOptions(
+        size_bytes=_size(doc, "size"),
+        cluster_bytes=_size(doc, "cluster_size") or ImageOptions.cluster_bytes,
+        compression=doc.get("compression", "none"),
+    )
+
+
+def to_document(machine: Machine) -> Document:
+    """The resolved document: defaults written out, keys in the schema's order."""
+    doc: Document = {"version": machine.version, "name": machine.name}
+    if machine.description:
+        doc["description"] = machine.description
+    if machine.labels:
+        doc["labels"] = dict(machine.labels)
+    hardware = machine.hardware
+    doc["machine"] = {
+        "cpus": hardware.cpus,
+        "memory": units.format_size(hardware.memory_bytes),
+        "accel": hardware.accel,
+        "entropy": hardware.entropy,
+    }
+    if machine.boot is not None:
+        doc["boot"] = _boot_document(machine.boot)
+    if machine.disks:
+        doc["disks"] = [_disk_document(disk) for disk in machine.disks]
+    doc["console"] = {"device": machine.console.device, "escape": machine.console.escape}
+    debug_exit = machine.debug_exit
+    doc["devices"] = {
+        "debug_exit": {"port": debug_exit.port, "mapping": debug_exit.mapping} if debug_exit else False
+    }
+    if machine.exec is not None:
+        doc["exec"] = {
+            "command": list(machine.exec.command), "env": dict(machine.exec.env), "cwd": machine.exec.cwd,
+        }  # fmt: skip
+    timeout_ns = machine.exit.timeout_ns
+    doc["exit"] = {
+        "timeout": "none" if timeout_ns is None else units.format_duration(timeout_ns),
+        "on_reboot": machine.exit.on_reboot,
+    }
+    doc["image"] = _without_none({
+        "size": None if machine.image.size_bytes is None else units.format_size(machine.image.size_bytes),
+        "cluster_size": units.format_size(machine.image.cluster_bytes),
+        "compression": machine.image.compression,
+    })
+    return doc
+
+
+def _without_none(doc: Document) -> Document:
+    return {key: value for key, value in doc.items() if value is not None}
+
+
+def _boot_document(boot: Boot) -> Document:
+    kernel = boot.kernel
+    where: Document = {"bundled": True} if kernel.bundled else {}
+    where.update(_without_none({"path": kernel.path, "distro": kernel.distro, "package": kernel.package}))
+    return {
+        "kernel": where,
+        "initrd": "none" if boot.initrd is None else "auto" if boot.initrd_is_auto else list(boot.initrd),
+        "cmdline": boot.cmdline,
+        "modules": list(boot.modules),
+        "protocol": boot.protocol,
+        "files": [_file_document(file) for file in boot.files],
+    }
+
+
+def _file_document(file: File) -> Document:
+    mode = None if file.mode is None else f"0{file.mode:03o}"
+    return _without_none(
+        {"path": file.path, "source": file.source, "content": file.content, "link": file.link, "mode": mode}
+    )
+
+
+def _disk_document(disk: Disk) -> Document:
+    return _without_none({
+        "name": disk.name,
+        "source": disk.source,
+        "size": None if disk.size_bytes is None else units.format_size(disk.size_bytes),
+        "format": disk.format,
+        "read_only": disk.read_only,
+        "serial": disk.serial,
+    })
