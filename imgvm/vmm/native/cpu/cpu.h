@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/* One processor in software. It knows guest memory and, through callbacks, a world of ports,
+ * MMIO and interrupts; it knows no device. One thread runs it; other threads may only call
+ * cpu_request, cpu_withdraw and cpu_has_work. */
+#ifndef IMGVM_CPU_CPU_H
+#define IMGVM_CPU_CPU_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../arch/state.h"
+#include "../mem/guest_mem.h"
+
+struct cpu;
+
+/* Called from the thread that runs the processor, with the guest's vector state already put away. */
+struct cpu_callbacks {
+    uint32_t (*port_read)(void *opaque, uint16_t port, unsigned size);
+    void (*port_write)(void *opaque, uint16_t port, unsigned size, uint32_t value);
+    uint64_t (*mmio_read)(void *opaque, uint64_t gpa, unsigned size); /* size 1, 2, 4, 8 */
+    void (*mmio_write)(void *opaque, uint64_t gpa, unsigned size, uint64_t value);
+    int (*interrupt_acknowledge)(void *opaque); /* the vector, or -1 when nothing is deliverable any more */
+    /* MSRs that belong to the local APIC (1Bh, 6E0h, 800h-8FFh). false: #GP */
+    bool (*msr_read)(void *opaque, uint32_t index, uint64_t *value);
+    bool (*msr_write)(void *opaque, uint32_t index, uint64_t value);
+    uint64_t (*cr8_read)(void *opaque);
+    void (*cr8_write)(void *opaque, uint64_t value);
+    uint64_t (*time_ns)(void *opaque); /* the machine's clock; must not touch vector registers */
+};
+
+/* Requests from outside, a bit each. INTR is sticky until interrupt_acknowledge says -1 or it is withdrawn. */
+#define CPU_REQUEST_INTR 0x01u
+#define CPU_REQUEST_NMI 0x02u
+#define CPU_REQUEST_INIT 0x04u
+#define CPU_REQUEST_SIPI 0x08u /* vector in cpu_set_sipi_vector */
+#define CPU_REQUEST_EXIT 0x10u /* return from cpu_run soon with CPU_EXIT_REQUEST */
+#define CPU_REQUEST_FLUSH 0x20u /* another processor marked code pages: drop cached write translations */
+
+enum cpu_exit {
+    CPU_EXIT_REQUEST,  /* CPU_REQUEST_EXIT was seen, or the deadline passed */
+    CPU_EXIT_HALT,     /* HLT or wait-for-SIPI and nothing to do: wait until cpu_has_work */
+    CPU_EXIT_SHUTDOWN, /* triple fault */
+    CPU_EXIT_INTERNAL, /* a bug or a limit of ours; cpu_message says which */
+};
+
+struct cpu_options {
+    unsigned id;        /* initial APIC ID */
+    unsigned count;     /* processors of the machine, for CPUID topology */
+};
+
+struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, struct guest_mem *mem,
+                       const struct cpu_options *options, imgvm_error *err);
+void cpu_destroy(struct cpu *cpu);
+
+enum cpu_exit cpu_run(struct cpu *cpu);
+/* Executes at most `count` instructions; CPU_EXIT_REQUEST when it did them all. */
+enum cpu_exit cpu_run_count(struct cpu *cpu, uint64_t count);
+/* cpu_run returns CPU_EXIT_REQUEST soon after the machine's clock reaches this. UINT64_MAX: never. */
+void cpu_set_deadline_ns(struct cpu *cpu, uint64_t deadline_ns);
+
+void cpu_request(struct cpu *cpu, uint32_t requests);
+void cpu_withdraw(struct cpu *cpu, uint32_t requests);
+void cpu_set_sipi_vector(struct cpu *cpu, uint8_t vector);
+bool cpu_has_work(struct cpu *cpu); /* a halted processor would leave its halt */
+
+/* The whole state, between two cpu_run calls. */
+void cpu_get_state(struct cpu *cpu, struct x86_state *state);
+void cpu_set_state(struct cpu *cpu, const struct x86_state *state);
+/* A20 gate: false masks bit 20 of every physical address. */
+void cpu_set_a20(struct cpu *cpu, bool enabled);
+
+uint64_t cpu_instructions(const struct cpu *cpu);
+const char *cpu_message(const struct cpu *cpu);
+/* Once a process, before the first cpu_run: installs the SIGFPE/SIGSEGV/SIGBUS handlers that turn a native
+ * instruction's trap into the guest's exception; other traps go on to whoever handled them before. */
+int cpu_install_trap_handlers(imgvm_error *err);
+
+#endif
