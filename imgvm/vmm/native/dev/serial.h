@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/* A 16550A UART. Bytes leave at once through host.transmit (the line is infinitely fast; the divisor is kept and
+ * only paces the receiver's time-out); bytes arrive through serial_receive.
+ *
+ * The board registers serial_ops (8 ports) and connects irq. Everything runs under the board lock, so transmit
+ * must not block: it queues. */
+#ifndef IMGVM_DEV_SERIAL_H
+#define IMGVM_DEV_SERIAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../base/timer.h"
+#include "../mem/bus.h"
+#include "../mem/irq.h"
+
+#define SERIAL_FIFO_BYTES 16
+
+struct serial_state {
+    uint8_t rx[SERIAL_FIFO_BYTES];
+    uint8_t rx_head, rx_count;
+    uint8_t ier, fcr, lcr, mcr, lsr, msr, scr;
+    uint8_t thre_pending;  /* the THRE interrupt waits: cleared by reading IIR or writing THR */
+    uint8_t timeout_pending;
+    uint8_t shift;         /* a byte in the loop-back's holding register, for a 16450 without FIFOs */
+    uint16_t divisor;
+    uint64_t timeout_ns;   /* when the receiver's time-out is due; TIMER_NEVER: not running */
+};
+
+struct serial_host {
+    void (*transmit)(void *opaque, const uint8_t *data, size_t size); /* may be NULL: bytes vanish */
+    void (*receive_ready)(void *opaque); /* room again after serial_receive took less than given; may be NULL */
+    void *opaque;
+};
+
+struct serial {
+    struct serial_state state;
+    struct timer_queue *timers;
+    struct timer timeout;
+    struct irq_line irq;
+    struct serial_host host;
+    bool host_waits; /* serial_receive refused bytes */
+};
+
+extern const struct bus_ops serial_ops;
+
+void serial_init(struct serial *serial, struct timer_queue *timers, struct irq_line irq,
+                 const struct serial_host *host);
+void serial_reset(struct serial *serial);
+void serial_loaded(struct serial *serial);
+/* Bytes from the line. Returns how many were taken: the FIFO's room (none in loop-back: the line is cut off).
+ * When less than size, receive_ready will be called. */
+size_t serial_receive(struct serial *serial, const uint8_t *data, size_t size);
+/* A break condition on the line (a zero byte with LSR's BI set). */
+void serial_receive_break(struct serial *serial);
+
+#endif
