@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The one exception tree: each error says what happened, what to do about it, and the process status it means."""
+"""The one exception tree: each error says what happened, what to do, and which process status it means."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ STATUS_PANIC = 255  # guest panic or triple fault
 
 
 class ImgvmError(Exception):
-    """An error to be shown as one line. `errno` is the positive host error number behind it, 0 when there is none."""
+    """An error to be shown as one line. `errno` is the host's error number behind it (positive; 0: none)."""
 
-    def __init__(self, message: str, hint: str | None = None, status: int = STATUS_ERROR, *, errno: int = 0) -> None:
+    def __init__(
+        self, message: str, hint: str | None = None, status: int = STATUS_ERROR, *, errno: int = 0
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint

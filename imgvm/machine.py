@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The machine as data: frozen dataclasses, and the plain document (the YAML's shape) they come from and go back to.
+"""The machine as data: frozen dataclasses, and the plain document (the YAML's shape) they come from.
 
 `from_document` trusts the document's types, because imgvm.config has checked it against the schema; what a
 schema cannot say (units, sums) raises ValueError there, before. `to_document` writes every value out, so its
@@ -169,10 +169,12 @@ def _file(doc: Document) -> File:
 
 
 def _boot(doc: Document) -> Boot:
-    initrd = doc.get("initrd", "auto")
+    kernel = _kernel(doc["kernel"])
+    takes_no_initrd = kernel.bundled or doc.get("protocol") == "multiboot"
+    initrd = doc.get("initrd", "none" if takes_no_initrd else "auto")
     cmdline = doc.get("cmdline", "")
     return Boot(
-        kernel=_kernel(doc["kernel"]),
+        kernel=kernel,
         initrd=None if initrd == "none" else () if initrd == "auto" else _strings(initrd),
         cmdline=cmdline if isinstance(cmdline, str) else " ".join(cmdline),
         modules=tuple(doc.get("modules", [])),
@@ -192,7 +194,7 @@ def _disk(doc: Document) -> Disk:
         size_bytes=_size(doc, "size"),
         format=doc.get("format", "auto"),
         read_only=doc.get("read_only", False),
-        serial=doc.get("serial", doc["name"]),
+        serial=doc.get("serial") or doc["name"],
     )
 
 

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""YAML text -> data with places -> schema -> Machine.
+
+    config = Config.load("ci.yaml", overrides=["machine.memory=1GiB"])
+    config.machine.hardware.memory_bytes
+
+Every problem of a text is raised at once, as one ConfigError.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgvm import machine as _machine
+from imgvm.config import document, overrides, variables
+from imgvm.errors import STATUS_NOT_FOUND, ConfigError, ImgvmError, Problem
+from imgvm.machine import Machine
+
+__all__ = ["Config"]
+
+MAX_RESOLVED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked config: the machine, the text as written, and where its relative paths start."""
+
+    machine: Machine
+    text: str
+    filename: str
+    folder: Path
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Config:
+        """Reads a file. `overrides` are `path=value` texts, as of `--set`."""
+        source = Path(path)
+        try:
+            with source.open("rb") as stream:
+                raw = stream.read(document.MAX_TEXT_BYTES + 1)
+        except OSError as error:
+            status = STATUS_NOT_FOUND if isinstance(error, FileNotFoundError) else ImgvmError("").status
+            raise ImgvmError(f"{path}: {error.strerror}", status=status, errno=error.errno or 0) from None
+        return cls.from_text(raw, str(path), source.resolve().parent, overrides)
+
+    @classmethod
+    def from_text(
+        cls,
+        text: str | bytes,
+        filename: str = "<text>",
+        folder: Path | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Config:
+        tree = document.parse(text, filename)
+        machine = _build(tree, overrides, _default_name(filename))
+        kept = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        return cls(machine, kept, filename, folder or Path.cwd())
+
+    @classmethod
+    def from_resolved(cls, text: str | bytes, filename: str, overrides: Sequence[str] = ()) -> Config:
+        """Reads the JSON that `resolved` wrote and an image carried. The image is not trusted."""
+        if len(text) > MAX_RESOLVED_BYTES:
+            raise ConfigError([Problem(filename, 0, 0, "", "the resolved config is too large")])
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ConfigError([Problem(filename, 0, 0, "", "the resolved config is not JSON")]) from None
+        tree = document.Tree(filename, data)
+        machine = _build(tree, overrides, "machine", resolved=True)
+        kept = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        return cls(machine, kept, filename, Path.cwd())
+
+    def resolved(self) -> str:
+        """The machine with every default written out, as JSON that is itself a valid config."""
+        return resolved_text(self.machine)
+
+
+def resolved_text(machine: Machine) -> str:
+    return json.dumps(_machine.to_document(machine), indent=1, ensure_ascii=False) + "\n"
+
+
+def _default_name(filename: str) -> str:
+    name = re.sub(r"[^a-z0-9._-]+", "-", Path(filename).stem.lower()).strip("-._")[:63]
+    return name or "machine"
+
+
+def _build(tree: document.Tree, sets: Sequence[str], name: str, *, resolved: bool = False) -> Machine:
+    from imgvm.config import check, semantics  # jsonschema is slow to import
+
+    for override in sets:
+        overrides.apply(tree, override)
+    if tree.data is None:
+        raise ConfigError([tree.problem((), "the config is empty", "it begins with `version: 1`")])
+    if not resolved:
+        variables.resolve(tree)
+    problems = tree.problems + check.check(tree)
+    if not problems:
+        problems = semantics.check(tree)
+    if problems:
+        raise ConfigError(sorted(set(problems), key=lambda p: (p.line, p.column, p.path)))
+    return _machine.from_document(tree.data, name)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""`--set path=value`: changes of a config's tree before it is checked. The value is YAML."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from imgvm.config import document
+from imgvm.config.document import Path, Tree
+from imgvm.errors import ConfigError, UsageError
+
+_PART = re.compile(r'(?:^|\.)(?:"([^"]*)"|([^."\[\]]+))|\[(\d{1,5})\]')
+HINT = "write --set machine.memory=1GiB or --set disks[0].size=2GiB"
+
+
+def parse_path(text: str) -> Path:
+    """`disks[0].size`, `disks.0.size`, `labels."a.b"`: keys, and indexes as integers."""
+    parts: list[str | int] = []
+    position = 0
+    while position < len(text):
+        match = _PART.match(text, position)
+        if match is None or (match[3] is not None and not parts):
+            raise UsageError(f"{text!r} is not a path into a config", HINT)
+        quoted, plain, index = match.groups()
+        parts.append(int(index) if index is not None else quoted if quoted is not None else plain)
+        position = match.end()
+    if not parts:
+        raise UsageError("--set lacks a path", HINT)
+    return tuple(parts)
+
+
+def apply(tree: Tree, override: str) -> Path:
+    """Puts one `path=value` into the tree; says the path that was set."""
+    target, equals, value = override.partition("=")
+    if not equals:
+        raise UsageError(f"--set {override}: there is no `=`", HINT)
+    path = parse_path(target.strip())
+    try:
+        parsed = document.parse(value, f"--set {override}")
+    except ConfigError as error:
+        raise UsageError(f"--set {override}: {error.problems[0].message}", HINT) from None
+    if parsed.problems:
+        raise UsageError(f"--set {override}: {parsed.problems[0].message}", HINT)
+    path = _assign(tree, path, parsed.data, override)
+    for places in (tree.values, tree.keys):
+        for old in [old for old in places if old[: len(path)] == path]:
+            del places[old]
+    tree.overridden[path] = f"--set {override}"
+    return path
+
+
+def _assign(tree: Tree, path: Path, value: Any, override: str) -> Path:
+    if tree.data is None:
+        tree.data = {}
+    at: Any = tree.data
+    done: Path = ()
+    for index, part in enumerate(path):
+        last = index == len(path) - 1
+        fresh: Any = value if last else ([] if isinstance(path[index + 1], int) else {})
+        key: Any = _list_index(at, part, override) if isinstance(at, list) else part
+        if isinstance(at, dict):
+            if not isinstance(key, str):
+                where = document.format_path(done) or "the config"
+                raise UsageError(f"--set {override}: {where} is no list", HINT)
+            if last or at.get(key) is None:
+                at[key] = fresh
+        elif isinstance(at, list):
+            if key == len(at):
+                at.append(fresh)
+            elif last:
+                at[key] = fresh
+        else:
+            raise UsageError(f"--set {override}: {document.format_path(done)} is neither map nor list", HINT)
+        done = (*done, key)
+        at = at[key]
+    return done
+
+
+def _list_index(items: list[Any], part: str | int, override: str) -> int:
+    """An index, or the `name` of an item; one past the end appends."""
+    if isinstance(part, str) and not part.isdigit():
+        for index, item in enumerate(items):
+            if isinstance(item, dict) and item.get("name") == part:
+                return index
+        raise UsageError(f"--set {override}: no item is named {part}", HINT)
+    index = int(part)
+    if index > len(items):
+        raise UsageError(f"--set {override}: the list has {len(items)} items", HINT)
+    return index

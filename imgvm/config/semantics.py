@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""What a schema cannot say: sums, units, and keys that contradict each other. Only looks at a tree that has
+passed the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from imgvm import units
+from imgvm.config.document import Path, Tree
+from imgvm.errors import Problem
+
+MIN_MEMORY_BYTES = units.MIB
+MAX_MEMORY_BYTES = units.TIB
+PAGE_BYTES = 4096
+SECTOR_BYTES = 512
+MAX_DISK_BYTES = 256 * units.TIB
+MAX_CMDLINE_BYTES = 2047  # what Linux on x86 keeps (COMMAND_LINE_SIZE with the final NUL)
+
+
+def check(tree: Tree) -> list[Problem]:
+    return [*_sizes(tree), *_boot(tree), *_timeout(tree)]
+
+
+def _get(data: Any, path: Path) -> Any:
+    for part in path:
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            return None
+    return data
+
+
+def _sizes(tree: Tree) -> Iterator[Problem]:
+    yield from _size(tree, ("machine", "memory"), MIN_MEMORY_BYTES, MAX_MEMORY_BYTES, PAGE_BYTES)
+    for index in range(len(tree.data.get("disks", []))):
+        yield from _size(tree, ("disks", index, "size"), SECTOR_BYTES, MAX_DISK_BYTES, SECTOR_BYTES)
+    yield from _size(tree, ("image", "size"), SECTOR_BYTES, MAX_DISK_BYTES, SECTOR_BYTES)
+    cluster: Path = ("image", "cluster_size")
+    problems = list(_size(tree, cluster, 512, 2 * units.MIB, 1))
+    yield from problems
+    text = _get(tree.data, cluster)
+    if text is not None and not problems and units.parse_size(text).bit_count() != 1:
+        yield tree.problem(cluster, f"{text} is not a power of two")
+
+
+def _size(tree: Tree, path: Path, least: int, most: int, multiple: int) -> Iterator[Problem]:
+    text = _get(tree.data, path)
+    if text is None:
+        return
+    try:
+        size = units.parse_size(text)
+    except ValueError as error:
+        yield tree.problem(path, str(error))
+        return
+    if size < least:
+        yield tree.problem(path, f"must be at least {units.format_size(least)}, not {text}")
+    elif size > most:
+        yield tree.problem(path, f"must be at most {units.format_size(most)}, not {text}")
+    elif size % multiple:
+        yield tree.problem(path, f"must be a multiple of {multiple} bytes, not {text}")
+
+
+def _timeout(tree: Tree) -> Iterator[Problem]:
+    path: Path = ("exit", "timeout")
+    text = _get(tree.data, path)
+    if text not in (None, "none") and units.parse_duration(text) == 0:
+        yield tree.problem(path, "must be longer than nothing", "write none for no timeout")
+
+
+def _boot(tree: Tree) -> Iterator[Problem]:
+    boot = tree.data["boot"]
+    cmdline = boot.get("cmdline", "")
+    text = cmdline if isinstance(cmdline, str) else " ".join(cmdline)
+    at: Path = ("boot", "cmdline")
+    if "\n" in text:
+        yield tree.problem(at, "must be one line", "write a list to spread it over lines")
+    if len(text.encode("utf-8", "replace")) > MAX_CMDLINE_BYTES:
+        yield tree.problem(at, f"is longer than {MAX_CMDLINE_BYTES} bytes")
+
+    kernel = boot["kernel"]
+    bundled = isinstance(kernel, dict) and bool(kernel.get("bundled"))
+    multiboot = boot.get("protocol") == "multiboot"
+    initrd = boot.get("initrd", "none" if bundled or multiboot else "auto")
+    if multiboot and initrd != "none":
+        yield tree.problem(("boot", "initrd"), "a multiboot kernel takes no initrd", "use boot.modules")
+    if bundled and initrd != "none":
+        yield tree.problem(("boot", "initrd"), "the bundled guest takes no initrd")
+    if initrd != "auto":
+        for path in (("boot", "files"), ("exec",)):
+            if _get(tree.data, path):
+                why = "the bundled guest has none" if bundled else "boot.initrd is not auto"
+                yield tree.problem(path, "needs the automatic initrd", why, key=True)
+    if multiboot:
+        return
+    if initrd != "auto" and boot.get("modules"):
+        yield tree.problem(("boot", "modules"), "kernel modules need the automatic initrd", key=True)
+    for index, module in enumerate(boot.get("modules", [])):
+        if boot.get("protocol") == "linux" and ("/" in module or " " in module):
+            message = f"{module!r} is not the name of a kernel module"
+            yield tree.problem(("boot", "modules", index), message, "a name such as ext4, without folder")
+    yield from _files(tree)
+
+
+def _files(tree: Tree) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for index, file in enumerate(tree.data["boot"].get("files", [])):
+        at: Path = ("boot", "files", index, "path")
+        name = file["path"]
+        if any(part in (".", "..", "") for part in name[1:].split("/")):
+            yield tree.problem(at, f"{name} must not contain . or .. or empty parts")
+        if name in seen:
+            yield tree.problem(at, f"{name} is given twice", f"first as boot.files[{seen[name]}]")
+        seen.setdefault(name, index)
+        if "mode" in file and "link" in file:
+            yield tree.problem(("boot", "files", index, "mode"), "a symbolic link has no mode")

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: MIT
+"""`did you mean`: the known word that a misspelt one stands for."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+# Words that the peers use for the same thing.
+_SYNONYMS = {
+    "ram": "memory", "mem": "memory", "cpu": "cpus", "vcpus": "cpus", "smp": "cpus", "ncpus": "cpus",
+    "accelerator": "accel", "append": "cmdline", "args": "cmdline", "initramfs": "initrd",
+    "ramdisk": "initrd", "drives": "disks", "disk": "disks", "drive": "disks", "volumes": "disks",
+    "readonly": "read_only", "ro": "read_only", "file": "source", "cmd": "command", "environment": "env",
+    "workdir": "cwd", "working_dir": "cwd", "hardware": "machine", "rng": "entropy",
+    "interpreter": "interp", "tcg": "interp", "img": "raw", "symlink": "link",
+}  # fmt: skip
+
+
+def snake_case(word: str) -> str:
+    """`readOnly`, `read-only` and `ReadOnly` as `read_only`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word).replace("-", "_").lower()
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    words = list(known)
+    snake = snake_case(word)
+    for candidate in (snake, _SYNONYMS.get(snake, ""), snake.replace("_", "")):
+        if candidate in words:
+            return candidate
+    close = difflib.get_close_matches(snake, words, n=1, cutoff=0.7)
+    return close[0] if close else None
