@@ -73,7 +73,7 @@ struct insn {
     uint8_t cond;    /* low four bits of the opcode of Jcc, SETcc, CMOVcc */
     uint8_t modrm;   /* raw byte, 0 where there is none */
     uint8_t vl;      /* vector length in bytes (VEX.L): 16 or 32; 0 without VEX */
-    uint8_t spare;
+    uint8_t rm_size; /* bytes of the rm or memory operand (movzx eax, byte [..]: 1); 0 without one or when over 255 */
 };
 
 _Static_assert(sizeof(struct insn) == 32, "the translator and the block cache count on 32 bytes");
@@ -89,6 +89,14 @@ struct isa_row {
 
 extern const struct isa_row isa_rows[];
 extern const unsigned isa_row_count;
+
+/* What CPUID announces, from feature.def. */
+enum cpu_feature {
+#define FEATURE(name, ...) FEATURE_##name,
+#include "feature.def"
+#undef FEATURE
+    FEATURE_COUNT
+};
 
 struct op_info {
     const char *mnemonic;
