@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/* What CPUID answers (SDM vol. 2, CPUID). Pure: no processor state beyond the four live fields below. */
+#ifndef IMGVM_CPU_EXEC_CPUID_H
+#define IMGVM_CPU_EXEC_CPUID_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../../arch/cpu_feature.h"
+
+#define CPUID_SIGNATURE 0x000806f8u /* family 6, model 8Fh, stepping 8; also EDX at reset */
+#define CPUID_PHYSICAL_BITS 46
+#define CPUID_LINEAR_BITS 48
+#define CPUID_TSC_HZ 1000000000u /* also what the local APIC's timer counts at */
+
+/* IA32_ARCH_CAPABILITIES (SDM vol. 4): the flaws an interpreter does not have. Guests skip the page-table
+ * isolation, retpolines and buffer clearing that cost most under emulation. */
+#define ARCH_CAP_RDCL_NO 0x0001u
+#define ARCH_CAP_IBRS_ALL 0x0002u
+#define ARCH_CAP_SKIP_L1DFL_VMENTRY 0x0008u
+#define ARCH_CAP_SSB_NO 0x0010u
+#define ARCH_CAP_MDS_NO 0x0020u
+#define ARCH_CAP_PSCHANGE_MC_NO 0x0040u
+#define ARCH_CAP_TAA_NO 0x0100u
+#define ARCH_CAP_SBDR_SSDP_NO 0x2000u
+#define ARCH_CAP_FBSDP_NO 0x4000u
+#define ARCH_CAP_PSDP_NO 0x8000u
+#define ARCH_CAP_BHI_NO 0x100000u
+#define ARCH_CAP_PBRSB_NO 0x1000000u
+#define ARCH_CAP_GDS_NO 0x4000000u
+#define ARCH_CAP_RFDS_NO 0x8000000u
+#define ARCH_CAP_ITS_NO (UINT64_C(1) << 62)
+#define CPUID_ARCH_CAPABILITIES                                                                                   \
+    (ARCH_CAP_RDCL_NO | ARCH_CAP_IBRS_ALL | ARCH_CAP_SKIP_L1DFL_VMENTRY | ARCH_CAP_SSB_NO | ARCH_CAP_MDS_NO |     \
+     ARCH_CAP_PSCHANGE_MC_NO | ARCH_CAP_TAA_NO | ARCH_CAP_SBDR_SSDP_NO | ARCH_CAP_FBSDP_NO | ARCH_CAP_PSDP_NO |   \
+     ARCH_CAP_BHI_NO | ARCH_CAP_PBRSB_NO | ARCH_CAP_GDS_NO | ARCH_CAP_RFDS_NO | ARCH_CAP_ITS_NO)
+
+struct cpuid_config {
+    uint32_t apic_id, count; /* this processor; processors of the machine (one socket, one thread a core) */
+    uint64_t announced[(FEATURE_COUNT + 63) / 64];
+    /* live: keep equal to the processor's */
+    uint64_t xcr0;
+    bool osxsave;      /* CR4.OSXSAVE */
+    bool apic_enabled; /* IA32_APIC_BASE bit 11 */
+};
+
+/* Announces every feature whose instructions exist (op.def) and, where they run as themselves, that the host has.
+ * Asks the host's CPUID, which may cost microseconds: once a processor. */
+void cpuid_init(struct cpuid_config *config, uint32_t apic_id, uint32_t count);
+/* The engine has it: system features, in the caller's hands. */
+void cpuid_announce(struct cpuid_config *config, enum cpu_feature feature);
+/* The machine is not to have it. Features that stand on it go too (AVX takes AVX2, FMA, F16C... with it). */
+void cpuid_withdraw(struct cpuid_config *config, enum cpu_feature feature);
+/* An instruction whose feature is not announced is #UD. */
+static inline bool cpuid_has(const struct cpuid_config *config, enum cpu_feature feature)
+{
+    return config->announced[feature / 64] >> (feature % 64) & 1;
+}
+
+/* out: EAX, EBX, ECX, EDX. */
+void cpuid_query(const struct cpuid_config *config, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+
+/* The bit's word ("sse4_1"), and back: FEATURE_NONE when no feature is called so. */
+const char *cpuid_feature_name(enum cpu_feature feature);
+enum cpu_feature cpuid_feature_named(const char *name);
+/* Does this host's processor and operating system have it? */
+bool cpuid_host_has(enum cpu_feature feature);
+
+#endif
