@@ -4,7 +4,7 @@
 #define IMGVM_ARCH_CPU_FEATURE_H
 
 enum cpu_feature {
-    FEATURE_NONE, /* every processor has it */
+    FEATURE_BASE, /* every processor has it */
 #define FEATURE(name, ...) FEATURE_##name,
 #include "cpuid.def"
 #undef FEATURE

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../../arch/cpu_feature.h"
+
 #define INSN_MAX_BYTES 15
 
 enum insn_mode { INSN_MODE_16, INSN_MODE_32, INSN_MODE_64 };
@@ -89,14 +91,6 @@ struct isa_row {
 
 extern const struct isa_row isa_rows[];
 extern const unsigned isa_row_count;
-
-/* What CPUID announces, from feature.def. */
-enum cpu_feature {
-#define FEATURE(name, ...) FEATURE_##name,
-#include "feature.def"
-#undef FEATURE
-    FEATURE_COUNT
-};
 
 struct op_info {
     const char *mnemonic;

@@ -60,7 +60,7 @@ static inline bool cpuid_has(const struct cpuid_config *config, enum cpu_feature
 /* out: EAX, EBX, ECX, EDX. */
 void cpuid_query(const struct cpuid_config *config, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 
-/* The bit's word ("sse4_1"), and back: FEATURE_NONE when no feature is called so. */
+/* The bit's word ("sse4_1"), and back: FEATURE_BASE when no feature is called so. */
 const char *cpuid_feature_name(enum cpu_feature feature);
 enum cpu_feature cpuid_feature_named(const char *name);
 /* Does this host's processor and operating system have it? */
