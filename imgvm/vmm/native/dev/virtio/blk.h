@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* virtio-blk (VIRTIO 1.2, 5.2) over an image. One worker thread per disk does the I/O, so that no vCPU waits for it;
+ * it takes the board lock only to fetch a request and to return it. Requests are served in order.
+ * Features: SEG_MAX, BLK_SIZE, FLUSH (the cache is write-back), RO. No discard, no multiqueue. */
+#ifndef IMGVM_DEV_VIRTIO_BLK_H
+#define IMGVM_DEV_VIRTIO_BLK_H
+
+#include "device.h"
+
+#define VIRTIO_BLK_ID_BYTES 20
+
+struct virtio_blk_config {
+    imgvm_image *image; /* borrowed until the device is destroyed */
+    bool read_only;
+    const char *serial; /* at most 20 bytes are kept; may be NULL */
+    struct guest_mem *mem;
+    pthread_mutex_t *lock;
+};
+
+struct virtio_blk_stats {
+    uint64_t reads, writes, flushes, errors;
+    imgvm_error first_error; /* code 0: none yet */
+};
+
+/* Gives the device for virtio_pci_create; its destroy stops the worker (the board lock must be free). */
+int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config *config, imgvm_error *err);
+void virtio_blk_stats(struct virtio_device *device, struct virtio_blk_stats *out);
+
+#endif
