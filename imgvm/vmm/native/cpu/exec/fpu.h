@@ -14,23 +14,14 @@
 
 #include "../../arch/x86.h"
 
-struct fpu {
-    uint64_t mask;       /* state components the host keeps for the guest: XCR0_X87 | XCR0_SSE [| XCR0_AVX] */
-    bool xsave;          /* the host has XSAVE; else FXSAVE serves */
-    uint32_t mxcsr_mask; /* bits of MXCSR that may be set */
-    uint32_t host_mxcsr; /* between fpu_enter and fpu_leave: the host's own control words */
-    uint16_t host_fcw;
-};
-
-void fpu_init(struct fpu *fpu);
-
-/* Give the registers to the guest, and back. `area` is x86_state.xsave. fpu_enter first makes the area
- * acceptable to the host whatever it holds (reserved bits cleared). */
-void fpu_enter(struct fpu *fpu, uint8_t *area);
-void fpu_leave(struct fpu *fpu, uint8_t *area);
+/* Give the registers to the guest, and back. `area` is x86_state.xsave. fpu_enter accepts any contents (reserved
+ * bits are cleared first). fpu_leave puts the ABI's control words into the host's registers: the thread that runs a
+ * processor may not count on others. */
+void fpu_enter(uint8_t *area);
+void fpu_leave(uint8_t *area);
 /* The same without changing hands: area := registers, registers := area. Around the image functions below. */
-void fpu_store(const struct fpu *fpu, uint8_t *area);
-void fpu_load(const struct fpu *fpu, const uint8_t *area);
+void fpu_store(uint8_t *area);
+void fpu_load(const uint8_t *area);
 
 /* Copies without touching a vector register, which memcpy may do. */
 static inline void fpu_copy(void *to, const void *from, size_t bytes)
@@ -56,13 +47,14 @@ void fpu_frstor(uint8_t *area, const uint8_t *in, bool size32);
 /* FXSAVE: fills `out`; the return value says how many bytes, from the first, to write to the guest.
  * `long_mode`: 64-bit mode, with XMM8-15. */
 #define FPU_FXSAVE_BYTES 512
-unsigned fpu_fxsave(const struct fpu *fpu, const uint8_t *area, uint8_t out[FPU_FXSAVE_BYTES], bool long_mode);
+unsigned fpu_fxsave(const uint8_t *area, uint8_t out[FPU_FXSAVE_BYTES], bool long_mode);
 /* FXRSTOR. false: #GP(0), reserved bits of MXCSR are set; nothing was changed. */
-bool fpu_fxrstor(const struct fpu *fpu, uint8_t *area, const uint8_t in[FPU_FXSAVE_BYTES], bool long_mode);
+bool fpu_fxrstor(uint8_t *area, const uint8_t in[FPU_FXSAVE_BYTES], bool long_mode);
 /* LDMXCSR takes only these values; others are #GP(0). */
-static inline bool fpu_mxcsr_valid(const struct fpu *fpu, uint32_t mxcsr)
+#define MXCSR_MASK 0xffffu
+static inline bool fpu_mxcsr_valid(uint32_t mxcsr)
 {
-    return !(mxcsr & ~fpu->mxcsr_mask);
+    return !(mxcsr & ~MXCSR_MASK);
 }
 
 /* XSAVE family. `rfbm` is EDX:EAX & XCR0 throughout (SDM vol. 1, 13.7-13.12). */
@@ -72,12 +64,11 @@ enum fpu_xsave { FPU_XSAVE, FPU_XSAVEOPT, FPU_XSAVEC };
 uint32_t fpu_xsave_bytes(uint64_t features, bool compacted);
 /* `image` holds what the guest's memory held (fpu_xsave_bytes of it) and is to be written back: what the
  * instruction leaves alone is left alone. */
-void fpu_xsave(const struct fpu *fpu, const uint8_t *area, uint8_t *image, uint64_t rfbm, enum fpu_xsave kind,
-               bool long_mode);
+void fpu_xsave(const uint8_t *area, uint8_t *image, uint64_t rfbm, enum fpu_xsave kind, bool long_mode);
 /* How many bytes of the image XRSTOR reads, told by its first 576 bytes; 0: #GP(0), the header is invalid. */
 uint32_t fpu_xrstor_bytes(const uint8_t *image, uint64_t rfbm, uint64_t xcr0);
 /* false: #GP(0), nothing was changed. fpu_xrstor_bytes accepted the header before. */
-bool fpu_xrstor(const struct fpu *fpu, uint8_t *area, const uint8_t *image, uint64_t rfbm, bool long_mode);
+bool fpu_xrstor(uint8_t *area, const uint8_t *image, uint64_t rfbm, bool long_mode);
 /* State components not in their initial configuration, XGETBV(1): what `area` says, within `xcr0`. */
 uint64_t fpu_in_use(const uint8_t *area, uint64_t xcr0);
 

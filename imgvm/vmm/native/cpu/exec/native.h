@@ -18,20 +18,20 @@
 
 /* The head of the processor's structure, all that a thunk touches. */
 struct native_head {
-    uint64_t gpr[16];
-    uint16_t flags; /* what `lahf; seto al` leaves in AX: AH = SF ZF 0 AF 0 PF 1 CF, AL = OF */
+    uint64_t gpr[18]; /* the first 16, in encoding order, are the guest's */
+    uint16_t flags;   /* what `lahf; seto al` leaves in AX: AH = SF ZF 0 AF 0 PF 1 CF, AL = OF */
 };
-#define CPU_CC_OFFSET 128
+#define CPU_CC_OFFSET 144
 _Static_assert(offsetof(struct native_head, flags) == CPU_CC_OFFSET, "thunks have these offsets in their code");
 
 /* memory: host address of the memory operand; anything when there is none. */
-typedef void native_fn(void *cpu, void *memory);
+typedef void (*native_fn)(void *cpu, void *memory);
 
 #define NATIVE_TABLE_SLOTS 16384 /* a power of two */
 
 struct native_slot {
     uint64_t key[2]; /* everything the code depends on; key[0] 0: free */
-    native_fn *code;
+    native_fn code;
 };
 
 /* One processor's thunks. Used by one thread at a time. */
@@ -50,7 +50,7 @@ void native_cache_destroy(struct native_cache *cache);
 /* The code that runs this instruction: a row of kind OPK_NATIVE whose feature the host has. Valid until
  * cache->generation changes, which only this function does. NULL when the row cannot be encoded for the host
  * (a bug of the table). Touches no vector register. */
-native_fn *native_thunk(struct native_cache *cache, const struct insn *insn, const struct op_info *info);
+native_fn native_thunk(struct native_cache *cache, const struct insn *insn, const struct op_info *info);
 
 /* The bytes of that code (native_emit.c): at most NATIVE_MAX_BYTES into `out`; returns their number, 0 as above. */
 #define NATIVE_MAX_BYTES 128
