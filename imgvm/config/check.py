@@ -248,4 +248,4 @@ def _message(error: Violation, rule: dict[str, Any]) -> str:
         "maximum": f"must be at most {limit}, not {shown}",
         "minLength": "must not be empty",
         "minItems": "must not be empty",
-    }.get(str(error.validator), error.message)
+    }.get(str(error.validator), str(error.message))

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: MIT
+"""The handle of a running machine, over the vm part of imgvm_api.h.
+
+The guest runs on native threads; Python only starts it, waits for its end, and may press its power button.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from imgvm import binding
+from imgvm.errors import STATUS_ERROR, STATUS_PANIC, EngineError
+from imgvm.machine import Machine
+from imgvm.vmm import engine as _engine
+from imgvm.vmm.capture import Capture
+
+MULTIBOOT_MAGIC = 0x1BADB002  # Multiboot 1, section 3.1.1
+MULTIBOOT_SEARCH_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. `status` is the process status that it stands for."""
+
+    reason: str  # poweroff debug_exit reset triple_fault panic stopped internal exec timeout signal
+    status: int
+    accel: str
+    seconds: float
+    instructions: int  # of the software processor; 0 under KVM
+    message: str = ""
+    console: str = field(default="", repr=False)
+
+    @property
+    def is_crash(self) -> bool:
+        return self.reason in ("triple_fault", "panic", "internal")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is loaded into memory before the start."""
+
+    kernel: bytes
+    initrd: bytes | None = None
+    modules: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drive:
+    """An opened image (its native handle) as the guest's disk. `owner` lives as long as the machine."""
+
+    handle: Any
+    read_only: bool
+    serial: str
+    owner: Any = None
+
+
+def detect_protocol(kernel: bytes) -> str:
+    """multiboot when a valid Multiboot 1 header stands in the first 8 KiB, else linux."""
+    head = kernel[:MULTIBOOT_SEARCH_BYTES]
+    for offset in range(0, len(head) - 11, 4):
+        magic, flags, checksum = struct.unpack_from("<3I", head, offset)
+        if magic == MULTIBOOT_MAGIC and (magic + flags + checksum) & 0xFFFFFFFF == 0:
+            return "multiboot"
+    return "linux"
+
+
+def escape_byte(escape: str) -> int:
+    """The control character of `ctrl-a`; 0 for none."""
+    return 0 if escape == "none" else ord(escape[-1].upper()) & 0x1F
+
+
+class Vm:
+    """A machine: built, loaded, started, waited for. Closing it stops it."""
+
+    def __init__(self, machine: Machine, engine: str, program: Program, drives: Sequence[Drive] = ()) -> None:
+        self.machine = machine
+        self.accel = engine
+        self._drives = tuple(drives)
+        self._started_at = 0.0
+        self._capture: Capture | None = None
+        self._result: Result | None = None
+        self._handle: Any = binding.open_handle(EngineError, "imgvm_vm_create", self._config())
+        try:
+            for drive in self._drives:
+                self._call("add_disk", drive.handle, drive.read_only, drive.serial.encode())
+            self._load(program)
+        except BaseException:
+            self.close()
+            raise
+
+    def _config(self) -> Any:
+        lib, machine, debug_exit = binding.lib(), self.machine, self.machine.debug_exit
+        config = binding.ffi().new("imgvm_vm_config *")
+        config.abi = lib.IMGVM_ABI
+        config.engine = _engine.native_id(self.accel)
+        config.cpus = machine.hardware.cpus
+        config.memory_bytes = machine.hardware.memory_bytes
+        config.entropy = machine.hardware.entropy
+        config.reset_is_exit = machine.exit.on_reboot == "exit"
+        if debug_exit is not None:
+            mappings = {"raw": lib.IMGVM_DEBUG_EXIT_RAW, "qemu": lib.IMGVM_DEBUG_EXIT_QEMU}
+            config.debug_exit = mappings[debug_exit.mapping]
+            config.debug_exit_port = debug_exit.port
+        return config
+
+    def _call(self, name: str, *args: Any) -> int:
+        if self._handle is None:
+            raise EngineError("the machine is closed")
+        return binding.call(EngineError, f"imgvm_vm_{name}", self._handle, *args)
+
+    def _load(self, program: Program) -> None:
+        boot, ffi = self.machine.boot, binding.ffi()
+        cmdline = (boot.cmdline if boot else "").encode("utf-8", "surrogateescape")
+        protocol = boot.protocol if boot else "auto"
+        if protocol == "auto":
+            protocol = detect_protocol(program.kernel)
+        if protocol == "multiboot":
+            words = boot.modules if boot else ()
+            for index, module in enumerate(program.modules):
+                line = words[index] if index < len(words) else ""
+                self._call("add_module", ffi.from_buffer(module), len(module), line.encode())
+            self._call("load_multiboot", ffi.from_buffer(program.kernel), len(program.kernel), cmdline)
+            return
+        kernel, initrd = program.kernel, program.initrd or b""
+        initrd_at = ffi.from_buffer(initrd) if initrd else ffi.NULL
+        self._call("load_linux", ffi.from_buffer(kernel), len(kernel), initrd_at, len(initrd), cmdline)
+
+    def set_console(self, input_fd: int, output_fd: int, escape: str = "none") -> None:
+        """Connects the serial port; the descriptors stay the caller's and must outlive the machine."""
+        self._call("set_console", input_fd, output_fd, escape_byte(escape))
+
+    def capture_console(self) -> Capture:
+        """Connects the serial port to memory: `vm.console` then reads and writes it."""
+        self._capture = Capture()
+        self.set_console(self._capture.input_fd, self._capture.output_fd)
+        return self._capture
+
+    @property
+    def console(self) -> Capture:
+        if self._capture is None:
+            raise EngineError("this machine's console is not captured")
+        return self._capture
+
+    def start(self) -> None:
+        self._started_at = time.monotonic()
+        self._call("start")
+
+    def wait(self, timeout: float | None = None) -> Result | None:
+        """The result, or None when the machine still runs after `timeout` seconds (None: waits for ever)."""
+        if self._result is not None:
+            return self._result
+        if self._handle is None:
+            raise EngineError("the machine is closed")
+        out = binding.ffi().new("imgvm_result *")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            # Slices, because Python handles signals only between native calls.
+            left = 0.1 if deadline is None else min(0.1, max(0.0, deadline - time.monotonic()))
+            if binding.lib().imgvm_vm_wait(self._handle, int(left * 1000), out):
+                self._result = self._translate(out)
+                return self._result
+            if deadline is not None and time.monotonic() >= deadline:
+                return None
+
+    def _translate(self, out: Any) -> Result:
+        reason, status = _reasons().get(out.reason, ("internal", STATUS_ERROR))
+        return Result(
+            reason=reason,
+            status=out.status & 0xFF if status is None else status,
+            accel=self.accel,
+            seconds=out.run_ns / 1e9,
+            instructions=out.instructions,
+            message=binding.text(out.message),
+            console=self._capture.text() if self._capture else "",
+        )
+
+    def power_button(self) -> None:
+        """Presses it; what happens is the guest's choice."""
+        if self._handle is not None:
+            binding.lib().imgvm_vm_power_button(self._handle)
+
+    def stop(self) -> None:
+        """Ends the run without asking the guest."""
+        if self._handle is not None:
+            binding.lib().imgvm_vm_stop(self._handle)
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            binding.lib().imgvm_vm_destroy(handle)
+        drives, self._drives = self._drives, ()
+        for drive in drives:
+            if drive.owner is not None:
+                drive.owner.close()
+        if self._capture is not None:
+            self._capture.close()
+
+    def __enter__(self) -> Vm:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _reasons() -> dict[int, tuple[str, int | None]]:
+    """IMGVM_REASON_* to a name and a process status; None: the guest's own."""
+    lib = binding.lib()
+    return {
+        lib.IMGVM_REASON_POWEROFF: ("poweroff", 0),
+        lib.IMGVM_REASON_DEBUG_EXIT: ("debug_exit", None),
+        lib.IMGVM_REASON_RESET: ("reset", 0),
+        lib.IMGVM_REASON_TRIPLE_FAULT: ("triple_fault", STATUS_PANIC),
+        lib.IMGVM_REASON_PANIC: ("panic", STATUS_PANIC),
+        lib.IMGVM_REASON_STOPPED: ("stopped", 0),
+        lib.IMGVM_REASON_INTERNAL: ("internal", STATUS_ERROR),
+        lib.IMGVM_REASON_EXEC: ("exec", None),
+    }
