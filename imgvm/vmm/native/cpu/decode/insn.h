@@ -124,6 +124,7 @@ enum op_kind {
 #define OPA_NO_MEM_READ 0x200 /* memory destination is only written */
 #define OPA_NO_MEM 0x400      /* LEA, NOP Ev, prefetches: the memory operand is not accessed */
 #define OPA_MEM_RMW 0x800     /* memory destination is read and written */
+#define OPA_MAY_KEEP_FLAGS 0x1000 /* a zero count leaves all flags as they were */
 
 /* Decode. Returns the length (1..15); or one of the codes below, when *out says nothing. */
 #define INSN_ERR_TRUNCATED (-1) /* more bytes are needed than `available` */
