@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import jsonschema
@@ -19,6 +18,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from imgvm.config.document import Path, Tree, format_path
+from imgvm.config.schema import schema
 from imgvm.config.suggest import did_you_mean
 from imgvm.errors import Problem
 
@@ -28,16 +28,6 @@ _TYPE_WORDS = {
     "object": "a map", "array": "a list", "string": "text", "integer": "a whole number", "number": "a number",
     "boolean": "true or false", "null": "nothing",
 }  # fmt: skip
-
-
-def schema_text() -> str:
-    return (resources.files("imgvm") / "_schemas" / "machine.schema.json").read_text("utf-8")
-
-
-@cache
-def schema() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(schema_text())
-    return loaded
 
 
 def _is_integer(_checker: Any, instance: Any) -> bool:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""The `imgvm` command. Verbs live in files of their own and load what they need when they run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ImgvmError
+from imgvm.log import log
+
+VERBS = ("pack", "run", "validate", "inspect", "extract", "check", "verify", "schema", "doctor")
+# Options before the verb that take a value, which is then not the verb.
+_VALUED = ("-C", "--directory")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the process status. No exception but SystemExit leaves it."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        from imgvm.cli import app
+
+        return app.invoke(with_run(args))
+    except ConfigError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"{problem}\n")
+        return error.status
+    except ImgvmError as error:
+        log.error(error.message, error.hint)
+        return error.status
+    except KeyboardInterrupt:
+        return STATUS_SIGNAL + 2
+    except BrokenPipeError:
+        # The reader of our data is gone, as `| head` goes; the interpreter must not try to flush again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STATUS_SIGNAL + 13
+    except MemoryError:
+        log.error("out of memory", "give the machine less with --set machine.memory=...")
+        return STATUS_ERROR
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        log.error(f"{name}{error.strerror or error}")
+        return STATUS_ERROR
+    except Exception as error:
+        if os.environ.get("IMGVM_TRACEBACK"):
+            raise
+        log.error(f"a fault of imgvm itself: {type(error).__name__}: {error}", "IMGVM_TRACEBACK=1 shows where")
+        return STATUS_ERROR
+
+
+def with_run(args: list[str]) -> list[str]:
+    """`imgvm [options] FILE ...` is `imgvm [options] run FILE ...`."""
+    index = 0
+    while index < len(args) and args[index].startswith("-"):
+        index += 2 if args[index] in _VALUED else 1
+    if index < len(args) and args[index] not in VERBS and _names_a_file(args[index]):
+        return [*args[:index], "run", *args[index:]]
+    return args
+
+
+def _names_a_file(word: str) -> bool:
+    return os.sep in word or "." in word or os.path.lexists(word)

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""`imgvm extract`: one blob of an image."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgvm.cli.options import ImageFile
+from imgvm.errors import ImageError, UsageError
+
+
+def command(
+    image: ImageFile,
+    blob: Annotated[str, typer.Argument(metavar="BLOB", help="Its name, as `imgvm inspect` lists it.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default stdout.")
+    ] = None,
+) -> int:
+    """Write a blob, such as kernel or initrd, to a file or stdout."""
+    from imgvm import launch
+
+    with launch.open_image(image, writable=False).image as opened:
+        names = opened.config_names()
+        if blob not in names:
+            raise ImageError(f"{image} carries no {blob}", "it carries " + ", ".join(names))
+        data = opened.read_config(blob)
+    if output is not None:
+        output.write_bytes(data)
+        return 0
+    if os.isatty(1) and b"\0" in data:
+        raise UsageError(f"{blob} is binary", "give -o FILE, or send stdout to a file")
+    sys.stdout.buffer.write(data)
+    return 0

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""`imgvm inspect`: what an image carries."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from imgvm.cli.options import ImageFile
+from imgvm.errors import UsageError
+
+
+def command(
+    image: ImageFile,
+    config: Annotated[bool, typer.Option("--config", help="The config, as it was written.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> int:
+    """Show an image's machine, its disk and its blobs."""
+    from imgvm import launch, units
+    from imgvm.machine import to_document
+
+    if config and as_json:
+        raise UsageError("--config and --json exclude each other")
+    opened = launch.open_image(image, writable=False)
+    with opened.image:
+        if config:
+            text = opened.image.read_config(launch.CONFIG_TEXT).decode("utf-8", "replace")
+            sys.stdout.write(text if text.endswith("\n") else text + "\n")
+            return 0
+        facts = launch.describe(opened)
+    if as_json:
+        document: dict[str, Any] = {"machine": to_document(opened.machine), **facts}
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+        return 0
+    machine = opened.machine
+    size = units.format_size
+    print(f"name      {machine.name}")
+    if machine.description:
+        print(f"          {machine.description.strip()}")
+    memory = size(machine.hardware.memory_bytes)
+    print(f"machine   {machine.hardware.cpus} cpu, {memory} memory, engine {machine.hardware.accel}")
+    if machine.boot is not None:
+        print(f"boot      {machine.boot.protocol}: {machine.boot.cmdline}")
+    print(f"disk      {size(facts['disk_bytes'])}, clusters of {size(facts['cluster_bytes'])}")
+    for blob in facts["blobs"]:
+        print(f"blob      {blob['name']:12} {blob['bytes']:>10} bytes  sha256 {blob['sha256']}")
+    return 0

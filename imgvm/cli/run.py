@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""`imgvm run`: a machine on this terminal; its status becomes ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgvm.cli.options import Sets
+from imgvm.errors import UsageError
+
+
+def command(
+    source: Annotated[Path, typer.Argument(metavar="IMAGE|CONFIG", help="An image, or a config to pack first.")],
+    accel: Annotated[
+        str | None, typer.Option("--accel", metavar="auto|kvm|interp", help="The engine.", show_default=False)
+    ] = None,
+    memory: Annotated[str | None, typer.Option("-m", "--memory", metavar="SIZE", help="RAM, as 1GiB.")] = None,
+    cpus: Annotated[int | None, typer.Option("-c", "--cpus", metavar="N", help="Processors.")] = None,
+    sets: Sets = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="TIME", help="End with status 124 after this, as 10m.")
+    ] = None,
+    result_file: Annotated[
+        Path | None, typer.Option("--result-file", metavar="FILE", help="Write how the run ended, as JSON.")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the resolved config and do not run.")
+    ] = False,
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Run a copy; the image stays as it is.")] = False,
+) -> int:
+    """Run an image (or a config, packed for this run only).
+
+    The guest's status becomes imgvm's. Besides: 124 timeout, 125 imgvm's own error, 126 cannot run here,
+    127 no such image or no config in it, 128+N signal, 255 guest panic or triple fault.
+    """
+    from imgvm.cli import session
+
+    overrides = list(sets or ())
+    for value, path in ((accel, "machine.accel"), (memory, "machine.memory"), (timeout, "exit.timeout")):
+        if value is not None:
+            if not value.strip():
+                raise UsageError(f"the value for {path} is empty")
+            overrides.append(f'{path}="{value}"')
+    if cpus is not None:
+        overrides.append(f"machine.cpus={cpus}")
+    return session.run(source, overrides, result_file, print_config=print_config, ephemeral=ephemeral)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""One run at this terminal, from a file name to a process status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from imgvm import launch, units
+from imgvm.config import Config, resolved_text
+from imgvm.errors import ImgvmError, UsageError
+from imgvm.log import log
+from imgvm.machine import Machine
+from imgvm.vmm import console, engine
+from imgvm.vmm.vm import Result, Vm
+
+REASONS = {
+    "triple_fault": "the guest's processor stopped on a triple fault",
+    "panic": "the guest reported a panic",
+    "internal": "the machine had to be stopped",
+    "timeout": "timeout",
+    "signal": "ended",
+}
+
+
+def run(
+    source: Path,
+    overrides: Sequence[str],
+    result_file: Path | None,
+    *,
+    print_config: bool = False,
+    ephemeral: bool = False,
+) -> int:
+    if result_file is not None:
+        _check_result_file(result_file)
+    try:
+        with contextlib.ExitStack() as stack:
+            result = _run(source, overrides, stack, print_config=print_config, ephemeral=ephemeral)
+    except ImgvmError as error:
+        if result_file is not None:
+            _write_result(result_file, {"reason": "error", "status": error.status, "message": str(error)})
+        raise
+    if result is None:
+        return 0
+    if result_file is not None:
+        _write_result(result_file, {
+            "reason": result.reason,
+            "status": result.status,
+            "accel": result.accel,
+            "seconds": round(result.seconds, 6),
+            "instructions": result.instructions,
+            "message": result.message,
+        })
+    _say_end(result)
+    return result.status
+
+
+def _run(
+    source: Path, overrides: Sequence[str], stack: contextlib.ExitStack, *, print_config: bool, ephemeral: bool
+) -> Result | None:
+    if launch.is_image(source):
+        image = stack.enter_context(_copy_of(source)) if ephemeral and not print_config else source
+        opened = launch.open_image(image, overrides, writable=False if print_config else None)
+        stack.callback(opened.image.close)
+        if print_config:
+            sys.stdout.write(resolved_text(opened.machine))
+            return None
+        choice = _choose(opened.machine)
+    else:
+        config = Config.load(source, overrides)
+        if print_config:
+            sys.stdout.write(config.resolved())
+            return None
+        choice = _choose(config.machine)
+        image = stack.enter_context(_packed(config))
+        opened = launch.open_image(image)
+        stack.callback(opened.image.close)
+    vm = stack.enter_context(launch.build(opened, choice.engine))
+    return _on_terminal(vm)
+
+
+def _choose(machine: Machine) -> engine.Choice:
+    choice = engine.choose(machine.hardware.accel)
+    log.info(str(choice))
+    return choice
+
+
+def _cache_folder() -> Path:
+    import platformdirs
+
+    folder = Path(platformdirs.user_cache_path("imgvm")) / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _packed(config: Config) -> Iterator[Path]:
+    """An image of the config that lives as long as the run."""
+    from imgvm.pack import pack
+
+    with tempfile.TemporaryDirectory(prefix="pack-", dir=_cache_folder()) as folder:
+        image = Path(folder) / f"{config.machine.name}.img"
+        pack(config, image)
+        if any(not disk.read_only for disk in config.machine.disks):
+            log.info("the disk is packed for this run only; `imgvm pack` makes an image that keeps it")
+        yield image
+
+
+@contextlib.contextmanager
+def _copy_of(image: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="copy-", dir=_cache_folder()) as folder:
+        copy = Path(folder) / image.name
+        # cp keeps holes, and shares blocks where the file system can.
+        done = subprocess.run(
+            ["cp", "--reflink=auto", "--sparse=auto", "--", str(image), str(copy)], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise ImgvmError(f"cannot copy {image}: {done.stderr.strip()}", "free space, or run without --ephemeral")
+        yield copy
+
+
+def _usable(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _on_terminal(vm: Vm) -> Result:
+    """Starts the machine on stdin and stdout and waits for its end."""
+    sys.stdout.flush()
+    machine = vm.machine
+    connected = machine.console.device == "serial"
+    output = 1 if _usable(1) else -1
+    terminal = connected and console.is_terminal(0) and output == 1 and os.isatty(1)
+    # A terminal that is not ours to read would stop the process.
+    readable = _usable(0) and (terminal or not os.isatty(0) or console.is_terminal(0))
+    escape = machine.console.escape if terminal else "none"
+    if connected and output >= 0:
+        vm.set_console(0 if readable else -1, output, escape)
+    with contextlib.ExitStack() as stack:
+        if terminal:
+            if escape != "none":
+                log.info(f"{escape} x ends the run")
+            stack.enter_context(console.raw_terminal(0))
+        vm.start()
+        return console.attend(
+            vm, timeout_ns=machine.exit.timeout_ns, output_fd=output if connected else None, say=log.info
+        )
+
+
+def _say_end(result: Result) -> None:
+    words = REASONS.get(result.reason)
+    if words is not None:
+        log.error(f"{words}: {result.message}" if result.message else words)
+    rate = ""
+    if result.instructions and result.seconds > 0:
+        rate = f", {result.instructions} instructions ({result.instructions / result.seconds / 1e6:.0f} M/s)"
+    after = units.format_duration(int(result.seconds * 1000) * 1_000_000)
+    log.verbose(f"{result.reason} after {after}, status {result.status}{rate}")
+
+
+def _check_result_file(path: Path) -> None:
+    """Before a long run, rather than after it."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--result-file {path} cannot be written")
+
+
+def _write_result(path: Path, result: dict[str, Any]) -> None:
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(fd, "w") as stream:
+            stream.write(json.dumps(result, indent=2) + "\n")
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        shutil.move(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

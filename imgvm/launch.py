@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""An image, opened and turned into a machine that is ready to start.
+
+    with imgvm.run("ci.img", accel="interp") as vm:
+        vm.console.expect("login:")
+        result = vm.wait()
+
+An image may come from anywhere: what it carries is checked like any other input, and of its config only the
+keys that matter after packing can be overridden.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgvm.config import Config
+from imgvm.config.overrides import parse_path
+from imgvm.errors import STATUS_CANNOT_RUN, STATUS_NOT_FOUND, ConfigError, ImageError, UsageError
+
+if TYPE_CHECKING:
+    from imgvm.machine import Machine
+    from imgvm.qcow2 import Image
+    from imgvm.vmm.vm import Drive, Program, Vm
+
+CONFIG_TEXT, CONFIG_RESOLVED = "config.yaml", "machine.json"
+KERNEL, INITRD, MODULE = "kernel", "initrd", "module-{}"
+QCOW2_MAGIC = b"QFI\xfb"
+
+# What can still be changed when the image is packed.
+RUN_KEYS = ("machine", "console", "devices", "exit", "name")
+RUN_PATHS = (("boot", "cmdline"),)
+
+
+@dataclass
+class Opened:
+    """An image and its config; whoever holds it closes `image`."""
+
+    path: Path
+    image: Image
+    machine: Machine
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether a file is a qcow2 image by its content, else by its name. ImageError when it cannot be read."""
+    try:
+        with Path(path).open("rb") as stream:
+            head = stream.read(512)
+    except OSError as error:
+        status = STATUS_NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else STATUS_CANNOT_RUN
+        raise ImageError(f"{path}: {error.strerror}", status=status, errno=error.errno or 0) from None
+    if head[:4] == QCOW2_MAGIC:
+        return True
+    return b"\0" in head or Path(path).suffix in (".img", ".qcow2", ".raw", ".iso")
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        path = parse_path(override.partition("=")[0])
+        if path[0] not in RUN_KEYS and path[:2] not in RUN_PATHS:
+            allowed = ", ".join([*RUN_KEYS, *(".".join(keys) for keys in RUN_PATHS)])
+            raise UsageError(
+                f"--set {override}: this is settled when the image is packed",
+                f"pack the config again, or change one of {allowed}",
+            )
+
+
+def open_image(path: str | Path, overrides: Sequence[str] = (), *, writable: bool | None = None) -> Opened:
+    """Opens an image and reads its config. `writable` None: as its disk needs."""
+    from imgvm.qcow2 import Image
+
+    check_overrides(overrides)
+    path = Path(path)
+    if not is_image(path):
+        raise ImageError(f"{path} is not an image", "imgvm pack makes images from configs", STATUS_NOT_FOUND)
+    image = Image.open(path)
+    try:
+        machine = _machine(path, image, overrides)
+    except BaseException:
+        image.close()
+        raise
+    if writable is None:
+        writable = any(not disk.read_only for disk in machine.disks)
+    if writable:
+        image.close()
+        image = Image.open(path, writable=True)
+    return Opened(path, image, machine)
+
+
+def _machine(path: Path, image: Image, overrides: Sequence[str]) -> Machine:
+    if CONFIG_RESOLVED not in image.config_names():
+        hint = "qemu-img convert drops the config; pack it again with `imgvm pack`"
+        raise ImageError(f"{path} has no config in it", hint, STATUS_NOT_FOUND)
+    text = image.read_config(CONFIG_RESOLVED)
+    try:
+        return Config.from_resolved(text, f"{path}:{CONFIG_RESOLVED}", overrides).machine
+    except ConfigError as error:
+        # Newer versions know more keys; older images stay readable.
+        raise ConfigError(error.problems, STATUS_CANNOT_RUN) from None
+
+
+def program(opened: Opened) -> Program:
+    """The blobs that are loaded into memory."""
+    from imgvm.vmm.vm import Program
+
+    image, names = opened.image, set(opened.image.config_names())
+    if KERNEL not in names:
+        raise ImageError(f"{opened.path} has a config but no kernel", "pack it again", STATUS_CANNOT_RUN)
+    modules = []
+    while (name := MODULE.format(len(modules))) in names:
+        modules.append(image.read_config(name))
+    initrd = image.read_config(INITRD) if INITRD in names else None
+    return Program(image.read_config(KERNEL), initrd, tuple(modules))
+
+
+def drives(opened: Opened) -> list[Drive]:
+    """The image's own disk, when the machine has one."""
+    from imgvm.vmm.vm import Drive
+
+    return [
+        Drive(opened.image.handle, disk.read_only, disk.serial, opened.image) for disk in opened.machine.disks[:1]
+    ]
+
+
+def build(opened: Opened, engine: str) -> Vm:
+    """The machine, loaded but not started. It closes the image when it is closed."""
+    from imgvm.vmm.vm import Vm
+
+    vm = Vm(opened.machine, engine, program(opened), drives(opened))
+    if not opened.machine.disks:
+        opened.image.close()
+    return vm
+
+
+def run(path: str | Path, accel: str | None = None, overrides: Sequence[str] = ()) -> Vm:
+    """Starts an image with its console captured. `accel` None: what its config says."""
+    from imgvm.vmm import engine
+
+    opened = open_image(path, overrides)
+    try:
+        if accel is not None:
+            hardware = replace(opened.machine.hardware, accel=accel)
+            opened.machine = replace(opened.machine, hardware=hardware)
+        vm = build(opened, engine.choose(opened.machine.hardware.accel).engine)
+    except BaseException:
+        opened.image.close()
+        raise
+    try:
+        vm.capture_console()
+        vm.start()
+    except BaseException:
+        vm.close()
+        raise
+    return vm
