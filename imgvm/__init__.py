@@ -27,7 +27,7 @@ _EXPORTS = {
     "Vm": "imgvm.vmm.vm",
     "run": "imgvm.launch",
 }
-__all__ = [*sorted(_EXPORTS), "pack"]  # noqa: PLE0604
+__all__ = [*sorted(_EXPORTS), "pack"]
 
 
 def __getattr__(name: str) -> Any:

@@ -120,9 +120,8 @@ def drives(opened: Opened) -> list[Drive]:
     """The image's own disk, when the machine has one."""
     from imgvm.vmm.vm import Drive
 
-    return [
-        Drive(opened.image.handle, disk.read_only, disk.serial, opened.image) for disk in opened.machine.disks[:1]
-    ]
+    image = opened.image
+    return [Drive(image.handle, disk.read_only, disk.serial, image) for disk in opened.machine.disks[:1]]
 
 
 def build(opened: Opened, engine: str) -> Vm:

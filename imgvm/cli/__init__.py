@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("IMGVM_TRACEBACK"):
             raise
-        log.error(f"a fault of imgvm itself: {type(error).__name__}: {error}", "IMGVM_TRACEBACK=1 shows where")
+        what = f"{type(error).__name__}: {error}"
+        log.error(f"a fault of imgvm itself: {what}", "IMGVM_TRACEBACK=1 shows where")
         return STATUS_ERROR
 
 

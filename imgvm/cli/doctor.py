@@ -23,7 +23,7 @@ def command(
 
     from imgvm.vmm import engine
 
-    rows: list[dict[str, str | bool]] = [_row("host", True, f"{platform.machine()}, Linux {platform.release()}")]
+    rows = [_row("host", True, f"{platform.machine()}, Linux {platform.release()}")]
     host = engine.inspect_host()
     rows.append(_row("hardware", bool(host.hardware), host.hardware or "no vmx or svm in /proc/cpuinfo"))
     reason = "; ".join(filter(None, (host.obstacle, host.hint))) or "/dev/kvm opens"

@@ -13,11 +13,15 @@ from imgvm.errors import UsageError
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="IMAGE|CONFIG", help="An image, or a config to pack first.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IMAGE|CONFIG", help="An image, or a config to pack first.")
+    ],
     accel: Annotated[
         str | None, typer.Option("--accel", metavar="auto|kvm|interp", help="The engine.", show_default=False)
     ] = None,
-    memory: Annotated[str | None, typer.Option("-m", "--memory", metavar="SIZE", help="RAM, as 1GiB.")] = None,
+    memory: Annotated[
+        str | None, typer.Option("-m", "--memory", metavar="SIZE", help="RAM, as 1GiB.")
+    ] = None,
     cpus: Annotated[int | None, typer.Option("-c", "--cpus", metavar="N", help="Processors.")] = None,
     sets: Sets = None,
     timeout: Annotated[
@@ -29,7 +33,9 @@ def command(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved config and do not run.")
     ] = False,
-    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Run a copy; the image stays as it is.")] = False,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Run a copy; the image stays as it is.")
+    ] = False,
 ) -> int:
     """Run an image (or a config, packed for this run only).
 

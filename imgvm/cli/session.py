@@ -64,7 +64,12 @@ def run(
 
 
 def _run(
-    source: Path, overrides: Sequence[str], stack: contextlib.ExitStack, *, print_config: bool, ephemeral: bool
+    source: Path,
+    overrides: Sequence[str],
+    stack: contextlib.ExitStack,
+    *,
+    print_config: bool,
+    ephemeral: bool,
 ) -> Result | None:
     if launch.is_image(source):
         image = stack.enter_context(_copy_of(source)) if ephemeral and not print_config else source
@@ -119,11 +124,11 @@ def _copy_of(image: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="copy-", dir=_cache_folder()) as folder:
         copy = Path(folder) / image.name
         # cp keeps holes, and shares blocks where the file system can.
-        done = subprocess.run(
-            ["cp", "--reflink=auto", "--sparse=auto", "--", str(image), str(copy)], capture_output=True, text=True
-        )
+        words = ["cp", "--reflink=auto", "--sparse=auto", "--", str(image), str(copy)]
+        done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
-            raise ImgvmError(f"cannot copy {image}: {done.stderr.strip()}", "free space, or run without --ephemeral")
+            hint = "free space, or run without --ephemeral"
+            raise ImgvmError(f"cannot copy {image}: {done.stderr.strip()}", hint)
         yield copy
 
 

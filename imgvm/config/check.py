@@ -129,9 +129,10 @@ def _union(tree: Tree, path: Path, error: Violation, rule: dict[str, Any]) -> li
         children for children in branches.values()
         if not any(_is_type_mismatch(child, error.instance) for child in children)
     ]  # fmt: skip
-    if "x-message" in rule and (not of_type or all(c.validator == "required" for b in of_type for c in b)):
-        return [tree.problem(path, rule["x-message"])]
-    if len(of_type) == 1 and of_type[0][0].validator not in ("enum", "const"):
+    if "x-message" in rule and _is_about_keys(error):
+        misspelt = isinstance(error.instance, dict) and not error.instance.keys() <= rule["properties"].keys()
+        return [] if misspelt else [tree.problem(path, rule["x-message"])]
+    if len(of_type) == 1 and not _is_about_words(of_type[0][0]):
         return [problem for child in of_type[0] for problem in _explain(tree, child)]
     if of_type:
         # Words and a text: the message of the text says more, unless the value is nearly one of the words.
@@ -143,8 +144,23 @@ def _union(tree: Tree, path: Path, error: Violation, rule: dict[str, Any]) -> li
     return [tree.problem(path, f"must be {_what(rule)}, not {_show(error.instance)}", hint)]
 
 
+def _is_about_keys(error: Violation) -> bool:
+    """Whether all that the branches miss, or have too much of, are keys."""
+    return error.validator == "required" or (
+        error.validator in ("anyOf", "oneOf") and all(map(_is_about_keys, error.context))
+    )
+
+
+def _is_of_the_value_itself(child: Violation) -> bool:
+    return not child.relative_path
+
+
+def _is_about_words(child: Violation) -> bool:
+    return child.validator in ("enum", "const") and _is_of_the_value_itself(child)
+
+
 def _is_type_mismatch(child: Violation, instance: Any) -> bool:
-    if len(child.absolute_path) != len(child.parent.absolute_path if child.parent else ()):
+    if not _is_of_the_value_itself(child):
         return False
     if child.validator == "type":
         return True

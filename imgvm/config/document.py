@@ -97,9 +97,8 @@ def parse(raw: bytes | str, file: str) -> Tree:
     try:
         return _Composer(file).compose(yaml.parse(text, Loader=yaml.SafeLoader))
     except yaml.reader.ReaderError as error:
-        # PyYAML counts characters here, and names the one that YAML forbids.
         line, column = _line_column(text, error.position)
-        message = f"character U+{ord(error.character):04X} is not allowed in YAML"
+        message = f"character U+{ord(text[error.position]):04X} is not allowed in YAML"
         raise ConfigError([Problem(file, line, column, "", message)]) from None
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_syntax_problem(error, file)]) from None

@@ -57,7 +57,7 @@ def _assign(tree: Tree, path: Path, value: Any, override: str) -> Path:
     done: Path = ()
     for index, part in enumerate(path):
         last = index == len(path) - 1
-        fresh: Any = value if last else ([] if isinstance(path[index + 1], int) else {})
+        fresh: Any = value if last else ([] if _is_index(path[index + 1]) else {})
         key: Any = _list_index(at, part, override) if isinstance(at, list) else part
         if isinstance(at, dict):
             if not isinstance(key, str):
@@ -77,9 +77,13 @@ def _assign(tree: Tree, path: Path, value: Any, override: str) -> Path:
     return done
 
 
+def _is_index(part: str | int) -> bool:
+    return isinstance(part, int) or part.isdigit()
+
+
 def _list_index(items: list[Any], part: str | int, override: str) -> int:
     """An index, or the `name` of an item; one past the end appends."""
-    if isinstance(part, str) and not part.isdigit():
+    if isinstance(part, str) and not _is_index(part):
         for index, item in enumerate(items):
             if isinstance(item, dict) and item.get("name") == part:
                 return index
