@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+/* The seam between the machine and whatever executes its processors: the host's KVM or the processor in
+ * software. The machine calls an engine through engine_ops; an engine calls the machine through engine_host.
+ *
+ * Threads: `run` is called by one thread per processor; `kick`, `signal`, `set_irq` and `send_msi` by any
+ * thread (with or without the board lock); everything else while no processor runs. */
+#ifndef IMGVM_BACKEND_BACKEND_H
+#define IMGVM_BACKEND_BACKEND_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../arch/state.h"
+#include "../mem/guest_mem.h"
+
+#define ENGINE_CPUS_MAX 64
+
+/* What `run` came back for. Halting is the engine's own affair: a halted processor sleeps inside `run`. */
+enum engine_exit {
+    ENGINE_EXIT_KICKED,   /* somebody called kick */
+    ENGINE_EXIT_SHUTDOWN, /* triple fault; the state says where */
+    ENGINE_EXIT_INTERNAL, /* a bug or a limit of the engine; message says which */
+};
+
+/* The world around the processors. Each call takes the board lock itself. */
+struct engine_host {
+    void *opaque;
+    struct guest_mem *mem;
+    uint32_t (*port_read)(void *opaque, uint16_t port, unsigned size);
+    void (*port_write)(void *opaque, uint16_t port, unsigned size, uint32_t value);
+    uint64_t (*mmio_read)(void *opaque, unsigned cpu, uint64_t gpa, unsigned size); /* any size up to 8 */
+    void (*mmio_write)(void *opaque, unsigned cpu, uint64_t gpa, unsigned size, uint64_t value);
+    uint64_t (*time_ns)(void *opaque);
+
+    /* For engines without interrupt controllers of their own: the board's local APICs. */
+    int (*interrupt_acknowledge)(void *opaque, unsigned cpu); /* -1: nothing to deliver */
+    bool (*apic_msr_read)(void *opaque, unsigned cpu, uint32_t index, uint64_t *value);
+    bool (*apic_msr_write)(void *opaque, unsigned cpu, uint32_t index, uint64_t value);
+    uint64_t (*cr8_read)(void *opaque, unsigned cpu);
+    void (*cr8_write)(void *opaque, unsigned cpu, uint64_t value);
+    uint64_t (*timer_next_ns)(void *opaque, unsigned cpu); /* lock-free; UINT64_MAX: none */
+    void (*timer_run)(void *opaque, unsigned cpu);
+};
+
+/* What `signal` carries. */
+#define ENGINE_SIGNAL_INTR 0x01u
+#define ENGINE_SIGNAL_NMI 0x02u
+#define ENGINE_SIGNAL_INIT 0x04u
+#define ENGINE_SIGNAL_SIPI 0x08u
+#define ENGINE_SIGNAL_NO_INTR 0x10u /* the interrupt request has gone */
+#define ENGINE_SIGNAL_TIMER 0x20u   /* the processor's next timer has moved nearer */
+
+struct engine {
+    const struct engine_ops *ops;
+};
+
+struct engine_ops {
+    const char *name;
+    bool irqchip; /* PIC, PIT, I/O APIC and local APICs are the engine's; the board has none */
+
+    /* 0: works here. 1: works, with a limit that *err describes (another engine is the better choice when
+     * there is one). Else -errno. */
+    int (*probe)(imgvm_error *err);
+    int (*create)(const struct engine_host *host, unsigned cpus, struct engine **out, imgvm_error *err);
+    void (*destroy)(struct engine *engine);
+
+    enum engine_exit (*run)(struct engine *engine, unsigned cpu);
+    void (*kick)(struct engine *engine, unsigned cpu);
+    const char *(*message)(struct engine *engine, unsigned cpu);
+    uint64_t (*instructions)(struct engine *engine); /* 0: not counted */
+
+    int (*get_state)(struct engine *engine, unsigned cpu, struct x86_state *state, imgvm_error *err);
+    int (*set_state)(struct engine *engine, unsigned cpu, const struct x86_state *state, imgvm_error *err);
+    void (*set_a20)(struct engine *engine, bool enabled);
+
+    /* without irqchip */
+    void (*signal)(struct engine *engine, unsigned cpu, uint32_t signals, uint8_t sipi_vector);
+
+    /* with irqchip */
+    void (*set_irq)(struct engine *engine, unsigned gsi, bool level);
+    void (*send_msi)(struct engine *engine, uint64_t address, uint32_t data);
+    int (*reset_irqchip)(struct engine *engine, imgvm_error *err);
+    /* From now on a write to gpa (any value, any size) only signals the eventfd. */
+    int (*add_doorbell)(struct engine *engine, uint64_t gpa, int eventfd, imgvm_error *err);
+    int (*remove_doorbell)(struct engine *engine, uint64_t gpa, int eventfd, imgvm_error *err);
+};
+
+extern const struct engine_ops engine_kvm_ops, engine_soft_ops;
+
+/* The engine of an IMGVM_ENGINE_* number, or NULL. Stands alone (engines.c), so that a program can link the
+ * engines it wants. */
+const struct engine_ops *engine_find(uint32_t id);
+
+#endif

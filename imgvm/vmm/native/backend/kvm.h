@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* Shared by kvm.c and kvm_state.c, the only files that see <linux/kvm.h>. */
+#ifndef IMGVM_BACKEND_KVM_H
+#define IMGVM_BACKEND_KVM_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "backend.h"
+
+struct kvm_cpu {
+    int fd;
+    struct kvm_run *run;
+    pthread_t thread;
+    _Atomic bool running_once; /* `thread` is valid */
+    _Atomic bool kicked;
+    char message[480];
+};
+
+struct kvm_engine {
+    struct engine engine;
+    struct engine_host host;
+    int kvm_fd, vm_fd;
+    unsigned cpus;
+    size_t run_bytes;
+    bool has_xsave, has_xcrs;
+    struct kvm_cpu cpu[ENGINE_CPUS_MAX];
+};
+
+int kvm_state_get(struct kvm_engine *kvm, unsigned cpu, struct x86_state *state, imgvm_error *err);
+int kvm_state_set(struct kvm_engine *kvm, unsigned cpu, const struct x86_state *state, imgvm_error *err);
+/* The interrupt controllers back to power-on. */
+int kvm_state_reset_irqchip(struct kvm_engine *kvm, imgvm_error *err);
+
+#endif
