@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../../base/bits.h"
 #include "../../mem/bus.h"
 #include "../../mem/irq.h"
 
@@ -39,6 +40,8 @@
 #define PCI_STATUS_CAPABILITIES BIT(4)
 #define PCI_REVISION_ID 0x08
 #define PCI_CLASS_CODE 0x09
+#define PCI_CACHE_LINE_SIZE 0x0c
+#define PCI_LATENCY_TIMER 0x0d
 #define PCI_HEADER_TYPE 0x0e
 #define PCI_BAR0 0x10
 #define PCI_SUBSYSTEM_VENDOR_ID 0x2c
@@ -119,6 +122,7 @@ struct pci_host {
     const struct bus_ops *cf9_ops; /* one port; may be NULL */
     void *cf9_device;
     uint32_t config_address;
+    bool pirq_level[PCI_PIRQS];
     uint64_t ecam_base; /* 0: none */
     struct pci_function bridge;
     struct pci_function *functions[PCI_DEVICES];
@@ -157,7 +161,8 @@ int pci_add_msix(struct pci_function *function, unsigned bar, unsigned vectors, 
 int pci_host_add(struct pci_host *host, struct pci_function *function, int slot, imgvm_error *err);
 
 /* What firmware does: gives every BAR an address, programs Interrupt Line, sets the command bits (bus master
- * included). Windows are [base, limit); a 64-bit prefetchable BAR prefers mmio64 and falls back to mmio. -ENOSPC when full. */
+ * included). Windows are [base, limit); a 64-bit prefetchable BAR prefers mmio64 and falls back to mmio. -ENOSPC when
+ * one is full. */
 struct pci_windows {
     uint64_t mmio_base, mmio_limit;     /* below 4 GiB */
     uint64_t mmio64_base, mmio64_limit; /* may be empty */
@@ -172,12 +177,19 @@ static inline unsigned pci_pirq_of(unsigned slot, unsigned pin /* 0 = INTA# */) 
 uint32_t pci_config_read(struct pci_function *function, unsigned offset, unsigned size);
 void pci_config_write(struct pci_function *function, unsigned offset, unsigned size, uint32_t value);
 
+/* A device's registers were loaded from a snapshot: maps its BARs, drives its pin, as the new contents say. */
+void pci_function_loaded(struct pci_function *function);
+
 bool pci_bus_master(const struct pci_function *function);
 void pci_set_intx(struct pci_function *function, bool level);
 bool pci_msix_enabled(const struct pci_function *function);
 /* Send the vector's message, or hold it in the pending bits while masked. No effect on a vector out of range. */
 void pci_msix_notify(struct pci_function *function, unsigned vector);
-/* The message of a vector, for an irqfd: false while it is masked or MSI-X is off (then deliver by pci_msix_notify). */
+/* The message of a vector, for an irqfd; false while it is masked or MSI-X is off (deliver by pci_msix_notify then). */
 bool pci_msix_message(const struct pci_function *function, unsigned vector, uint64_t *address, uint32_t *data);
+
+/* Between host.c and msix.c: message control or bus master changed; bus reset. */
+void pci_msix_update(struct pci_function *function);
+void pci_msix_reset(struct pci_function *function);
 
 #endif
