@@ -32,6 +32,8 @@
 #define VIRTIO_STATUS_NEEDS_RESET 64
 #define VIRTIO_STATUS_FAILED 128
 
+#define VIRTIO_STATUS_KNOWN 0xcf
+
 #define VIRTIO_QUEUES_MAX 32
 #define VIRTIO_CONFIG_MAX 128
 
@@ -40,9 +42,9 @@ struct virtio_device;
 struct virtio_device_ops {
     void (*notify)(struct virtio_device *device, unsigned queue); /* only between DRIVER_OK and reset */
     /* Stop: give up whatever is queued. Returns true when nothing is in flight any more; else the device calls
-     * virtio_reset_done later, and until then the status does not read as zero (2.4.1 lets it). NULL: nothing to stop. */
+     * virtio_reset_done later, and until then the status does not read as zero (2.4.1). NULL: nothing to stop. */
     bool (*reset)(struct virtio_device *device);
-    /* Wait until nothing is in flight, letting the board lock go meanwhile (pthread_cond_wait). NULL: nothing ever is. */
+    /* Wait until nothing is in flight, letting the board lock go meanwhile (pthread_cond_wait). NULL: nothing is. */
     void (*drain)(struct virtio_device *device);
     void (*driver_ok)(struct virtio_device *device); /* optional; features are final */
     /* Optional; the bytes are in device->config afterwards when the device accepts them. NULL: read-only. */
@@ -54,6 +56,7 @@ struct virtio_device_ops {
 struct virtio_transport_ops {
     void (*queue_interrupt)(void *transport, unsigned queue);
     void (*config_interrupt)(void *transport);
+    void (*device_reset)(void *transport); /* the reset is complete: vectors, ISR and selectors start anew */
 };
 
 struct virtio_device {

@@ -40,7 +40,6 @@ struct virtio_pci {
     uint32_t device_feature_select, driver_feature_select;
     uint16_t queue_select;
     uint8_t window; /* offset of the pci-cfg capability */
-    bool was_master;
 };
 
 /* One for `device`, not yet on a bus: pci_host_add(host, &pci->function, slot, err). Owns the device from success on:

@@ -56,6 +56,9 @@ void virtqueue_reset(struct virtqueue *queue);
 /* Checks the addresses and starts the queue; the queue is broken when they are not RAM or misaligned. */
 void virtqueue_enable(struct virtqueue *queue, bool event_idx, bool indirect);
 
+/* The derived part of it, after the state was loaded. */
+void virtqueue_attach(struct virtqueue *queue);
+
 /* 1: *chain is the next chain. 0: none left, and the driver has been asked to notify about the next. -1: broken. */
 int virtqueue_pop(struct virtqueue *queue, struct virtq_chain *chain);
 /* Return the chain; `written` bytes from the start of its in part hold data. */
@@ -70,6 +73,7 @@ void virtqueue_break(struct virtqueue *queue, const char *why);
 uint32_t virtq_chain_read(const struct virtq_chain *chain, uint32_t offset, void *data, uint32_t bytes);
 uint32_t virtq_chain_write(const struct guest_mem *mem, const struct virtq_chain *chain, uint32_t offset,
                            const void *data, uint32_t bytes);
-uint32_t virtq_chain_zero(const struct guest_mem *mem, const struct virtq_chain *chain, uint32_t offset, uint32_t bytes);
+uint32_t virtq_chain_zero(const struct guest_mem *mem, const struct virtq_chain *chain, uint32_t offset,
+                          uint32_t bytes);
 
 #endif
