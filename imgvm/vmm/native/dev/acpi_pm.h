@@ -27,8 +27,8 @@
 #define ACPI_PM_TIMER_HZ 3579545u
 
 struct acpi_pm_state {
-    uint64_t timer_offset; /* PM timer ticks at the clock's zero */
-    uint64_t overflow_ns;  /* when the timer's top bit flips next */
+    uint64_t timer_offset;  /* PM timer ticks at the clock's zero */
+    uint64_t timer_toggles; /* how often the timer's top bit had flipped when TMR_STS was brought up to date */
     uint16_t pm1_status, pm1_enable, pm1_control;
     uint16_t gpe_status, gpe_enable;
     uint16_t gpe_levels;   /* sources that still stand */

@@ -21,20 +21,20 @@ struct i8042_queue {
     uint8_t head, count;
 };
 
-struct i8042_state {
+struct i8042_state { /* saved as it is */
     uint8_t ram[32];     /* byte 0 is the command byte */
     uint8_t output_port;
-    uint8_t status;      /* SYS and A2 (last write was a command); OBF, AUX computed from `output` */
-    uint8_t output, output_full, output_aux, output_raises;
-    uint8_t command;     /* waits for its data byte; 0: none */
-    uint8_t kbd_command; /* the keyboard waits for a parameter; 0: none */
-    uint8_t kbd_scanning, kbd_scancode_set, kbd_leds, kbd_rate, kbd_last, kbd_break;
-    struct i8042_queue controller, keyboard; /* replies of the controller (untranslated, first), of the keyboard */
-    uint8_t controller_aux; /* the controller's replies stand for the auxiliary port's */
+    uint8_t status;      /* SYS and A2; the rest is computed */
+    uint8_t output, output_full, output_aux, output_timeout; /* the output buffer and its status bits */
+    uint8_t command;     /* a controller command that waits for its data byte; 0: none */
+    uint8_t kbd_command; /* a keyboard command that waits for its parameter; 0: none */
+    uint8_t kbd_scanning, kbd_set, kbd_leds, kbd_rate, kbd_last;
+    uint8_t kbd_break;   /* translation saw F0h: the next code is a release */
+    struct i8042_queue controller, keyboard; /* bytes that wait for the output buffer */
 };
 
 struct i8042_host {
-    void (*a20)(void *opaque, bool enabled); /* the controller's A20 output changed */
+    void (*a20)(void *opaque, bool enabled); /* the A20 output changed; it is on after init and reset */
     void (*reset)(void *opaque);             /* the processor's reset line was pulsed */
     void *opaque;
 };

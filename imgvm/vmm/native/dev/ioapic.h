@@ -19,9 +19,9 @@
 struct ioapic_state {
     uint64_t redirection[IOAPIC_PINS];
     uint32_t lines; /* the pins as they stand */
-    uint32_t irr;   /* edges seen while masked */
     uint32_t select;
     uint32_t id;
+    uint32_t pad;
 };
 
 struct ioapic {

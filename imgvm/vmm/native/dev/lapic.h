@@ -37,7 +37,7 @@
 #define LAPIC_ICR_VECTOR(icr) ((uint8_t)(icr))
 #define LAPIC_ICR_MODE(icr) ((unsigned)((icr) >> 8) & 7)
 #define LAPIC_ICR_LOGICAL(icr) (((icr) >> 11) & 1)
-#define LAPIC_ICR_LEVEL(icr) (((icr) >> 15) & 1)
+#define LAPIC_ICR_LEVEL_TRIGGERED(icr) (((icr) >> 15) & 1)
 #define LAPIC_ICR_SHORTHAND(icr) ((unsigned)((icr) >> 18) & 3) /* 0 none, 1 self, 2 all, 3 all but self */
 #define LAPIC_ICR_DESTINATION(icr) ((uint32_t)((icr) >> 32))
 
@@ -55,7 +55,7 @@ struct lapic_state { /* saved as it is */
     uint32_t lvt[LAPIC_LVTS];
     uint32_t timer_initial, timer_divide;
     uint32_t lint_levels;     /* LINT0 and LINT1 as they stand */
-    uint32_t pad;
+    uint32_t extint_latched;  /* an ExtINT message came: the processor owes an INTA to the 8259A */
 };
 
 struct lapic_host {
@@ -116,6 +116,12 @@ int lapic_pending_vector(const struct lapic *lapic); /* highest in IRR above PPR
 int lapic_acknowledge(struct lapic *lapic);
 /* LINT0 passes ExtINT, or the APIC is disabled (the pins are INTR and NMI then). */
 bool lapic_accepts_pic(const struct lapic *lapic);
-bool lapic_extint_pending(const struct lapic *lapic); /* that, and LINT0 stands */
+/* That, and LINT0 stands; or an I/O APIC's or another processor's ExtINT message waits. The vector is the 8259A's. */
+bool lapic_extint_pending(const struct lapic *lapic);
+void lapic_extint_taken(struct lapic *lapic); /* the processor got that vector */
+
+/* What firmware does before it starts an operating system on the bootstrap processor: the APIC is software-enabled,
+ * LINT0 passes the 8259A's interrupts ("virtual wire mode"), LINT1 is NMI. For boots without firmware. */
+void lapic_set_virtual_wire(struct lapic *lapic);
 
 #endif

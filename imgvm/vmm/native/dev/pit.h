@@ -16,27 +16,30 @@
 
 #define PIT_HZ 1193182u
 
-struct pit_counter {          /* saved as it is */
-    uint64_t start_ns;        /* when the count in progress was (re)loaded */
-    uint32_t count;           /* that count, 1..10000h (BCD: 1..10000) */
-    uint32_t next_count;      /* takes over at the end of the period (modes 2 and 3), on a trigger (1 and 5) */
+struct pit_counter {      /* saved as it is; a tick is a period of PIT_HZ since the clock's zero */
+    uint64_t start_tick;  /* when the count in progress was loaded */
+    uint64_t switch_tick; /* when next_count takes over (modes 2 and 3) */
+    uint64_t paused_ticks; /* how far the count had come when the gate stopped it */
+    uint32_t count;       /* initial value of the count in progress, 1..10000h (BCD: 1..10000) */
+    uint32_t next_count;
     uint16_t latched;
     uint8_t mode, bcd, access; /* access: 1 low byte, 2 high byte, 3 low then high */
     uint8_t gate;
-    uint8_t loaded;            /* a count is in progress */
-    uint8_t next_pending;      /* next_count waits */
-    uint8_t write_high, write_low_byte, read_high; /* flip-flops of two-byte access */
-    uint8_t latched_bytes;     /* bytes of `latched` still to be read */
-    uint8_t status_latched, status;
-    uint8_t paused;            /* gate low in a mode that stops on it */
-    uint32_t paused_elapsed;   /* ticks that had gone by when it stopped */
+    uint8_t counting;     /* a count is in progress (or paused) */
+    uint8_t paused;
+    uint8_t next_pending; /* next_count waits for the end of the period, or for a trigger (modes 1 and 5) */
+    uint8_t write_high, low_byte, read_high; /* flip-flops of two-byte access */
+    uint8_t count_latched, status_latched, status;
+    uint8_t pad;
 };
 
 struct pit_state {
     struct pit_counter counter[3];
-    uint64_t next_edge_ns; /* next rising edge of counter 0; TIMER_NEVER: none */
-    uint32_t owed;         /* ticks that came due while nobody could deliver them */
-    uint8_t port61;        /* bits 0 and 1, and the writable 2 and 3 */
+    uint64_t edge_tick; /* the next rising edge of counter 0; TIMER_NEVER: none */
+    uint32_t owed;      /* edges that came due while nobody could deliver them */
+    uint8_t port61;     /* bits 3:0 */
+    uint8_t line;       /* level of irq0 */
+    uint8_t pad[2];
 };
 
 struct pit {

@@ -16,20 +16,20 @@
 
 #define RTC_CENTURY 0x32
 
-struct rtc_state {
-    uint8_t cmos[128];   /* 0-9: the time, valid while updates are stopped (register B's SET, divider reset) */
+struct rtc_state { /* saved as it is */
+    uint8_t cmos[128];   /* 0-9 and the century: valid while updates are stopped (B's SET, divider in reset) */
     uint8_t index;
     uint8_t nmi_masked;  /* bit 7 of port 70h */
     uint8_t pad[6];
     int64_t utc_base_ns; /* UTC (since 1970) at the clock's zero; moved when the guest sets the time */
-    uint64_t periodic_ns; /* next periodic interrupt; TIMER_NEVER: off */
-    uint64_t update_ns;   /* next end of an update cycle that somebody waits for; TIMER_NEVER: none */
+    int64_t last_second; /* the update cycle whose flags (UF, AF) were raised last, in UTC seconds */
+    uint64_t last_period; /* the same for PF, in periods since the clock's zero */
 };
 
 struct rtc {
     struct rtc_state state;
     struct timer_queue *timers;
-    struct timer periodic, update;
+    struct timer timer; /* runs only while an interrupt is enabled and its flag is clear */
     struct irq_line irq8;
 };
 
@@ -38,7 +38,7 @@ extern const struct bus_ops rtc_ops;
 void rtc_init(struct rtc *rtc, struct timer_queue *timers, int64_t utc_base_ns, struct irq_line irq8);
 void rtc_reset(struct rtc *rtc); /* the RESET pin: RAM and time survive it */
 void rtc_loaded(struct rtc *rtc);
-/* Any byte of RAM (index 0Eh..7Fh); the board's own words, not the guest's. */
+/* A byte of RAM (index 0Eh..7Fh but the century); registers are left alone. */
 void rtc_set_cmos(struct rtc *rtc, uint8_t index, uint8_t value);
 uint8_t rtc_get_cmos(const struct rtc *rtc, uint8_t index);
 int64_t rtc_utc_ns(const struct rtc *rtc);

@@ -17,15 +17,18 @@
 
 #define SERIAL_FIFO_BYTES 16
 
-struct serial_state {
+struct serial_state { /* saved as it is */
     uint8_t rx[SERIAL_FIFO_BYTES];
+    uint8_t rx_errors[SERIAL_FIFO_BYTES]; /* LSR bits that belong to each byte */
     uint8_t rx_head, rx_count;
-    uint8_t ier, fcr, lcr, mcr, lsr, msr, scr;
-    uint8_t thre_pending;  /* the THRE interrupt waits: cleared by reading IIR or writing THR */
+    uint8_t ier, fcr, lcr, mcr, scr;
+    uint8_t lsr_errors;   /* LSR's OE, PE, FE, BI: until LSR is read */
+    uint8_t msr_deltas;   /* MSR bits 3:0: until MSR is read */
+    uint8_t thre_pending; /* the THRE interrupt waits: cleared by reading IIR or writing THR */
     uint8_t timeout_pending;
-    uint8_t shift;         /* a byte in the loop-back's holding register, for a 16450 without FIFOs */
+    uint8_t pad[3];
     uint16_t divisor;
-    uint64_t timeout_ns;   /* when the receiver's time-out is due; TIMER_NEVER: not running */
+    uint64_t timeout_ns;  /* when the receiver's time-out is due; TIMER_NEVER: not running */
 };
 
 struct serial_host {
