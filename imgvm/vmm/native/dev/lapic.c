@@ -21,7 +21,6 @@
 
 #define DFR_FLAT 0xf0000000u
 
-#define ICR_ASSERT BIT(14)
 #define ICR_STATUS BIT(12)
 #define ICR_WRITABLE UINT64_C(0xccfff) /* with the destination above; bit 12 is read-only */
 #define ICR_SHORTHAND_SELF (UINT64_C(1) << 18)
@@ -260,7 +259,7 @@ static void send_ipi(struct lapic *lapic, uint64_t icr)
         uint64_t destination = icr >> 56;
         icr = (icr & UINT32_MAX) | (destination == 0xff ? LAPIC_BROADCAST : destination) << 32;
     }
-    if (mode == LAPIC_MODE_INIT && LAPIC_ICR_LEVEL_TRIGGERED(icr) && !(icr & ICR_ASSERT))
+    if (mode == LAPIC_MODE_INIT && LAPIC_ICR_LEVEL_TRIGGERED(icr) && !LAPIC_ICR_LEVEL(icr))
         return; /* the de-assert synchronised arbitration IDs on processors that had them */
     if (mode == 3 || mode == LAPIC_MODE_EXTINT) /* reserved in the ICR */
         return;

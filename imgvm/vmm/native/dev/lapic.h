@@ -37,6 +37,7 @@
 #define LAPIC_ICR_VECTOR(icr) ((uint8_t)(icr))
 #define LAPIC_ICR_MODE(icr) ((unsigned)((icr) >> 8) & 7)
 #define LAPIC_ICR_LOGICAL(icr) (((icr) >> 11) & 1)
+#define LAPIC_ICR_LEVEL(icr) (((icr) >> 14) & 1) /* assert; an INIT's level-triggered de-assert is never sent */
 #define LAPIC_ICR_LEVEL_TRIGGERED(icr) (((icr) >> 15) & 1)
 #define LAPIC_ICR_SHORTHAND(icr) ((unsigned)((icr) >> 18) & 3) /* 0 none, 1 self, 2 all, 3 all but self */
 #define LAPIC_ICR_DESTINATION(icr) ((uint32_t)((icr) >> 32))
