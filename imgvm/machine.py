@@ -276,9 +276,10 @@ def _boot_document(boot: Boot) -> Document:
     kernel = boot.kernel
     where: Document = {"bundled": True} if kernel.bundled else {}
     where.update(_without_none({"path": kernel.path, "distro": kernel.distro, "package": kernel.package}))
+    none = boot.initrd is None or (boot.initrd_is_auto and boot.protocol == "multiboot")
     return {
         "kernel": where,
-        "initrd": "none" if boot.initrd is None else "auto" if boot.initrd_is_auto else list(boot.initrd),
+        "initrd": "none" if none else list(boot.initrd or ()) or "auto",
         "cmdline": boot.cmdline,
         "modules": list(boot.modules),
         "protocol": boot.protocol,

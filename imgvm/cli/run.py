@@ -42,7 +42,7 @@ def command(
     The guest's status becomes imgvm's. Besides: 124 timeout, 125 imgvm's own error, 126 cannot run here,
     127 no such image or no config in it, 128+N signal, 255 guest panic or triple fault.
     """
-    from imgvm.cli import session
+    from imgvm.cli import on_terminal
 
     overrides = list(sets or ())
     for value, path in ((accel, "machine.accel"), (memory, "machine.memory"), (timeout, "exit.timeout")):
@@ -52,4 +52,4 @@ def command(
             overrides.append(f'{path}="{value}"')
     if cpus is not None:
         overrides.append(f"machine.cpus={cpus}")
-    return session.run(source, overrides, result_file, print_config=print_config, ephemeral=ephemeral)
+    return on_terminal.run(source, overrides, result_file, print_config=print_config, ephemeral=ephemeral)
