@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* The host file (or block device) under an image: whole reads and writes with one message each,
+ * and the locks by which imgvm and QEMU keep out of each other's images. */
+#ifndef IMGVM_BLOCK_FILE_H
+#define IMGVM_BLOCK_FILE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "../base/error.h"
+
+struct block_file {
+    int fd;
+    bool writable, is_device;
+    uint64_t bytes; /* grows with writes past the end */
+    dev_t device;   /* with inode: tells two names of one file */
+    ino_t inode;
+    char *path;
+};
+
+/* Only regular files and block devices open: a FIFO or a socket would hang. Takes the locks. */
+int file_open(struct block_file *file, const char *path, bool writable, imgvm_error *err);
+/* A new file; -EEXIST rather than overwrite. */
+int file_create(struct block_file *file, const char *path, imgvm_error *err);
+void file_close(struct block_file *file);
+
+/* Bytes past the end of the file read as zero. */
+int file_read(struct block_file *file, uint64_t offset, void *data, uint64_t bytes, imgvm_error *err);
+int file_write(struct block_file *file, uint64_t offset, const void *data, uint64_t bytes, imgvm_error *err);
+int file_sync(struct block_file *file, imgvm_error *err);
+
+/* file_lock.c: -EBUSY when another process (or handle) uses the image in a way that excludes ours. */
+int file_lock(struct block_file *file, imgvm_error *err);
+
+#endif

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT */
+/* The handle: opening by content, the backing chain, request checks, one lock. */
+#include "image.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "qcow2.h"
+
+enum probe { PROBE_CONTENT, PROBE_RAW, PROBE_QCOW2 };
+
+static int open_one(const char *path, bool writable, enum probe probe, imgvm_image *overlay, imgvm_image **out,
+                    imgvm_error *err);
+
+static void destroy(imgvm_image *image)
+{
+    file_close(&image->file);
+    pthread_mutex_destroy(&image->lock);
+    free(image);
+}
+
+/* Closes the whole chain, from the top down. */
+static int close_chain(imgvm_image *image, imgvm_error *err)
+{
+    int result = 0;
+    while (image) {
+        imgvm_image *backing = image->backing;
+        if (image->ops) {
+            int closed = image->ops->close(image, result ? NULL : err);
+            result = result ? result : closed;
+        }
+        destroy(image);
+        image = backing;
+    }
+    return result;
+}
+
+static int starts_with(const char *text, const char *prefix)
+{
+    return !strncmp(text, prefix, strlen(prefix));
+}
+
+/* Backing names are relative to the folder of the image that holds them. */
+static int resolve_backing(const imgvm_image *image, const char *name, char *out, size_t size, imgvm_error *err)
+{
+    if (starts_with(name, "file:"))
+        name += strlen("file:");
+    else {
+        /* A protocol is what stands before a colon that no slash precedes: nbd:..., json:{...}, https://... */
+        const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
+        if (colon && (!slash || colon < slash)) {
+            error_set(err, ENOTSUP, "%s: backing file %.200s is not a local file", image->file.path, name);
+            return error_hint(err, "`qemu-img convert` makes an image that needs no backing file");
+        }
+    }
+    int length;
+    const char *slash = strrchr(image->file.path, '/');
+    if (name[0] == '/' || !slash)
+        length = snprintf(out, size, "%s", name);
+    else
+        length = snprintf(out, size, "%.*s/%s", (int)(slash - image->file.path), image->file.path, name);
+    if (length < 0 || (size_t)length >= size)
+        return error_set(err, ENAMETOOLONG, "%s: the name of its backing file is too long", image->file.path);
+    return 0;
+}
+
+static int open_backing(imgvm_image *image, const struct backing_name *backing, imgvm_error *err)
+{
+    char path[PATH_MAX];
+    enum probe probe = PROBE_CONTENT;
+    if (!strcmp(backing->format, "raw"))
+        probe = PROBE_RAW; /* whatever a guest wrote into it */
+    else if (!strcmp(backing->format, "qcow2"))
+        probe = PROBE_QCOW2;
+    else if (backing->format[0]) {
+        error_set(err, ENOTSUP, "%s: its backing file has format %s; only raw and qcow2 are supported",
+                  image->file.path, backing->format);
+        return error_hint(err, "`qemu-img convert -O qcow2` converts the backing file");
+    }
+    int result = resolve_backing(image, backing->name, path, sizeof path, err);
+    if (result)
+        return result;
+    if (image->depth + 1 >= BACKING_DEPTH_MAX)
+        return error_set(err, ELOOP, "%s: more than %d backing files in a chain", image->file.path, BACKING_DEPTH_MAX);
+    result = open_one(path, false, probe, image, &image->backing, err);
+    if (result && err) {
+        char message[sizeof err->message];
+        memcpy(message, err->message, sizeof message);
+        snprintf(err->message, sizeof err->message, "backing file of %.180s: %.270s", image->file.path, message);
+    }
+    return result;
+}
+
+/* Before opening: the lock of the upper handle would only say that the file is busy. */
+static int refuse_loop(const char *path, const imgvm_image *overlay, imgvm_error *err)
+{
+    struct stat st;
+    if (!overlay || stat(path, &st) < 0) /* opening says what is wrong */
+        return 0;
+    for (const imgvm_image *above = overlay; above; above = above->overlay)
+        if (above->file.device == st.st_dev && above->file.inode == st.st_ino)
+            return error_set(err, ELOOP, "%s is its own backing file", path);
+    return 0;
+}
+
+static int open_one(const char *path, bool writable, enum probe probe, imgvm_image *overlay, imgvm_image **out,
+                    imgvm_error *err)
+{
+    int result = refuse_loop(path, overlay, err);
+    if (result)
+        return result;
+    imgvm_image *image = calloc(1, sizeof *image);
+    if (!image)
+        return error_set(err, ENOMEM, "out of memory");
+    result = file_open(&image->file, path, writable, err);
+    if (result) {
+        free(image);
+        return result;
+    }
+    pthread_mutex_init(&image->lock, NULL);
+    image->writable = writable;
+    image->overlay = overlay;
+    image->depth = overlay ? overlay->depth + 1 : 0;
+    struct backing_name backing = {0};
+    uint8_t magic[4] = {0};
+    if (probe == PROBE_CONTENT) {
+        result = file_read(&image->file, 0, magic, sizeof magic, err);
+        probe = load_be32(magic) == QCOW2_MAGIC ? PROBE_QCOW2 : PROBE_RAW;
+    }
+    if (!result) {
+        if (probe == PROBE_RAW)
+            raw_open(image);
+        else
+            result = qcow2_open(image, &backing, err);
+    }
+    if (!result && backing.name[0])
+        result = open_backing(image, &backing, err);
+    if (!result && image->qcow2)
+        result = qcow2_open_finish(image, err);
+    if (result) {
+        close_chain(image, NULL);
+        return result;
+    }
+    *out = image;
+    return 0;
+}
+
+int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error *err)
+{
+    *out = NULL;
+    int result = open_one(path, mode == IMGVM_IMAGE_READ_WRITE, PROBE_CONTENT, NULL, out, err);
+    for (imgvm_image *image = result ? NULL : *out; image; image = image->backing)
+        image->overlay = NULL;
+    return result;
+}
+
+int imgvm_image_close(imgvm_image *image, imgvm_error *err)
+{
+    return close_chain(image, err);
+}
+
+static int check_range(const imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err)
+{
+    if (offset <= image->disk_bytes && bytes <= image->disk_bytes - offset)
+        return 0;
+    return error_set(err, EINVAL, "%s: %" PRIu64 " bytes at %" PRIu64 " are beyond the end of the disk (%" PRIu64 ")",
+                     image->file.path, bytes, offset, image->disk_bytes);
+}
+
+int imgvm_image_read(imgvm_image *image, uint64_t offset, void *data, uint64_t bytes, imgvm_error *err)
+{
+    int result = check_range(image, offset, bytes, err);
+    if (result)
+        return result;
+    pthread_mutex_lock(&image->lock);
+    result = image->ops->read(image, offset, data, bytes, err);
+    pthread_mutex_unlock(&image->lock);
+    return result;
+}
+
+static int refuse_read_only(const imgvm_image *image, imgvm_error *err)
+{
+    if (image->writable)
+        return 0;
+    return error_set(err, EROFS, "%s is open for reading only", image->file.path);
+}
+
+int imgvm_image_write(imgvm_image *image, uint64_t offset, const void *data, uint64_t bytes, imgvm_error *err)
+{
+    int result = refuse_read_only(image, err);
+    if (!result)
+        result = check_range(image, offset, bytes, err);
+    if (result)
+        return result;
+    pthread_mutex_lock(&image->lock);
+    result = image->ops->write(image, offset, data, bytes, err);
+    pthread_mutex_unlock(&image->lock);
+    return result;
+}
+
+int imgvm_image_flush(imgvm_image *image, imgvm_error *err)
+{
+    if (!image->writable)
+        return 0;
+    pthread_mutex_lock(&image->lock);
+    int result = image->ops->flush(image, err);
+    pthread_mutex_unlock(&image->lock);
+    return result;
+}
+
+int imgvm_image_get_info(imgvm_image *image, imgvm_image_info *out)
+{
+    memset(out, 0, sizeof *out);
+    pthread_mutex_lock(&image->lock);
+    out->disk_bytes = image->disk_bytes;
+    out->file_bytes = image->file.bytes;
+    if (image->qcow2)
+        qcow2_info(image->qcow2, out);
+    pthread_mutex_unlock(&image->lock);
+    return 0;
+}
+
+int imgvm_image_snapshot(imgvm_image *image, uint32_t index, imgvm_snapshot_info *out, imgvm_error *err)
+{
+    memset(out, 0, sizeof *out);
+    pthread_mutex_lock(&image->lock);
+    int result = -ENOENT;
+    if (image->qcow2)
+        result = qcow2_snapshot_info(image->qcow2, index, out);
+    pthread_mutex_unlock(&image->lock);
+    return result ? error_set(err, ENOENT, "%s has no snapshot number %u", image->file.path, index) : 0;
+}
+
+int imgvm_image_check(imgvm_image *image, uint64_t *leaks, uint64_t *corruptions, imgvm_error *err)
+{
+    *leaks = *corruptions = 0;
+    if (!image->qcow2)
+        return 0; /* a raw image cannot be inconsistent */
+    pthread_mutex_lock(&image->lock);
+    int result = image->writable ? image->ops->flush(image, err) : 0;
+    if (!result)
+        result = qcow2_check(image->qcow2, leaks, corruptions, err);
+    pthread_mutex_unlock(&image->lock);
+    if (result < 0)
+        return result;
+    return (*leaks ? IMGVM_CHECK_LEAKS : 0) | (*corruptions ? IMGVM_CHECK_CORRUPT : 0);
+}
+
+/* An overlay has no config of its own as a rule: the nearest image of the chain that has one answers. */
+static int with_config(imgvm_image *image, imgvm_error *err, imgvm_image **out)
+{
+    for (imgvm_image *at = image; at; at = at->backing) {
+        if (!at->qcow2)
+            continue;
+        pthread_mutex_lock(&at->lock);
+        int result = config_load(at->qcow2, err);
+        if (!result) {
+            *out = at; /* locked */
+            return 0;
+        }
+        pthread_mutex_unlock(&at->lock);
+        if (result != -ENOENT)
+            return result;
+    }
+    error_set(err, ENOENT, "%s has no imgvm configuration in it", image->file.path);
+    return error_hint(err, "`imgvm pack` makes images that run by themselves");
+}
+
+int imgvm_image_config_count(imgvm_image *image, uint32_t *count, imgvm_error *err)
+{
+    imgvm_image *holder;
+    int result = with_config(image, err, &holder);
+    if (result)
+        return result;
+    *count = config_count(holder->qcow2);
+    pthread_mutex_unlock(&holder->lock);
+    return 0;
+}
+
+int imgvm_image_config_info(imgvm_image *image, uint32_t index, imgvm_blob_info *out, imgvm_error *err)
+{
+    imgvm_image *holder;
+    int result = with_config(image, err, &holder);
+    if (result)
+        return result;
+    result = config_info(holder->qcow2, index, out, err);
+    pthread_mutex_unlock(&holder->lock);
+    return result;
+}
+
+int imgvm_image_config_read(imgvm_image *image, uint32_t index, void *data, uint64_t bytes, imgvm_error *err)
+{
+    imgvm_image *holder;
+    int result = with_config(image, err, &holder);
+    if (result)
+        return result;
+    result = config_read(holder->qcow2, index, data, bytes, err);
+    pthread_mutex_unlock(&holder->lock);
+    return result;
+}
+
+int imgvm_image_set_config(imgvm_image *image, const imgvm_payload *payload, uint32_t date_sec, imgvm_error *err)
+{
+    int result = refuse_read_only(image, err);
+    if (result)
+        return result;
+    if (!image->qcow2) {
+        error_set(err, ENOTSUP, "%s is a raw image and cannot hold a configuration", image->file.path);
+        return error_hint(err, "`qemu-img convert -O qcow2` makes one that can");
+    }
+    pthread_mutex_lock(&image->lock);
+    result = config_set(image->qcow2, payload, date_sec, err);
+    pthread_mutex_unlock(&image->lock);
+    return result;
+}

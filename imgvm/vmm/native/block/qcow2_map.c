@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT */
+/* From guest offsets to clusters, and the order in which changed metadata reaches the disk. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "qcow2.h"
+
+/* Clusters waiting to be freed before a write-back is forced. */
+#define RELEASES_MAX 65536
+
+int map_decode(const struct qcow2 *q, uint64_t entry, struct mapping *out, imgvm_error *err)
+{
+    *out = (struct mapping){.kind = CLUSTER_NONE};
+    if (entry & ENTRY_COMPRESSED) {
+        unsigned offset_bits = 62 - (q->cluster_bits - 8);
+        uint64_t host = entry & (BIT(offset_bits) - 1);
+        uint64_t sectors = bits_get(entry, 61, offset_bits) + 1;
+        out->kind = CLUSTER_COMPRESSED;
+        out->host = host;
+        out->bytes = sectors * COMPRESSED_SECTOR_BYTES - host % COMPRESSED_SECTOR_BYTES;
+        if (!host || host >= q->file->bytes)
+            return qcow2_corrupt(q, err, "a compressed cluster lies at offset %#" PRIx64, host);
+        return 0;
+    }
+    out->host = entry & ENTRY_OFFSET_MASK;
+    if (out->host & (q->cluster_bytes - 1))
+        return qcow2_corrupt(q, err, "a cluster lies at offset %#" PRIx64, out->host);
+    if (entry & ENTRY_ZERO && q->version >= 3)
+        out->kind = CLUSTER_ZERO;
+    else if (out->host)
+        out->kind = CLUSTER_DATA;
+    return 0;
+}
+
+int map_l2(struct qcow2 *q, uint64_t l1_index, struct table **out, imgvm_error *err)
+{
+    uint64_t offset = q->l1.entries[l1_index] & ENTRY_OFFSET_MASK;
+    *out = NULL;
+    return offset ? cache_load(q, &q->l2_cache, l1_index, offset, out, err) : 0;
+}
+
+/* A cluster of its own for an L2 table: its space is taken now, so that write-back never finds the disk full. */
+static int place_l2(struct qcow2 *q, const uint8_t *contents, uint64_t *offset, imgvm_error *err)
+{
+    int result = clusters_alloc(q, 1, 1, offset, NULL, err);
+    if (result)
+        return result;
+    result = file_write(q->file, *offset, contents, q->cluster_bytes, err);
+    if (result)
+        clusters_unalloc(q, *offset, 1);
+    return result;
+}
+
+static int new_l2(struct qcow2 *q, uint64_t l1_index, struct table **out, imgvm_error *err)
+{
+    uint64_t offset;
+    int result = cache_add(q, &q->l2_cache, l1_index, 0, out, err);
+    if (result)
+        return result;
+    result = place_l2(q, (*out)->data, &offset, err);
+    if (result) {
+        cache_drop(&q->l2_cache, *out);
+        return result;
+    }
+    (*out)->offset = offset;
+    offset_table_set(&q->l1, l1_index, offset | ENTRY_COPIED);
+    return 0;
+}
+
+int map_l2_for_write(struct qcow2 *q, uint64_t l1_index, struct table **out, imgvm_error *err)
+{
+    int result = map_l2(q, l1_index, out, err);
+    if (result)
+        return result;
+    if (!*out)
+        return new_l2(q, l1_index, out, err);
+    uint64_t old = (*out)->offset, count, offset;
+    if ((result = refcount_get(q, old >> q->cluster_bits, &count, err)))
+        return result;
+    if (likely(count == 1) && likely(!qcow2_is_fixed_metadata(q, old, q->cluster_bytes)))
+        return 0;
+    if (count <= 1)
+        return qcow2_corrupt(q, err, "its L2 table at offset %#" PRIx64 " is counted as something else", old);
+    /* Shared with a snapshot: from now on a copy. */
+    if ((result = releases_reserve(q, 1, err)) || (result = place_l2(q, (*out)->data, &offset, err)))
+        return result;
+    (*out)->offset = offset;
+    cache_dirty(&q->l2_cache, *out);
+    offset_table_set(&q->l1, l1_index, offset | ENTRY_COPIED);
+    return cluster_release_later(q, old, err);
+}
+
+int map_release(struct qcow2 *q, const struct mapping *mapping, imgvm_error *err)
+{
+    if (!mapping->host)
+        return 0;
+    if (mapping->kind != CLUSTER_COMPRESSED)
+        return cluster_release_later(q, mapping->host, err);
+    /* Every host cluster that the compressed data touches counts one reference for it. */
+    uint64_t first = mapping->host >> q->cluster_bits;
+    uint64_t last = (mapping->host + mapping->bytes - 1) >> q->cluster_bits;
+    int result = releases_reserve(q, last - first + 1, err);
+    for (uint64_t cluster = first; !result && cluster <= last; cluster++)
+        result = cluster_release_later(q, cluster << q->cluster_bits, err);
+    return result;
+}
+
+/* The new place of the refcount table, with all it says, is on disk before the header names it. */
+static int move_refcount_table(struct qcow2 *q, imgvm_error *err)
+{
+    uint8_t field[12];
+    uint64_t old_offset = q->refcount_offset_on_disk, old_clusters = q->refcount_clusters_on_disk;
+    uint64_t clusters = q->refcounts.count >> (q->cluster_bits - 3);
+    int result = releases_reserve(q, old_clusters, err);
+    if (result)
+        return result;
+    q->refcounts.dirty_from = 0;
+    q->refcounts.dirty_to = q->refcounts.count;
+    if ((result = offset_table_write(q, &q->refcounts, err)))
+        return result;
+    store_be64(field, q->refcounts.offset);
+    store_be32(field + 8, (uint32_t)clusters);
+    if ((result = qcow2_write_header(q, HEADER_REFCOUNT_TABLE_OFFSET, field, sizeof field, err)))
+        return result;
+    q->refcount_offset_on_disk = q->refcounts.offset;
+    q->refcount_clusters_on_disk = clusters;
+    for (uint64_t i = 0; i < old_clusters; i++)
+        cluster_release_later(q, old_offset + (i << q->cluster_bits), NULL); /* room is reserved */
+    return 0;
+}
+
+static bool has_changes(const struct offset_table *table)
+{
+    return table->dirty_from < table->dirty_to;
+}
+
+/*      refcount blocks, data  ->  refcount table  ->  L2 tables  ->  L1 table  ->  references dropped
+ *
+ * Each arrow is an fdatasync; stages with nothing to write are skipped. */
+int qcow2_write_back(struct qcow2 *q, imgvm_error *err)
+{
+    int result = cache_write_back(q, &q->block_cache, err);
+    if (result || (result = qcow2_sync(q, err)))
+        return result;
+    if (q->refcounts.offset != q->refcount_offset_on_disk) {
+        if ((result = move_refcount_table(q, err)))
+            return result;
+    } else if (has_changes(&q->refcounts)) {
+        if ((result = offset_table_write(q, &q->refcounts, err)) || (result = qcow2_sync(q, err)))
+            return result;
+    }
+    if (q->l2_cache.dirty_count) {
+        if ((result = cache_write_back(q, &q->l2_cache, err)) || (result = qcow2_sync(q, err)))
+            return result;
+    }
+    if (has_changes(&q->l1)) {
+        if ((result = offset_table_write(q, &q->l1, err)) || (result = qcow2_sync(q, err)))
+            return result;
+    }
+    releases_apply(q);
+    return 0;
+}
+
+int qcow2_trim(struct qcow2 *q, imgvm_error *err)
+{
+    struct table_cache *caches[] = {&q->l2_cache, &q->block_cache};
+    for (size_t i = 0; i < ARRAY_LEN(caches); i++) {
+        struct table_cache *cache = caches[i];
+        if (likely(cache->live_count <= cache->live_limit) && likely(q->free_count <= RELEASES_MAX))
+            continue;
+        if (cache->dirty_count > cache->live_limit / 2 || q->free_count > RELEASES_MAX) {
+            int result = qcow2_write_back(q, err);
+            if (result)
+                return result;
+        }
+        cache_evict_clean(cache, cache->live_limit / 4 * 3);
+    }
+    return 0;
+}
