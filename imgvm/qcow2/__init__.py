@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: MIT
+"""Disk images: qcow2 (and raw) files, their snapshots, and the configuration embedded in them.
+
+    with Image.create("ci.img", 8 << 30) as image:
+        image.write(0, boot_sector)
+        image.set_config({"machine.yaml": text}, date=0)
+    with Image.open("ci.img") as image:
+        yaml = image.read_config("machine.yaml")
+
+All of it is done by the native core (docs/image-format.md); errors are ImageError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from imgvm import binding
+from imgvm.errors import ImageError
+
+__all__ = ["Blob", "Check", "Image", "ImageInfo", "Snapshot"]
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What an image is. Sizes in bytes; `version` is qcow2's (0: a raw file)."""
+
+    version: int
+    cluster_bytes: int
+    disk_bytes: int  # what the guest sees
+    file_bytes: int
+    snapshots: int
+    incompatible: int  # qcow2 feature bits
+    compatible: int
+    autoclear: int
+    backing_file: str | None
+
+    @property
+    def format(self) -> str:
+        return "qcow2" if self.version else "raw"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An internal snapshot. Times: seconds since 1970, nanoseconds of the guest's clock."""
+
+    id: str
+    name: str
+    disk_bytes: int
+    vm_state_bytes: int
+    date: float
+    vm_clock_ns: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """Result of a consistency check: leaks only waste space, corruptions are damage."""
+
+    leaks: int
+    corruptions: int
+
+    @property
+    def clean(self) -> bool:
+        return not self.leaks and not self.corruptions
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One named part of the embedded configuration."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Image:
+    """An open image. One handle may be used from several threads; other writers are locked out meanwhile."""
+
+    def __init__(self, handle: Any, path: str, *, writable: bool) -> None:
+        self._handle = handle
+        self.path = path
+        self.writable = writable
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], disk_bytes: int, *, cluster_bytes: int = 65536) -> Self:
+        """Make an empty qcow2 image and open it for writing. An existing file is an error."""
+        name = os.fspath(path)
+        _check_unsigned(disk_bytes, "the disk's size")
+        _check_unsigned(cluster_bytes, "the cluster size", bits=32)
+        binding.call(ImageError, "imgvm_image_create", binding.path_bytes(name), disk_bytes, cluster_bytes)
+        try:
+            return cls.open(name, writable=True)
+        except ImageError:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> Self:
+        """Open by content: qcow2 with its backing files, or else a raw disk."""
+        name = os.fspath(path)
+        lib = binding.lib()
+        mode = lib.IMGVM_IMAGE_READ_WRITE if writable else lib.IMGVM_IMAGE_READ_ONLY
+        handle = binding.open_handle(ImageError, "imgvm_image_open", binding.path_bytes(name), mode)
+        return cls(handle, name, writable=writable)
+
+    @property
+    def handle(self) -> Any:
+        """The core's `imgvm_image *`, for a machine that borrows the image while it lives."""
+        if self._handle is None:
+            raise ImageError(f"{self.path} is closed", errno=errno.EBADF)
+        return self._handle
+
+    def close(self) -> None:
+        """Flush and close; the handle is gone even if that fails."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            binding.call(ImageError, "imgvm_image_close", handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except ImageError:
+            if kind is None:  # the first error is the one to report
+                raise
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self.__exit__(ImageError, None, None)
+
+    @property
+    def info(self) -> ImageInfo:
+        out = binding.ffi().new("imgvm_image_info *")
+        binding.lib().imgvm_image_get_info(self.handle, out)
+        return ImageInfo(
+            version=out.version,
+            cluster_bytes=out.cluster_bytes,
+            disk_bytes=out.disk_bytes,
+            file_bytes=out.file_bytes,
+            snapshots=out.snapshots,
+            incompatible=out.incompatible,
+            compatible=out.compatible,
+            autoclear=out.autoclear,
+            backing_file=binding.text(out.backing_file) or None,
+        )
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes of the guest's disk; all of them must be inside it."""
+        _check_unsigned(offset, "the offset")
+        _check_unsigned(size, "the size")
+        if offset + size > self.info.disk_bytes:  # before allocating for it
+            raise ImageError(f"{self.path}: {size} bytes at {offset} are beyond the end of the disk")
+        data = bytearray(size)
+        view = binding.ffi().from_buffer(data)
+        binding.call(ImageError, "imgvm_image_read", self.handle, offset, view, size)
+        return bytes(data)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write to the guest's disk. It is safe on the host's disk after the next flush."""
+        _check_unsigned(offset, "the offset")
+        view = binding.ffi().from_buffer(data)
+        binding.call(ImageError, "imgvm_image_write", self.handle, offset, view, len(view))
+
+    def flush(self) -> None:
+        """Everything written before survives a power loss from here on."""
+        binding.call(ImageError, "imgvm_image_flush", self.handle)
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        return tuple(self._snapshot(index) for index in range(self.info.snapshots))
+
+    def _snapshot(self, index: int) -> Snapshot:
+        out = binding.ffi().new("imgvm_snapshot_info *")
+        binding.call(ImageError, "imgvm_image_snapshot", self.handle, index, out)
+        return Snapshot(
+            id=binding.text(out.id),
+            name=binding.text(out.name),
+            disk_bytes=out.disk_bytes,
+            vm_state_bytes=out.vm_state_bytes,
+            date=out.date_sec + out.date_nsec / 1e9,
+            vm_clock_ns=out.vm_clock_ns,
+        )
+
+    def check(self) -> Check:
+        """Recount all references of the file, as `qemu-img check` does."""
+        leaks, corruptions = binding.ffi().new("uint64_t *"), binding.ffi().new("uint64_t *")
+        binding.call(ImageError, "imgvm_image_check", self.handle, leaks, corruptions)
+        return Check(leaks[0], corruptions[0])
+
+    # The embedded configuration. An overlay without one shows that of its backing file.
+
+    @property
+    def has_config(self) -> bool:
+        """Whether there is a configuration; a damaged one raises."""
+        try:
+            self.config_blobs()
+        except ImageError as problem:
+            if problem.errno != errno.ENOENT:
+                raise
+            return False
+        return True
+
+    def config_blobs(self) -> tuple[Blob, ...]:
+        """The blobs in their order; ImageError with errno ENOENT when the image has no configuration."""
+        count = binding.ffi().new("uint32_t *")
+        binding.call(ImageError, "imgvm_image_config_count", self.handle, count)
+        blobs = []
+        for index in range(count[0]):
+            out = binding.ffi().new("imgvm_blob_info *")
+            binding.call(ImageError, "imgvm_image_config_info", self.handle, index, out)
+            digest = bytes(binding.ffi().buffer(out.sha256)).hex()
+            blobs.append(Blob(binding.text(out.name), out.bytes, digest))
+        return tuple(blobs)
+
+    def read_config(self, name: str) -> bytes:
+        """One blob, its SHA-256 verified."""
+        for index, blob in enumerate(self.config_blobs()):
+            if blob.name == name:
+                data = bytearray(blob.bytes)
+                view = binding.ffi().from_buffer(data)
+                binding.call(ImageError, "imgvm_image_config_read", self.handle, index, view, blob.bytes)
+                return bytes(data)
+        raise ImageError(f"{self.path}: its configuration has no blob {name}", errno=errno.ENOENT)
+
+    def set_config(self, blobs: Mapping[str, Buffer], *, date: int) -> None:
+        """Replace the whole configuration in one step that a power loss cannot tear.
+
+        `date` (seconds since 1970) is the snapshot's: the same blobs, order and date give the same bytes.
+        """
+        _check_unsigned(date, "the date", bits=32)
+        ffi = binding.ffi()
+        payload = binding.open_handle(ImageError, "imgvm_payload_new")
+        try:
+            for name, data in blobs.items():
+                view = ffi.from_buffer(data)
+                binding.call(ImageError, "imgvm_payload_add", payload, name.encode(), view, len(view))
+            binding.call(ImageError, "imgvm_image_set_config", self.handle, payload, date)
+        finally:
+            binding.lib().imgvm_payload_free(payload)
+
+
+def _check_unsigned(value: int, what: str, bits: int = 64) -> None:
+    if not 0 <= value < 1 << bits:
+        raise ImageError(f"{what} ({value}) is not a number of {bits} bits", errno=errno.EINVAL)
