@@ -57,6 +57,12 @@ def is_image(path: str | Path) -> bool:
     return b"\0" in head or Path(path).suffix in (".img", ".qcow2", ".raw", ".iso")
 
 
+def require_image(path: str | Path) -> None:
+    if not is_image(path):
+        hint = "`imgvm pack` makes images from configs"
+        raise ImageError(f"{path} is not an image", hint, STATUS_NOT_FOUND)
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
         path = parse_path(override.partition("=")[0])
@@ -74,8 +80,7 @@ def open_image(path: str | Path, overrides: Sequence[str] = (), *, writable: boo
 
     check_overrides(overrides)
     path = Path(path)
-    if not is_image(path):
-        raise ImageError(f"{path} is not an image", "imgvm pack makes images from configs", STATUS_NOT_FOUND)
+    require_image(path)
     image = Image.open(path)
     try:
         machine = _machine(path, image, overrides)
@@ -91,10 +96,13 @@ def open_image(path: str | Path, overrides: Sequence[str] = (), *, writable: boo
 
 
 def _machine(path: Path, image: Image, overrides: Sequence[str]) -> Machine:
-    if CONFIG_RESOLVED not in image.config_names():
-        hint = "qemu-img convert drops the config; pack it again with `imgvm pack`"
-        raise ImageError(f"{path} has no config in it", hint, STATUS_NOT_FOUND)
-    text = image.read_config(CONFIG_RESOLVED)
+    try:
+        text = image.read_config(CONFIG_RESOLVED)
+    except ImageError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        hint = "`imgvm pack` makes images with one; qemu-img convert and deleting its snapshot drop it"
+        raise ImageError(f"{path} has no config in it", hint, STATUS_NOT_FOUND) from None
     try:
         return Config.from_resolved(text, f"{path}:{CONFIG_RESOLVED}", overrides).machine
     except ConfigError as error:
@@ -106,10 +114,10 @@ def program(opened: Opened) -> Program:
     """The blobs that are loaded into memory."""
     from imgvm.vmm.vm import Program
 
-    image, names = opened.image, set(opened.image.config_names())
+    image, names = opened.image, {blob.name for blob in opened.image.config_blobs()}
     if KERNEL not in names:
         raise ImageError(f"{opened.path} has a config but no kernel", "pack it again", STATUS_CANNOT_RUN)
-    modules = []
+    modules: list[bytes] = []
     while (name := MODULE.format(len(modules))) in names:
         modules.append(image.read_config(name))
     initrd = image.read_config(INITRD) if INITRD in names else None

@@ -9,10 +9,13 @@ from imgvm.errors import STATUS_FINDINGS
 
 def command(image: ImageFile) -> int:
     """Check an image's reference counts and tables; status 1 when something is wrong."""
-    from imgvm import launch
+    from imgvm.launch import require_image
+    from imgvm.qcow2 import Image
 
-    found = launch.check(image)
-    if found.is_clean:
+    require_image(image)
+    with Image.open(image) as opened:
+        found = opened.check()
+    if found.clean:
         print(f"{image}: clean")
         return 0
     print(f"{image}: {found.corruptions} corruptions, {found.leaks} leaked clusters")

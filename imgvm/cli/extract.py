@@ -25,7 +25,7 @@ def command(
     from imgvm import launch
 
     with launch.open_image(image, writable=False).image as opened:
-        names = opened.config_names()
+        names = [row.name for row in opened.config_blobs()]
         if blob not in names:
             raise ImageError(f"{image} carries no {blob}", "it carries " + ", ".join(names))
         data = opened.read_config(blob)

@@ -19,7 +19,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> int:
     """Show an image's machine, its disk and its blobs."""
-    from imgvm import launch, units
+    from imgvm import audit, launch, units
     from imgvm.machine import to_document
 
     if config and as_json:
@@ -30,7 +30,7 @@ def command(
             text = opened.image.read_config(launch.CONFIG_TEXT).decode("utf-8", "replace")
             sys.stdout.write(text if text.endswith("\n") else text + "\n")
             return 0
-        facts = launch.describe(opened)
+        facts = audit.describe(opened.image)
     if as_json:
         document: dict[str, Any] = {"machine": to_document(opened.machine), **facts}
         print(json.dumps(document, indent=2, ensure_ascii=False))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from imgvm.cli.options import Sets
-from imgvm.errors import STATUS_FINDINGS, ConfigError
+from imgvm.errors import STATUS_FINDINGS, ConfigError, Problem
 from imgvm.log import log
 
 
@@ -29,7 +29,7 @@ def command(
     from imgvm.config import Config
     from imgvm.config.report import FORMATS
 
-    problems = []
+    problems: list[Problem] = []
     for path in configs:
         try:
             Config.load(path, sets or ())

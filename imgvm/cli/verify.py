@@ -8,12 +8,15 @@ from imgvm.errors import STATUS_FINDINGS
 
 
 def command(image: ImageFile) -> int:
-    """Verify the config's digests, and compare the disk with what libqcow reads; status 1 on a difference."""
-    from imgvm import launch
+    """Verify tables and digests, and compare the disk with what libqcow reads; status 1 on a difference."""
+    from imgvm import audit
+    from imgvm.launch import require_image
 
-    differences = launch.verify(image)
-    for difference in differences:
+    require_image(image)
+    status = 0
+    for difference in audit.verify(image):
         print(f"{image}: {difference}")
-    if not differences:
+        status = STATUS_FINDINGS
+    if not status:
         print(f"{image}: verified")
-    return STATUS_FINDINGS if differences else 0
+    return status

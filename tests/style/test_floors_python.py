@@ -27,7 +27,8 @@ FLOORS: dict[str, set[str]] = {
     "vmm": GROUND | {"binding", "machine"},
     "pack": GROUND | {"binding", "machine", "config", "qcow2", "vmm"},
     "launch": GROUND | {"binding", "machine", "config", "qcow2", "vmm", "pack"},
-    "cli": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", ""},
+    "audit": GROUND | {"binding", "machine", "config", "qcow2", "vmm"},
+    "cli": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "audit", ""},
     "__main__": {"cli"},
     "": set(),  # imgvm/__init__.py finds its names when they are used
 }
