@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""The image's own disk: empty, or copied from a raw or qcow2 file without its holes and zeroes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from imgvm import units
+from imgvm.errors import PackError
+from imgvm.machine import Disk, Machine
+from imgvm.pack import sources
+from imgvm.pack.progress import Progress
+from imgvm.pack.sources import Source
+from imgvm.qcow2 import Image
+
+SECTOR_BYTES = 512
+NO_DISK_BYTES = units.MIB  # a qcow2 has a disk even if the machine has none
+_CHUNK_BYTES = units.MIB
+_QCOW2_MAGIC = b"QFI\xfb"
+_FOREIGN = (
+    (b"KDMV", "VMDK"),
+    (b"# Disk D", "VMDK"),
+    (b"conectix", "VHD"),
+    (b"vhdxfile", "VHDX"),
+    (b"<<< ", "VDI"),
+)
+
+
+@dataclass
+class DiskSource:
+    """An opened source: what the guest will see of it, in pieces that are not all zero."""
+
+    size_bytes: int
+    raw: BinaryIO | None = None
+    image: Image | None = None
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """(offset, bytes) of up to 1 MiB, in order; holes of a sparse file are skipped unread."""
+        offset = 0
+        while offset < self.size_bytes:
+            if self.raw is not None:
+                offset = self._next_data(offset)
+                if offset >= self.size_bytes:
+                    return
+            count = min(_CHUNK_BYTES - offset % _CHUNK_BYTES, self.size_bytes - offset)
+            yield offset, self._read(offset, count)
+            offset += count
+
+    def _next_data(self, offset: int) -> int:
+        assert self.raw is not None
+        try:
+            found = os.lseek(self.raw.fileno(), offset, os.SEEK_DATA)
+        except OSError as error:
+            # ENXIO: only a hole is left. Others: a file system that knows no holes.
+            return self.size_bytes if error.errno == errno.ENXIO else offset
+        return found - found % SECTOR_BYTES
+
+    def _read(self, offset: int, count: int) -> bytes:
+        if self.raw is None:
+            assert self.image is not None
+            return self.image.read(offset, count)
+        data = os.pread(self.raw.fileno(), count, offset)
+        return data.ljust(count, b"\0")  # the last sector of a raw file may be incomplete
+
+    def close(self) -> None:
+        self.stack.close()
+
+
+def open_source(disk: Disk, folder: Path) -> DiskSource:
+    """Opens what `disks[0].source` names, after a look at its format."""
+    assert disk.source is not None
+    path = sources.resolve(folder, disk.source)
+    stack = ExitStack()
+    try:
+        raw = stack.enter_context(path.open("rb"))
+        head = raw.read(512)
+        size_bytes = raw.seek(0, os.SEEK_END)
+    except OSError as error:
+        stack.close()
+        raise sources.failed("disks[0].source", disk.source, folder, error) from error
+    foreign = next((name for magic, name in _FOREIGN if head.startswith(magic)), None)
+    if disk.format == "auto" and foreign:
+        stack.close()
+        raise PackError(
+            f"disks[0].source: {disk.source} is a {foreign} image, which imgvm does not read yet",
+            hint="convert it first: qemu-img convert -O qcow2; or say `format: raw` to copy it as it is",
+        )
+    if disk.format == "qcow2" or (disk.format == "auto" and head.startswith(_QCOW2_MAGIC)):
+        stack.close()
+        stack = ExitStack()
+        image = stack.enter_context(Image.open(path))
+        return DiskSource(image.info.disk_bytes, image=image, stack=stack)
+    return DiskSource(-(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES, raw=raw, stack=stack)
+
+
+def disk_bytes(machine: Machine, source: DiskSource | None) -> int:
+    """The size of the image's own disk."""
+    disk = machine.disks[0] if machine.disks else None
+    size = source.size_bytes if source else NO_DISK_BYTES
+    if disk is not None and disk.size_bytes is not None:
+        if source and disk.size_bytes < source.size_bytes:
+            raise PackError(
+                f"disks[0].size: {units.format_size(disk.size_bytes)} is less than its source has "
+                f"({units.format_size(source.size_bytes)})",
+                hint="leave size out to take that of the source",
+            )
+        size = disk.size_bytes
+    return max(size, machine.image.size_bytes or 0)
+
+
+def copy(source: DiskSource, origin: str, image: Image, cluster_bytes: int, progress: Progress) -> Source:
+    """Writes the clusters that are not zero. Returns the lock's row, with the digest of the guest's view."""
+    progress.step("copying the disk", source.size_bytes)
+    digest = sha256()
+    hashed = 0
+    for offset, data in source.pieces():
+        hashed = _hash_zeroes(digest.update, hashed, offset)
+        digest.update(data)
+        hashed += len(data)
+        for start, end in runs(data, offset, cluster_bytes):
+            image.write(offset + start, data[start:end])
+        progress.advance(hashed)
+    _hash_zeroes(digest.update, hashed, source.size_bytes)
+    return Source("disks[0]", origin, digest.hexdigest(), source.size_bytes)
+
+
+def runs(data: bytes, offset: int, cluster_bytes: int) -> Iterator[tuple[int, int]]:
+    """The stretches of `data` (which begins at `offset` of the disk) whose clusters are not all zero."""
+    start: int | None = None
+    position = 0
+    while position < len(data):
+        end = min(position + cluster_bytes - (offset + position) % cluster_bytes, len(data))
+        if data.count(0, position, end) == end - position:
+            if start is not None:
+                yield start, position
+                start = None
+        elif start is None:
+            start = position
+        position = end
+    if start is not None:
+        yield start, position
+
+
+_ZEROES = bytes(_CHUNK_BYTES)
+
+
+def _hash_zeroes(update: object, start: int, end: int) -> int:
+    assert callable(update)
+    for offset in range(start, end, _CHUNK_BYTES):
+        update(_ZEROES[: min(_CHUNK_BYTES, end - offset)])
+    return max(start, end)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""The initrd that pack builds: busybox, the modules of the machine's devices, an init of ours, the config's
+files; or the config's own archives, joined. It is left uncompressed, so that the guest need not unpack it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from imgvm.errors import PackError
+from imgvm.machine import Exec, File
+from imgvm.pack import cpio, elf, exit_helper, sources
+from imgvm.pack.deb import DebCache
+from imgvm.pack.decompress import DecompressError, decompress, sniff
+from imgvm.pack.modules import Module
+from imgvm.pack.sources import Source
+
+FALLBACK_DISTRO = "debian:bookworm"
+BUSYBOX_PACKAGE = "busybox-static"
+_CPIO_MAGICS = (b"070701", b"070702")
+
+
+def build(
+    busybox: bytes,
+    modules: Sequence[Module] = (),
+    files: Sequence[cpio.Entry] = (),
+    *,
+    hostname: str = "",
+    command: Exec | None = None,
+    mtime_sec: int = 0,
+) -> bytes:
+    """The automatic initrd. `files` may replace any part of it, /init too."""
+    init = resources.files("imgvm.pack").joinpath("init/init.sh").read_bytes()
+    entries = [
+        cpio.file("init", init, 0o755),
+        cpio.character_device("dev/console", 5, 1),  # the kernel opens it for /init, before /dev is mounted
+        cpio.folder("root", 0o700),
+        cpio.file("bin/busybox", busybox, 0o755),
+        cpio.link("bin/sh", "busybox"),
+        cpio.file("bin/imgvm-exit", exit_helper.program(), 0o755),
+        # busybox acpid runs it when the power button is pressed; USR2 asks /init to switch the machine off.
+        cpio.file("etc/acpi/PWRF/00000080", b"#!/bin/sh\nkill -USR2 1\n", 0o755),
+        cpio.file("etc/imgvm/modules", "".join(f"{module.name}\n" for module in modules).encode()),
+        cpio.file("etc/hostname", f"{hostname}\n".encode()),
+        cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+        cpio.file("etc/group", b"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
+    ]
+    entries += [cpio.file(f"lib/imgvm/{module.name}.ko", module.data) for module in modules]
+    if command is not None:
+        entries.append(cpio.file("etc/imgvm/exec", exec_script(command).encode(), 0o755))
+    return cpio.archive([*entries, *files], mtime_sec)
+
+
+def exec_script(command: Exec) -> str:
+    """A shell script that becomes the command. Every word is quoted, so none is read by the shell."""
+    words = (*command.command, *command.env.values(), command.cwd)
+    if any("\0" in word for word in words):
+        raise PackError("exec: a command cannot hold a NUL character")
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in sorted(command.env.items())]
+    return "".join([
+        f"cd {shlex.quote(command.cwd)} || exit 125\n",
+        *lines,
+        f"exec {' '.join(map(shlex.quote, command.command))}\n",
+    ])
+
+
+def config_files(files: Sequence[File], folder: Path) -> tuple[list[cpio.Entry], list[Source]]:
+    """The entries of `boot.files`, and what they were read from."""
+    entries: list[cpio.Entry] = []
+    used: list[Source] = []
+    for index, file in enumerate(files):
+        part = f"boot.files[{index}]"
+        path = file.path.strip("/")
+        if file.link is not None:
+            entries.append(cpio.link(path, file.link))
+        elif file.source is not None:
+            data = sources.read(part, file.source, folder)
+            own_mode = sources.resolve(folder, file.source).stat().st_mode & 0o7777
+            entries.append(cpio.file(path, data, own_mode if file.mode is None else file.mode))
+            used.append(Source.of(part, file.source, data))
+        else:
+            data = (file.content or "").encode()
+            entries.append(cpio.file(path, data, 0o644 if file.mode is None else file.mode))
+    return entries, used
+
+
+def join(paths: Sequence[str], folder: Path) -> tuple[bytes, list[Source]]:
+    """The config's own archives, one after the other, unpacked where they are compressed as a whole."""
+    out = bytearray()
+    used: list[Source] = []
+    for path in paths:
+        data = sources.read("boot.initrd", path, folder)
+        used.append(Source.of("boot.initrd", path, data))
+        out += unpacked(data, path)
+        out += bytes(-len(out) % 4)  # the kernel looks for the next archive on a 4-byte boundary
+    return bytes(out), used
+
+
+def unpacked(data: bytes, path: str) -> bytes:
+    """An initrd as the kernel reads it without unpacking. Several parts in one file are left as they are."""
+    if data.startswith(_CPIO_MAGICS):
+        return data
+    if sniff(data) is None:
+        raise PackError(
+            f"boot.initrd: {path} is not an initramfs",
+            hint="a cpio archive in the newc format, compressed or not",
+        )
+    try:
+        content, rest = decompress(data)
+    except DecompressError as error:
+        if sniff(data) == "lzo":
+            return data  # kernels can
+        raise PackError(f"boot.initrd: {path}: {error}") from error
+    if not content.startswith(_CPIO_MAGICS):
+        raise PackError(f"boot.initrd: {path} holds no cpio archive", hint="pack it with cpio -o -H newc")
+    return data if rest.strip(b"\0") else content
+
+
+def find_busybox(cache: DebCache, distro: str | None) -> tuple[bytes, Source]:
+    """The host's busybox when it is static, else that of Debian's package."""
+    found = shutil.which("busybox", path="/bin:/usr/bin:/usr/local/bin")
+    if found is not None:
+        try:
+            data = Path(found).read_bytes()
+            if elf.is_static(data):
+                return data, Source.of("boot.initrd", "busybox of the host", data)
+        except (OSError, elf.ElfError):
+            pass  # Debian's will do
+    deb = cache.get(distro or FALLBACK_DISTRO, BUSYBOX_PACKAGE)
+    data = (cache.unpacked(deb) / "bin/busybox").read_bytes()
+    origin = f"{deb.suite} {deb.name} {deb.version}"
+    return data, Source("boot.initrd", origin, deb.sha256, deb.size_bytes, deb.uri)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""Finds a kernel's modules and the order to load them in, from the modules themselves.
+
+Each .ko names what it needs in its `.modinfo` section (`depends=`, `softdep=pre: ...`), so that
+no depmod is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgvm.errors import PackError
+from imgvm.pack import elf
+from imgvm.pack.decompress import DecompressError, decompress
+
+_MAX_MODULE_BYTES = 256 << 20
+_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+
+# What the machine's own devices need: virtio over PCI, then the devices on it; the power button.
+DEVICE_MODULES = ("virtio_pci", "virtio_blk", "button", "evdev")
+ENTROPY_MODULES = ("virtio_rng",)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module, unpacked. `name` is the kernel's (with underscores)."""
+
+    name: str
+    data: bytes
+
+
+class ModuleTree:
+    """`lib/modules/<version>`: which modules there are, by name, and which are built into the kernel."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, Path] = {}
+        for path in sorted(folder.rglob("*.ko*")):
+            if path.name.endswith(_SUFFIXES):
+                self._files.setdefault(module_name(path.name), path)
+        self._builtin = _builtin(folder)
+
+    def in_load_order(self, wanted: Iterable[str], optional: Iterable[str] = ()) -> list[Module]:
+        """The wanted modules and all they need, each after what it needs. `optional` ones may be absent."""
+        order: dict[str, Module] = {}
+        required = tuple(wanted)
+        for name in (*required, *optional):
+            self._visit(_canonical(name), order, (), required=name in required)
+        return list(order.values())
+
+    def _visit(self, name: str, order: dict[str, Module], above: Sequence[str], *, required: bool) -> None:
+        if name in order or name in self._builtin or name in above:
+            return
+        path = self._files.get(name)
+        if path is None:
+            if required:
+                needed = f", which {above[-1]} needs" if above else ""
+                raise PackError(
+                    f"the kernel {self.folder.name} has no module {name}{needed}",
+                    hint=f"its modules are those of {self.folder}",
+                )
+            return
+        data = read_module(path)
+        depends, before = dependencies(data, path)
+        for other in depends:
+            self._visit(other, order, (*above, name), required=True)
+        for other in before:
+            self._visit(other, order, (*above, name), required=False)
+        order[name] = Module(name, data)
+
+
+def module_name(filename: str) -> str:
+    """`virtio-rng.ko.xz` is the module virtio_rng."""
+    return _canonical(filename.partition(".ko")[0])
+
+
+def _canonical(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _builtin(folder: Path) -> frozenset[str]:
+    try:
+        lines = (folder / "modules.builtin").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(module_name(line.rpartition("/")[2]) for line in lines)
+
+
+def read_module(path: Path) -> bytes:
+    """A module's ELF file; .xz, .zst and .gz are unpacked."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PackError(f"{path}: {error.strerror}", errno=error.errno or 0) from error
+    if path.name.endswith(".ko"):
+        return data
+    try:
+        return decompress(data, _MAX_MODULE_BYTES)[0]
+    except DecompressError as error:
+        raise PackError(f"{path}: {error}") from error
+
+
+def dependencies(data: bytes, path: Path) -> tuple[list[str], list[str]]:
+    """What must be loaded before a module, and what had better be."""
+    try:
+        info = elf.section(data, ".modinfo")
+    except elf.ElfError as error:
+        raise PackError(f"{path} is not a kernel module: {error}") from error
+    if info is None:
+        raise PackError(f"{path} is not a kernel module: it has no .modinfo section")
+    depends: list[str] = []
+    before: list[str] = []
+    for entry in info.split(b"\0"):
+        key, _, value = entry.decode("ascii", "replace").partition("=")
+        if key == "depends":
+            depends += [_canonical(name) for name in value.split(",") if name]
+        elif key == "softdep":
+            before += _soft_before(value)
+    return depends, before
+
+
+def _soft_before(text: str) -> list[str]:
+    """The names after `pre:` in `pre: a b post: c`."""
+    found: list[str] = []
+    section = ""
+    for word in text.split():
+        if word in ("pre:", "post:"):
+            section = word
+        elif section == "pre:":
+            found.append(_canonical(word))
+    return found
+
+
+def find_tree(kernel: Path, version: str | None, root: Path = Path("/")) -> ModuleTree | None:
+    """The modules of a kernel file: those beside it in an unpacked tree, else those of this host."""
+    if version is None:
+        return None
+    near = kernel.resolve().parent.parent
+    for base in (near / "lib/modules", near / "usr/lib/modules", root / "lib/modules"):
+        folder = base / version
+        if folder.is_dir():
+            return ModuleTree(folder)
+    return None

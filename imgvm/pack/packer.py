@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: MIT
+"""Joins a config and all it names into one image, atomically: a whole image, or what was there before."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+import platformdirs
+
+from imgvm import units
+from imgvm.config import Config, resolved_text
+from imgvm.errors import ImgvmError, PackError
+from imgvm.machine import Boot, Machine
+from imgvm.pack import disk, initramfs, sources
+from imgvm.pack import kernel as kernels
+from imgvm.pack.deb import DebCache
+from imgvm.pack.modules import DEVICE_MODULES, ENTROPY_MODULES, ModuleTree, find_tree
+from imgvm.pack.progress import Progress, choose
+from imgvm.pack.sources import Source
+from imgvm.qcow2 import Image
+
+CONFIG, MACHINE, KERNEL, INITRD, LOCK = "config.yaml", "machine.json", "kernel", "initrd", "lock.json"
+BUNDLED_KERNEL = "hello.elf"
+_LOCK_VERSION = 1
+_SLACK_BYTES = 16 * units.MIB  # page tables, boot parameters and a first few allocations of the kernel
+
+
+def module_blob(index: int) -> str:
+    """The blob that holds the Multiboot module of `boot.modules[index]`."""
+    return f"module-{index}"
+
+
+@dataclass(frozen=True)
+class PackResult:
+    """What was packed. `form` is how the kernel came, such as `bzImage (lz4)`."""
+
+    path: Path
+    disk_bytes: int
+    file_bytes: int
+    protocol: str
+    form: str
+    kernel_version: str | None
+    sources: tuple[Source, ...]
+    blobs: Mapping[str, int]  # name to size in bytes
+
+
+@dataclass(frozen=True)
+class _KernelParts:
+    kernel: kernels.Kernel
+    modules: ModuleTree | None  # of a Linux kernel, where they were found
+    source: Source
+    distro: str | None
+
+
+class Packer:
+    """One packing of one config. `cache` keeps what is fetched."""
+
+    def __init__(
+        self, config: Config, progress: Progress | None = None, cache: DebCache | None = None
+    ) -> None:
+        self._config = config
+        self._machine = config.machine
+        self._folder = config.folder
+        self._progress = progress or Progress()
+        self._cache = cache or DebCache(platformdirs.user_cache_path("imgvm"), self._progress)
+        self._sources: list[Source] = []
+        self._mtime_sec = source_date_epoch()
+
+    def write(self, output: Path, *, force: bool) -> PackResult:
+        _check_output(output, force=force)
+        blobs, parts = self._blobs()
+        machine_disk = self._machine.disks[0] if self._machine.disks else None
+        if len(self._machine.disks) > 1:
+            raise PackError("disks: this version of imgvm packs one disk, the image's own")
+        source = None
+        if machine_disk is not None and machine_disk.source is not None:
+            source = disk.open_source(machine_disk, self._folder)
+        with closing(source) if source else _Nothing():
+            size = disk.disk_bytes(self._machine, source)
+            cluster_bytes = self._machine.image.cluster_bytes
+            with _Replacement(output) as temporary:
+                with Image.create(temporary, size, cluster_bytes=cluster_bytes) as image:
+                    if source is not None and machine_disk is not None:
+                        origin = machine_disk.source or ""
+                        row = disk.copy(source, origin, image, cluster_bytes, self._progress)
+                        self._sources.append(row)
+                    blobs[LOCK] = self._lock()
+                    self._progress.step(f"writing {output.name}")
+                    image.set_config(blobs, date=self._mtime_sec)
+                _sync(temporary)
+        return PackResult(
+            path=output,
+            disk_bytes=size,
+            file_bytes=output.stat().st_size,
+            protocol=parts.kernel.protocol,
+            form=parts.kernel.form,
+            kernel_version=parts.kernel.version,
+            sources=tuple(self._sources),
+            blobs={name: len(data) for name, data in blobs.items()},
+        )
+
+    def _blobs(self) -> tuple[dict[str, bytes], _KernelParts]:
+        """Everything but the disk. No file is written before all of it is there."""
+        boot = self._machine.boot
+        if boot is None:
+            raise PackError("boot: the config names nothing to boot", hint="give it a boot.kernel")
+        parts = self._kernel(boot)
+        self._sources.append(parts.source)
+        machine = replace(self._machine, boot=replace(boot, protocol=parts.kernel.protocol))
+        blobs = {
+            CONFIG: self._config.text.encode(),
+            MACHINE: resolved_text(machine).encode(),
+            KERNEL: parts.kernel.data,
+        }
+        initrd = self._initrd(boot, parts)
+        if initrd is not None:
+            blobs[INITRD] = initrd
+        if parts.kernel.protocol == kernels.MULTIBOOT:
+            for index, words in enumerate(boot.modules):
+                path = words.split(None, 1)[0]
+                data = sources.read(f"boot.modules[{index}]", path, self._folder)
+                self._sources.append(Source.of(f"boot.modules[{index}]", path, data))
+                blobs[module_blob(index)] = data
+        _check_memory(self._machine, blobs)
+        return blobs, parts
+
+    def _kernel(self, boot: Boot) -> _KernelParts:
+        wish = boot.kernel
+        if wish.bundled:
+            data = _bundled()
+            kernel = kernels.load(data, "the bundled guest", kernels.MULTIBOOT)
+            return _KernelParts(kernel, None, Source.of("boot.kernel", "bundled", data), None)
+        if wish.path is not None:
+            self._progress.step(f"reading {wish.path}")
+            data = sources.read("boot.kernel", wish.path, self._folder)
+            kernel = kernels.load(data, f"boot.kernel: {wish.path}", boot.protocol)
+            tree = find_tree(sources.resolve(self._folder, wish.path), kernel.version)
+            return _KernelParts(kernel, tree, Source.of("boot.kernel", wish.path, data), None)
+        assert wish.distro is not None and wish.package is not None
+        deb = self._cache.kernel(wish.distro, wish.package)
+        folder = self._cache.unpacked(deb)
+        images = sorted(folder.glob("boot/vmlinuz-*"))
+        if len(images) != 1:
+            raise PackError(
+                f"boot.kernel: the package {deb.name} holds no kernel",
+                hint="kernel packages are called linux-image-*, such as linux-image-cloud-amd64",
+            )
+        self._progress.step(f"unpacking the kernel of {deb.name}")
+        kernel = kernels.load(images[0].read_bytes(), f"the kernel of {deb.name}", boot.protocol)
+        trees = [path for path in sorted(folder.glob("lib/modules/*")) if path.is_dir()]
+        origin = f"{deb.suite} {deb.name} {deb.version}"
+        source = Source("boot.kernel", origin, deb.sha256, deb.size_bytes, deb.uri)
+        return _KernelParts(kernel, ModuleTree(trees[0]) if trees else None, source, wish.distro)
+
+    def _initrd(self, boot: Boot, parts: _KernelParts) -> bytes | None:
+        automatic = boot.initrd_is_auto and parts.kernel.protocol == kernels.LINUX
+        if self._machine.exec is not None and not automatic:
+            raise PackError("exec: a command is run by the automatic initrd only", hint="boot.initrd: auto")
+        if boot.files and not automatic:
+            raise PackError("boot.files: only the automatic initrd takes files", hint="boot.initrd: auto")
+        if automatic:
+            return self._automatic_initrd(boot, parts)
+        if boot.initrd and parts.kernel.protocol == kernels.LINUX:
+            joined, used = initramfs.join(boot.initrd, self._folder)
+            self._sources += used
+            return joined
+        if boot.initrd:
+            raise PackError("boot.initrd: Multiboot kernels take boot.modules instead")
+        return None
+
+    def _automatic_initrd(self, boot: Boot, parts: _KernelParts) -> bytes:
+        self._progress.step("building the initrd")
+        busybox, source = initramfs.find_busybox(self._cache, parts.distro)
+        self._sources.append(source)
+        wanted = [*DEVICE_MODULES, *(ENTROPY_MODULES if self._machine.hardware.entropy else ())]
+        modules = []
+        if parts.modules is not None:
+            modules = parts.modules.in_load_order(boot.modules, optional=wanted)
+        elif boot.modules:
+            raise PackError(
+                f"boot.modules: the modules of the kernel {parts.kernel.version or ''} are not here",
+                hint="they are looked for in ../lib/modules/<version> beside the kernel, and in /lib/modules",
+            )
+        files, used = initramfs.config_files(boot.files, self._folder)
+        self._sources += used
+        return initramfs.build(
+            busybox,
+            modules,
+            files,
+            hostname=self._machine.name,
+            command=self._machine.exec,
+            mtime_sec=self._mtime_sec,
+        )
+
+    def _lock(self) -> bytes:
+        rows = [{key: value for key, value in asdict(row).items() if value} for row in self._sources]
+        text = json.dumps({"lock": _LOCK_VERSION, "sources": rows}, indent=1, ensure_ascii=False)
+        return f"{text}\n".encode()
+
+
+def pack(
+    config: Config,
+    output: str | Path,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    cache: DebCache | None = None,
+) -> PackResult:
+    """Packs `config` into the image `output`, which must not exist unless `force`.
+
+    Without a `progress`, a bar is shown when stderr is a terminal, else nothing. Raises PackError and
+    ImageError, and then leaves nothing behind.
+    """
+    shown = progress or choose()
+    try:
+        return Packer(config, shown, cache).write(Path(output), force=force)
+    except OSError as error:
+        raise _host_error(error, output) from error
+    except ImgvmError as error:
+        if error.errno == errno.ENOSPC:
+            raise _full(output) from error
+        raise
+    finally:
+        shown.finish()
+
+
+def source_date_epoch() -> int:
+    """SOURCE_DATE_EPOCH in seconds, else 0: what the image says of time depends on nothing else."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    if not text.isascii() or not text.isdigit() or int(text) > 0xFFFFFFFF:
+        raise PackError(f"SOURCE_DATE_EPOCH is {text!r}, not seconds since 1970")
+    return int(text)
+
+
+def _bundled() -> bytes:
+    try:
+        return resources.files("imgvm").joinpath("_guest", BUNDLED_KERNEL).read_bytes()
+    except OSError as error:
+        hint = "run `make build`, or reinstall imgvm"
+        raise PackError("the bundled guest has not been built", hint=hint) from error
+
+
+def _check_memory(machine: Machine, blobs: Mapping[str, bytes]) -> None:
+    needed = sum(len(data) for name, data in blobs.items() if name not in (CONFIG, MACHINE))
+    if machine.boot is not None and not machine.boot.kernel.bundled and INITRD in blobs:
+        needed += len(blobs[INITRD]) + _SLACK_BYTES  # the kernel unpacks the initrd beside itself
+    if needed > machine.hardware.memory_bytes:
+        raise PackError(
+            f"machine.memory: {units.format_size(machine.hardware.memory_bytes)} cannot hold the kernel "
+            f"and its initrd ({needed >> 20} MiB with what they unpack)",
+            hint=f"give at least {-(-needed // (64 * units.MIB)) * 64}MiB",
+        )
+
+
+def _check_output(output: Path, *, force: bool) -> None:
+    if output.is_dir():
+        raise PackError(f"{output} is a folder", hint="name the image, such as -o ci.img")
+    if output.exists() or output.is_symlink():
+        if not force:
+            raise PackError(f"{output} exists", hint="--force replaces it")
+        if not output.is_file():
+            raise PackError(f"{output} is no ordinary file, and is not replaced")
+    if not output.resolve().parent.is_dir():
+        raise PackError(f"{output}: the folder {output.parent} does not exist", hint="make it first")
+
+
+def _host_error(error: OSError, output: str | Path) -> PackError:
+    if error.errno == errno.ENOSPC:
+        return _full(output)
+    return PackError(f"{error.filename or output}: {error.strerror or error}", errno=error.errno or 0)
+
+
+def _full(output: str | Path) -> PackError:
+    where = Path(output).resolve().parent
+    return PackError(
+        f"{output}: no space left in {where}; nothing was written",
+        hint="free some, or name another place with -o",
+        errno=errno.ENOSPC,
+    )  # fmt: skip
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class _Replacement:
+    """A name beside `output` to write to; at the end it takes `output`'s place, or is gone after an error."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output.resolve()
+        self._folder: Path | None = None
+
+    def __enter__(self) -> Path:
+        # A folder of our own: Image.create insists on making its file itself.
+        self._folder = Path(tempfile.mkdtemp(prefix=f".{self._output.name}.", dir=self._output.parent))
+        return self._folder / self._output.name
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert self._folder is not None
+        temporary = self._folder / self._output.name
+        try:
+            if kind is None:
+                temporary.replace(self._output)
+        finally:
+            temporary.unlink(missing_ok=True)
+            self._folder.rmdir()
