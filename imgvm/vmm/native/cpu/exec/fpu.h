@@ -43,6 +43,8 @@ unsigned fpu_fnstenv(uint8_t *area, uint8_t out[28], bool size32);
 unsigned fpu_fnsave(uint8_t *area, uint8_t out[108], bool size32);
 void fpu_fldenv(uint8_t *area, const uint8_t *in, bool size32);
 void fpu_frstor(uint8_t *area, const uint8_t *in, bool size32);
+/* An unmasked x87 exception waits for the next waiting instruction: FLDENV and FRSTOR raise #MF first. */
+bool fpu_pending(const uint8_t *area);
 
 /* FXSAVE: fills `out`; the return value says how many bytes, from the first, to write to the guest.
  * `long_mode`: 64-bit mode, with XMM8-15. */

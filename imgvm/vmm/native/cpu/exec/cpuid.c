@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: MIT */
+#include "cpuid.h"
+
+#include <stddef.h>
+
+#include "../../arch/x86.h"
+#include "../../base/bits.h"
+#include "../decode/insn.h"
+#include "fpu.h"
+
+enum { EAX, EBX, ECX, EDX };
+
+struct feature_row {
+    uint32_t leaf;
+    uint8_t subleaf, reg, bit;
+    const char *name;
+};
+
+static const struct feature_row features[FEATURE_COUNT] = {
+#define FEATURE(name, leaf, subleaf, reg, bit, text) [FEATURE_##name] = {leaf, subleaf, reg, bit, text},
+#include "../../arch/cpuid.def"
+#undef FEATURE
+};
+
+/* Without the second the first is not to be announced (SDM vol. 1, chapters 12-14: how software detects them).
+ * A parent stands above its children. */
+static const struct {
+    uint16_t feature, needs;
+} dependencies[] = {
+    {FEATURE_SSE, FEATURE_FXSR}, {FEATURE_SSE2, FEATURE_SSE}, {FEATURE_SSE3, FEATURE_SSE2},
+    {FEATURE_SSSE3, FEATURE_SSE3}, {FEATURE_SSE41, FEATURE_SSSE3}, {FEATURE_SSE42, FEATURE_SSE41},
+    {FEATURE_AES, FEATURE_SSE2}, {FEATURE_PCLMULQDQ, FEATURE_SSE2}, {FEATURE_SHA, FEATURE_SSE2},
+    {FEATURE_GFNI, FEATURE_SSE2}, {FEATURE_XSAVE, FEATURE_FXSR}, {FEATURE_XSAVEOPT, FEATURE_XSAVE},
+    {FEATURE_XSAVEC, FEATURE_XSAVE}, {FEATURE_XGETBV1, FEATURE_XSAVE}, {FEATURE_XSAVES, FEATURE_XSAVEC},
+    {FEATURE_AVX, FEATURE_XSAVE}, {FEATURE_F16C, FEATURE_AVX}, {FEATURE_FMA, FEATURE_AVX},
+    {FEATURE_AVX2, FEATURE_AVX}, {FEATURE_VAES, FEATURE_AVX}, {FEATURE_VPCLMULQDQ, FEATURE_AVX},
+    {FEATURE_AVX_VNNI, FEATURE_AVX2}, {FEATURE_X2APIC, FEATURE_APIC}, {FEATURE_TSC_DEADLINE, FEATURE_APIC},
+    {FEATURE_SYSCALL, FEATURE_LM}, {FEATURE_LAHF64, FEATURE_LM}, {FEATURE_PDPE1GB, FEATURE_LM},
+    {FEATURE_PCID, FEATURE_LM}, {FEATURE_FSGSBASE, FEATURE_LM}, {FEATURE_CX16, FEATURE_CX8},
+    {FEATURE_INVARIANT_TSC, FEATURE_TSC}, {FEATURE_RDTSCP, FEATURE_TSC}, {FEATURE_TSC_ADJUST, FEATURE_TSC},
+};
+
+/* ---- the host ---- */
+
+static void host_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    __asm__ volatile("cpuid"
+                     : "=a"(out[EAX]), "=b"(out[EBX]), "=c"(out[ECX]), "=d"(out[EDX])
+                     : "a"(leaf), "c"(subleaf));
+}
+
+/* AVX is there only when the operating system keeps its registers. */
+static bool host_keeps_avx(void)
+{
+    uint32_t leaf1[4], low, high;
+    host_cpuid(1, 0, leaf1);
+    if (!(leaf1[ECX] & BIT(27))) /* OSXSAVE */
+        return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX);
+}
+
+static bool stands_on_avx(enum cpu_feature feature)
+{
+    while (feature != FEATURE_AVX) {
+        size_t i = 0;
+        while (i < ARRAY_LEN(dependencies) && dependencies[i].feature != feature)
+            i++;
+        if (i == ARRAY_LEN(dependencies))
+            return false;
+        feature = dependencies[i].needs;
+    }
+    return true;
+}
+
+bool cpuid_host_has(enum cpu_feature feature)
+{
+    const struct feature_row *row = &features[feature];
+    uint32_t out[4];
+    if (feature == FEATURE_BASE)
+        return true;
+    host_cpuid(row->leaf & 0x80000000, 0, out);
+    if (out[EAX] < row->leaf)
+        return false;
+    host_cpuid(row->leaf, row->subleaf, out);
+    return (out[row->reg] >> row->bit & 1) && (!stands_on_avx(feature) || host_keeps_avx());
+}
+
+/* ---- configuration ---- */
+
+void cpuid_announce(struct cpuid_config *config, enum cpu_feature feature)
+{
+    config->announced[feature / 64] |= BIT(feature % 64);
+}
+
+void cpuid_withdraw(struct cpuid_config *config, enum cpu_feature feature)
+{
+    config->announced[feature / 64] &= ~BIT(feature % 64);
+    for (size_t i = 0; i < ARRAY_LEN(dependencies); i++)
+        if (dependencies[i].needs == feature)
+            cpuid_withdraw(config, dependencies[i].feature);
+}
+
+void cpuid_init(struct cpuid_config *config, uint32_t apic_id, uint32_t count)
+{
+    bool exists[FEATURE_COUNT] = {false}, native[FEATURE_COUNT] = {false};
+    *config = (struct cpuid_config){.apic_id = apic_id, .count = count ? count : 1, .xcr0 = XCR0_X87, .apic_enabled = true};
+
+    for (unsigned op = 0; op < OP_COUNT; op++) {
+        const struct op_info *info = &op_infos[op];
+        exists[info->feature] |= info->kind == OPK_NATIVE || info->kind == OPK_INT || info->kind == OPK_MEM;
+        native[info->feature] |= info->kind == OPK_NATIVE;
+    }
+    for (unsigned feature = 0; feature < FEATURE_COUNT; feature++)
+        if (exists[feature] && (!native[feature] || cpuid_host_has(feature)))
+            cpuid_announce(config, feature);
+    if (count > 1)
+        cpuid_announce(config, FEATURE_HTT); /* more than one processor in the package */
+}
+
+/* Announced, and everything it stands on too. */
+static bool feature_visible(const struct cpuid_config *config, enum cpu_feature feature)
+{
+    for (size_t i = 0; i < ARRAY_LEN(dependencies); i++)
+        if (dependencies[i].feature == feature && !feature_visible(config, dependencies[i].needs))
+            return false;
+    return cpuid_has(config, feature);
+}
+
+/* ---- leaves ---- */
+
+#define MAX_BASIC 0x16u
+#define MAX_HYPERVISOR 0x40000000u
+#define MAX_EXTENDED 0x80000008u
+
+static const char brand[48] = "imgvm software processor";
+static const char hypervisor_signature[12] = "imgvmimgvm";
+
+/* Bits that number 0..count-1 needs. */
+static unsigned id_bits(uint32_t count)
+{
+    return count <= 1 ? 0 : 32 - __builtin_clz(count - 1);
+}
+
+static void put_features(const struct cpuid_config *config, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    for (unsigned feature = FEATURE_BASE + 1; feature < FEATURE_COUNT; feature++) {
+        const struct feature_row *row = &features[feature];
+        if (row->leaf == leaf && row->subleaf == subleaf && feature_visible(config, feature))
+            out[row->reg] |= 1u << row->bit;
+    }
+}
+
+static void put_version(const struct cpuid_config *config, uint32_t out[4])
+{
+    uint32_t logical = 1u << id_bits(config->count);
+    out[EAX] = CPUID_SIGNATURE;
+    out[EBX] = config->apic_id << 24 | MIN(logical, 255u) << 16 | 8 << 8; /* CLFLUSH: 8 quadwords */
+    put_features(config, 1, 0, out);
+    out[ECX] &= ~(1u << 27);
+    if (config->osxsave && feature_visible(config, FEATURE_XSAVE))
+        out[ECX] |= 1u << 27;
+    if (!config->apic_enabled)
+        out[EDX] &= ~(1u << 9);
+}
+
+/* Deterministic cache parameters: sizes of the processor whose signature leaf 1 gives. */
+static void put_cache(const struct cpuid_config *config, uint32_t subleaf, uint32_t out[4])
+{
+    static const struct {
+        uint8_t type, level; /* 1 data, 2 instruction, 3 unified */
+        uint16_t ways;
+        uint32_t sets;
+        bool shared;
+    } caches[] = {
+        {1, 1, 12, 64, false}, {2, 1, 8, 64, false}, {3, 2, 16, 2048, false}, {3, 3, 16, 16384, true},
+    };
+    if (subleaf >= ARRAY_LEN(caches))
+        return;
+    uint32_t ids = 1u << id_bits(config->count);
+    uint32_t sharing = caches[subleaf].shared ? ids : 1;
+    out[EAX] = caches[subleaf].type | caches[subleaf].level << 5 | 1 << 8 | MIN(sharing - 1, 0xfffu) << 14 |
+               MIN(ids - 1, 0x3fu) << 26;
+    out[EBX] = (64 - 1) | (uint32_t)(caches[subleaf].ways - 1) << 22; /* line size, one partition, ways */
+    out[ECX] = caches[subleaf].sets - 1;
+}
+
+/* One thread a core, cores in one package. */
+static void put_topology(const struct cpuid_config *config, uint32_t subleaf, uint32_t out[4])
+{
+    out[ECX] = subleaf & 0xff;
+    out[EDX] = config->apic_id;
+    if (subleaf == 0) {
+        out[EBX] = 1;
+        out[ECX] |= 1 << 8; /* SMT */
+    } else if (subleaf == 1) {
+        out[EAX] = id_bits(config->count);
+        out[EBX] = config->count;
+        out[ECX] |= 2 << 8; /* core */
+    }
+}
+
+static void put_xsave(const struct cpuid_config *config, uint32_t subleaf, uint32_t out[4])
+{
+    uint64_t components = XCR0_X87 | XCR0_SSE | (feature_visible(config, FEATURE_AVX) ? XCR0_AVX : 0);
+    if (!feature_visible(config, FEATURE_XSAVE))
+        return;
+    switch (subleaf) {
+    case 0:
+        out[EAX] = (uint32_t)components;
+        out[EBX] = fpu_xsave_bytes(config->xcr0, false);
+        out[ECX] = fpu_xsave_bytes(components, false);
+        break;
+    case 1:
+        put_features(config, 0xd, 1, out);
+        if (out[EAX] & 2) /* XSAVEC */
+            out[EBX] = fpu_xsave_bytes(config->xcr0, true);
+        break;
+    case 2:
+        if (components & XCR0_AVX) {
+            out[EAX] = 256;
+            out[EBX] = 576;
+        }
+        break;
+    }
+}
+
+static void put_text(const char *text, uint32_t *out, unsigned words)
+{
+    for (unsigned i = 0; i < words; i++)
+        out[i] = load_le32(text + 4 * i);
+}
+
+static void query_basic(const struct cpuid_config *config, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    switch (leaf) {
+    case 0x0: /* "GenuineIntel" in EBX, EDX, ECX */
+        out[EAX] = MAX_BASIC;
+        out[EBX] = 0x756e6547;
+        out[EDX] = 0x49656e69;
+        out[ECX] = 0x6c65746e;
+        break;
+    case 0x1:
+        put_version(config, out);
+        break;
+    case 0x2: /* one line: caches are in leaf 4, prefetch 64 bytes, no other descriptor */
+        out[EAX] = 0x00feff01;
+        out[EDX] = 0xf0;
+        break;
+    case 0x4:
+        put_cache(config, subleaf, out);
+        break;
+    case 0x7:
+        put_features(config, 0x7, subleaf, out);
+        if (subleaf == 0)
+            out[EAX] = 1; /* last subleaf */
+        break;
+    case 0xb:
+        put_topology(config, subleaf, out);
+        break;
+    case 0xd:
+        put_xsave(config, subleaf, out);
+        break;
+    case 0x15: /* TSC = crystal * EBX / EAX. Linux takes the local APIC timer to count at the crystal's rate. */
+        out[EAX] = 1;
+        out[EBX] = 1;
+        out[ECX] = CPUID_TSC_HZ;
+        break;
+    case 0x16: /* MHz: base, maximum, bus */
+        out[EAX] = out[EBX] = CPUID_TSC_HZ / 1000000;
+        out[ECX] = 100;
+        break;
+    default:
+        put_features(config, leaf, subleaf, out);
+        break;
+    }
+}
+
+static void query_extended(const struct cpuid_config *config, uint32_t leaf, uint32_t out[4])
+{
+    switch (leaf) {
+    case 0x80000000:
+        out[EAX] = MAX_EXTENDED;
+        break;
+    case 0x80000002: case 0x80000003: case 0x80000004:
+        put_text(brand + 16 * (leaf - 0x80000002), out, 4);
+        break;
+    case 0x80000006: /* L2: 2 MB, 16 ways (encoded 8), 64-byte lines */
+        out[ECX] = 2048 << 16 | 8 << 12 | 64;
+        break;
+    case 0x80000008:
+        out[EAX] = CPUID_PHYSICAL_BITS | CPUID_LINEAR_BITS << 8;
+        break;
+    default:
+        put_features(config, leaf, 0, out);
+        break;
+    }
+}
+
+void cpuid_query(const struct cpuid_config *config, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    out[EAX] = out[EBX] = out[ECX] = out[EDX] = 0;
+    if (leaf >= 0x80000000 && leaf <= MAX_EXTENDED) {
+        query_extended(config, leaf, out);
+    } else if (leaf >= 0x40000000 && leaf <= MAX_HYPERVISOR) {
+        if (feature_visible(config, FEATURE_HYPERVISOR)) {
+            out[EAX] = MAX_HYPERVISOR;
+            put_text(hypervisor_signature, &out[EBX], 3);
+        }
+    } else {
+        /* beyond the last leaf, a processor answers what its last basic leaf says (SDM vol. 2, CPUID) */
+        query_basic(config, leaf <= MAX_BASIC ? leaf : MAX_BASIC, subleaf, out);
+    }
+}
+
+/* ---- names ---- */
+
+const char *cpuid_feature_name(enum cpu_feature feature)
+{
+    return features[feature].name;
+}
+
+enum cpu_feature cpuid_feature_named(const char *name)
+{
+    for (unsigned feature = FEATURE_BASE + 1; feature < FEATURE_COUNT; feature++) {
+        const char *a = features[feature].name, *b = name;
+        while (*a && *a == *b)
+            a++, b++;
+        if (*a == *b)
+            return feature;
+    }
+    return FEATURE_BASE;
+}
