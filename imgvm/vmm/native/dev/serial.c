@@ -150,7 +150,7 @@ static uint8_t pop(struct serial_state *s)
 {
     uint8_t byte = s->rx[s->rx_head];
     if (s->rx_count == 0)
-        return byte; /* the last one, again */
+        return byte; /* undefined: whatever was there */
     s->rx_count--;
     if (s->rx_count || fifos(s))
         s->rx_head = (s->rx_head + 1) % SERIAL_FIFO_BYTES;
