@@ -90,7 +90,8 @@ static void cfg_write(struct fixture *f, unsigned slot, unsigned reg, unsigned s
     bus_write(&f->ports, 0xcfc + (reg & 3), size, value);
 }
 
-/* Slot 1 (a): BAR0 4 KiB mem32, BAR1 MSI-X, BAR2 64 I/O ports. Slot 5 (b), sharing PIRQ 1: BAR0 1 MiB mem64 prefetchable. */
+/* Slot 1 (a): BAR0 4 KiB of 32-bit memory, BAR1 MSI-X, BAR2 64 I/O ports. Slot 5 (b), on the same PIRQ: BAR0 1 MiB of
+ * 64-bit prefetchable memory. */
 static void fixture_init(struct fixture *f)
 {
     memset(f, 0, sizeof *f);

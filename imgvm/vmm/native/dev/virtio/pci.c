@@ -358,7 +358,8 @@ int virtio_pci_create(struct virtio_pci **out, struct virtio_device *device, img
 
 void virtio_pci_destroy(struct virtio_pci *pci)
 {
-    pci->device->ops->destroy(pci->device);
+    if (pci->device)
+        pci->device->ops->destroy(pci->device);
     free(pci);
 }
 

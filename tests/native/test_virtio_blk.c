@@ -1,0 +1,601 @@
+/* SPDX-License-Identifier: MIT */
+/* needs: base/error.c mem/bus.c mem/guest_mem.c dev/pci/host.c dev/pci/msix.c dev/pci/assign.c dev/virtio/queue.c */
+/* needs: dev/virtio/device.c dev/virtio/pci.c dev/virtio/blk.c */
+#include "dev/virtio/blk.h"
+#include "base/error.h"
+#include "virtio_driver.h"
+
+#include <errno.h>
+
+#define EVENT_IDX BIT(29)
+#define INDIRECT_DESC BIT(28)
+#define DISK_SECTORS 64
+
+/* ---- an image of a few sectors that fails and blocks on demand ---- */
+
+struct imgvm_image {
+    uint8_t data[DISK_SECTORS * 512 + 100]; /* an odd tail that is no whole sector */
+    uint64_t fail_from;
+    unsigned reads, writes, flushes, outside;
+    bool fail_flush;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool gate_closed;
+    unsigned waiting;
+};
+
+static void pass_gate(imgvm_image *image)
+{
+    pthread_mutex_lock(&image->lock);
+    image->waiting++;
+    pthread_cond_broadcast(&image->changed);
+    while (image->gate_closed)
+        pthread_cond_wait(&image->changed, &image->lock);
+    image->waiting--;
+    pthread_mutex_unlock(&image->lock);
+}
+
+static void gate(imgvm_image *image, bool closed)
+{
+    pthread_mutex_lock(&image->lock);
+    image->gate_closed = closed;
+    pthread_cond_broadcast(&image->changed);
+    pthread_mutex_unlock(&image->lock);
+}
+
+static void await_waiting(imgvm_image *image)
+{
+    pthread_mutex_lock(&image->lock);
+    while (!image->waiting)
+        pthread_cond_wait(&image->changed, &image->lock);
+    pthread_mutex_unlock(&image->lock);
+}
+
+int imgvm_image_get_info(imgvm_image *image, imgvm_image_info *out)
+{
+    *out = (imgvm_image_info){.disk_bytes = sizeof image->data};
+    return 0;
+}
+
+int imgvm_image_read(imgvm_image *image, uint64_t offset, void *data, uint64_t bytes, imgvm_error *err)
+{
+    pass_gate(image);
+    image->reads++;
+    image->outside += offset + bytes > DISK_SECTORS * 512;
+    if (offset + bytes > image->fail_from) {
+        memset(data, 0xee, bytes / 2);
+        return error_set(err, EIO, "bad sector");
+    }
+    memcpy(data, image->data + offset, bytes);
+    return 0;
+}
+
+int imgvm_image_write(imgvm_image *image, uint64_t offset, const void *data, uint64_t bytes, imgvm_error *err)
+{
+    pass_gate(image);
+    image->writes++;
+    image->outside += offset + bytes > DISK_SECTORS * 512;
+    if (offset + bytes > image->fail_from)
+        return error_set(err, ENOSPC, "disk full");
+    memcpy(image->data + offset, data, bytes);
+    return 0;
+}
+
+int imgvm_image_flush(imgvm_image *image, imgvm_error *err)
+{
+    pass_gate(image);
+    image->flushes++;
+    return image->fail_flush ? error_set(err, EIO, "cannot flush") : 0;
+}
+
+/* ---- fixture ---- */
+
+struct disk {
+    struct guest g;
+    imgvm_image image;
+};
+
+static void disk_init(struct disk *d, bool read_only, uint64_t features, uint16_t queue_size)
+{
+    memset(&d->image, 0, sizeof d->image);
+    pthread_mutex_init(&d->image.lock, NULL);
+    pthread_cond_init(&d->image.changed, NULL);
+    d->image.fail_from = UINT64_MAX;
+    for (unsigned i = 0; i < sizeof d->image.data; i++)
+        d->image.data[i] = (uint8_t)(i / 512 * 7 + i);
+    guest_init(&d->g);
+    struct virtio_blk_config config = {.image = &d->image, .read_only = read_only, .serial = "disk-serial-0123456789",
+                                       .mem = &d->g.mem, .lock = &d->g.lock};
+    struct virtio_device *device;
+    imgvm_error err;
+    CHECK_EQ(virtio_blk_create(&device, &config, &err), 0);
+    guest_plug(&d->g, device);
+    if (queue_size)
+        driver_start(&d->g, 2, features, queue_size);
+}
+
+/* Header, data and status as three descriptors from `head`; the header and status live at HEADERS + 32 * head. */
+static void put_request(struct guest *g, uint16_t head, uint32_t type, uint64_t sector, uint64_t gpa, uint32_t bytes)
+{
+    uint64_t header = HEADERS + 32u * head;
+    uint8_t *h = ram(g, header);
+    store_le32(h, type);
+    store_le32(h + 4, 0);
+    store_le64(h + 8, sector);
+    h[16] = 0xaa;
+    bool in = type == 0 || type == 8 || type == 99;
+    uint16_t data = bytes ? (uint16_t)(head + 1) : (uint16_t)(head + 2);
+    put_descriptor(g, RING_DESC, head, header, 16, 1, data);
+    if (bytes)
+        put_descriptor(g, RING_DESC, head + 1u, gpa, bytes, in ? 3 : 1, (uint16_t)(head + 2));
+    put_descriptor(g, RING_DESC, head + 2u, header + 16, 1, 2, 0);
+}
+
+static uint8_t status_byte(struct guest *g, uint16_t head) { return *(uint8_t *)ram(g, HEADERS + 32u * head + 16); }
+
+static uint8_t request(struct guest *g, uint32_t type, uint64_t sector, uint64_t gpa, uint32_t bytes)
+{
+    put_request(g, 0, type, sector, gpa, bytes);
+    driver_offer(g, 0);
+    driver_kick(g);
+    CHECK(driver_wait(g, 1));
+    CHECK_EQ(used_field(g, 0, 0), 0);
+    return status_byte(g, 0);
+}
+
+static void disk_destroy(struct disk *d)
+{
+    guest_destroy(&d->g);
+    CHECK_EQ(d->image.outside, 0);
+}
+
+/* ---- tests ---- */
+
+static void test_identity(void)
+{
+    static struct disk d;
+    disk_init(&d, false, 0, 0);
+    struct guest *g = &d.g;
+    CHECK(driver_find(g, 2));
+    CHECK_EQ(cfg_read(g, 8, 1), 1);
+    CHECK_EQ(cfg_read(g, 8, 4) >> 8, 0x018000);
+    CHECK_EQ(g->notify_multiplier, 4);
+    CHECK_EQ(common_read(g, 0x12, 2), 1);
+    CHECK_EQ(driver_offered(g), BIT(32) | BIT(29) | BIT(28) | BIT(2) | BIT(6) | BIT(9));
+    CHECK_EQ(bus_read(&g->mmio, g->config, 8), DISK_SECTORS);
+    CHECK_EQ(bus_read(&g->mmio, g->config + 12, 4), 254);
+    CHECK_EQ(bus_read(&g->mmio, g->config + 20, 4), 512);
+    bus_write(&g->mmio, g->config, 4, 1); /* read-only */
+    CHECK_EQ(bus_read(&g->mmio, g->config, 4), DISK_SECTORS);
+    common_write(g, 0x16, 2, 1); /* a queue that is not there */
+    CHECK_EQ(common_read(g, 0x18, 2), 0);
+    common_write(g, 0x16, 2, 0);
+    CHECK_EQ(common_read(g, 0x18, 2), 256);
+    common_write(g, 0x18, 2, 100); /* not a power of two */
+    common_write(g, 0x18, 2, 512); /* too large */
+    CHECK_EQ(common_read(g, 0x18, 2), 256);
+    common_write(g, 0x1a, 2, 2); /* two vectors: 0 and 1 */
+    CHECK_EQ(common_read(g, 0x1a, 2), 0xffff);
+    common_write(g, 0x10, 2, 7);
+    CHECK_EQ(common_read(g, 0x10, 2), 0xffff);
+    disk_destroy(&d);
+}
+
+static void test_negotiation(void)
+{
+    static struct disk d;
+    disk_init(&d, false, 0, 0);
+    struct guest *g = &d.g;
+    CHECK(driver_find(g, 2));
+    common_write(g, 0x14, 1, 3);
+    common_write(g, 0x14, 1, 0xb); /* a driver without VERSION_1 */
+    CHECK_EQ(driver_status(g), 3);
+    common_write(g, 0x14, 1, 7); /* DRIVER_OK without FEATURES_OK */
+    CHECK_EQ(driver_status(g), 3);
+    CHECK(!driver_negotiate(g, BIT(40))); /* a feature that was not offered */
+    CHECK(driver_negotiate(g, BIT(9)));
+    common_write(g, 8, 4, 0);
+    common_write(g, 0xc, 4, BIT(2)); /* too late */
+    CHECK_EQ(common_read(g, 0xc, 4), BIT(9));
+    common_write(g, 0x14, 1, 1); /* bits are not taken back */
+    CHECK_EQ(driver_status(g), 0xb);
+    CHECK(driver_reset(g));
+    common_write(g, 8, 4, 0);
+    CHECK_EQ(common_read(g, 0xc, 4), 0);
+    disk_destroy(&d);
+}
+
+static void test_requests(uint64_t features)
+{
+    static struct disk d;
+    disk_init(&d, false, features, 16);
+    struct guest *g = &d.g;
+    if (g->event_idx)
+        store_le16(ram(g, RING_AVAIL + 4 + 2 * 16), 0);
+    CHECK_EQ(request(g, 0, 3, DATA, 2048), 0);
+    CHECK(!memcmp(ram(g, DATA), d.image.data + 3 * 512, 2048));
+    CHECK_EQ(used_field(g, 0, 1), 2049);
+    CHECK_EQ(g->messages[1], 1);
+    CHECK_EQ(g->messages[0], 0);
+
+    memset(ram(g, DATA), 0x5a, 1024);
+    CHECK_EQ(request(g, 1, 10, DATA, 1024), 0);
+    CHECK_EQ(d.image.data[10 * 512], 0x5a);
+    CHECK_EQ(d.image.data[12 * 512 - 1], 0x5a);
+    CHECK(d.image.data[12 * 512] != 0x5a && d.image.data[10 * 512 - 1] != 0x5a);
+    CHECK_EQ(used_field(g, 0, 1), 1);
+    CHECK_EQ(request(g, 4, 0, 0, 0), 0);
+    CHECK_EQ(d.image.flushes, 1);
+
+    memset(ram(g, DATA), 0xff, 64);
+    CHECK_EQ(request(g, 8, 0, DATA, 20), 0);
+    CHECK(!memcmp(ram(g, DATA), "disk-serial-01234567\xff", 21));
+    CHECK_EQ(request(g, 8, 0, DATA, 30), 0);
+    CHECK(!memcmp(ram(g, DATA), "disk-serial-01234567\0\0\0\0\0\0\0\0\0\0\xff", 31));
+    CHECK_EQ(request(g, 8, 0, DATA, 4), 0);
+
+    /* The last sector, the first past it, a range across the end, a wrapping sector number, an odd length. */
+    CHECK_EQ(request(g, 0, DISK_SECTORS - 1, DATA, 512), 0);
+    unsigned reads = d.image.reads, writes = d.image.writes;
+    memset(ram(g, DATA), 0x77, 1024);
+    CHECK_EQ(request(g, 0, DISK_SECTORS, DATA, 512), 1);
+    CHECK_EQ(*(uint8_t *)ram(g, DATA), 0); /* the length claims it, so it is zeroed */
+    CHECK_EQ(request(g, 0, DISK_SECTORS - 1, DATA, 1024), 1);
+    CHECK_EQ(request(g, 0, UINT64_MAX, DATA, 512), 1);
+    CHECK_EQ(request(g, 1, UINT64_MAX / 512 + 1, DATA, 512), 1);
+    CHECK_EQ(request(g, 0, 0, DATA, 511), 1);
+    CHECK_EQ(request(g, 1, 0, DATA, 513), 1);
+    CHECK_EQ(request(g, 99, 0, DATA, 512), 2);
+    CHECK_EQ(d.image.reads, reads);
+    CHECK_EQ(d.image.writes, writes);
+
+    d.image.fail_from = 20 * 512;
+    CHECK_EQ(request(g, 0, 19, DATA, 512), 0);
+    memset(ram(g, DATA), 0x77, 1024);
+    CHECK_EQ(request(g, 0, 19, DATA, 1024), 1);
+    CHECK_EQ(*(uint8_t *)ram(g, DATA), 0);
+    CHECK_EQ(request(g, 1, 20, DATA, 512), 1);
+    d.image.fail_flush = true;
+    CHECK_EQ(request(g, 4, 0, 0, 0), 1);
+    struct virtio_blk_stats stats;
+    virtio_blk_stats(g->device, &stats);
+    CHECK_EQ(stats.errors, 10);
+    CHECK_EQ(stats.first_error.code, -EIO);
+    CHECK(!strcmp(stats.first_error.message, "bad sector"));
+    disk_destroy(&d);
+}
+
+static void test_read_only(void)
+{
+    static struct disk d;
+    disk_init(&d, true, 0, 16);
+    struct guest *g = &d.g;
+    CHECK(driver_offered(g) & BIT(5));
+    CHECK_EQ(request(g, 1, 0, DATA, 512), 1);
+    CHECK_EQ(d.image.writes, 0);
+    CHECK_EQ(request(g, 4, 0, 0, 0), 0);
+    CHECK_EQ(d.image.flushes, 0);
+    CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
+    disk_destroy(&d);
+}
+
+/* Any layout of the bytes is legal (2.7.4): here the header is cut in pieces, data lies across two regions of memory
+ * and ends with the status; then a write through an indirect table. */
+static void test_layouts(void)
+{
+    static struct disk d;
+    disk_init(&d, false, INDIRECT_DESC, 16);
+    struct guest *g = &d.g;
+    uint8_t *h = ram(g, HEADERS);
+    memset(h, 0, 16);
+    store_le64(h + 8, 5);
+    put_descriptor(g, RING_DESC, 0, HEADERS, 3, 1, 9);
+    put_descriptor(g, RING_DESC, 9, HEADERS + 3, 0, 1, 4); /* empty */
+    put_descriptor(g, RING_DESC, 4, HEADERS + 3, 13, 1, 2);
+    put_descriptor(g, RING_DESC, 2, RAM2_BASE - 700, 1025, 2, 0); /* data and status in one */
+    driver_offer(g, 0);
+    driver_kick(g);
+    CHECK(driver_wait(g, 1));
+    CHECK(!memcmp(ram(g, RAM2_BASE - 700), d.image.data + 5 * 512, 700));
+    CHECK(!memcmp(ram(g, RAM2_BASE), d.image.data + 5 * 512 + 700, 324));
+    CHECK_EQ(*(uint8_t *)ram(g, RAM2_BASE + 324), 0);
+    CHECK_EQ(used_field(g, 0, 1), 1025);
+
+    /* Write: the header goes before the data in the same descriptor; both behind a normal descriptor with 4 bytes. */
+    uint8_t *packed = ram(g, DATA);
+    memset(packed, 0, 16);
+    packed[0] = 1;
+    packed[8] = 30;
+    memset(packed + 16, 0xc3, 512);
+    put_descriptor(g, INDIRECT, 0, DATA + 4, 12 + 200, 1, 2);
+    put_descriptor(g, INDIRECT, 2, DATA + 16 + 200, 312, 1, 1);
+    put_descriptor(g, INDIRECT, 1, HEADERS + 16, 1, 2, 0);
+    put_descriptor(g, RING_DESC, 7, DATA, 4, 1, 8);
+    put_descriptor(g, RING_DESC, 8, INDIRECT, 48, 4, 0);
+    driver_offer(g, 7);
+    driver_kick(g);
+    CHECK(driver_wait(g, 1));
+    CHECK_EQ(used_field(g, 0, 0), 7);
+    CHECK_EQ(h[16], 0);
+    CHECK_EQ(d.image.data[30 * 512], 0xc3);
+    CHECK_EQ(d.image.data[31 * 512 - 1], 0xc3);
+    CHECK_EQ(d.image.writes, 1); /* neighbours were joined */
+    disk_destroy(&d);
+}
+
+/* Code that was decoded from a page which a read then overwrites must be found stale. */
+static void test_dma_invalidates_code(void)
+{
+    static struct disk d;
+    disk_init(&d, false, 0, 16);
+    struct guest *g = &d.g;
+    const struct guest_region *region = guest_mem_find(&g->mem, DATA);
+    guest_mem_mark_code(region, DATA + 512, 128);
+    CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
+    CHECK_EQ(region->code_generation[DATA / 4096], 0);
+    CHECK_EQ(request(g, 0, 0, DATA, 1024), 0);
+    CHECK_EQ(region->code_generation[DATA / 4096], 1);
+    disk_destroy(&d);
+}
+
+/* Many requests at once, several times around a ring of 8, and past the wrap of the 16-bit indices. */
+static void test_many(uint64_t features)
+{
+    static struct disk d;
+    disk_init(&d, false, features, 8);
+    struct guest *g = &d.g;
+    unsigned bad = 0;
+    for (unsigned round = 0; round < 35000; round++) {
+        for (uint16_t i = 0; i < 2; i++) {
+            put_request(g, (uint16_t)(3 * i), 0, (round + i) % DISK_SECTORS, DATA + 512u * i, 512);
+            driver_offer(g, (uint16_t)(3 * i));
+        }
+        if (g->event_idx) /* interrupt me for the second */
+            store_le16(ram(g, RING_AVAIL + 4 + 2 * 8), (uint16_t)(g->used_seen + 1));
+        driver_kick(g);
+        if (!driver_wait(g, 2)) {
+            CHECK(!"lost requests");
+            break;
+        }
+        for (uint16_t i = 0; i < 2; i++)
+            bad += status_byte(g, (uint16_t)(3 * i)) != 0 ||
+                   memcmp(ram(g, DATA + 512u * i), d.image.data + (round + i) % DISK_SECTORS * 512, 512);
+        bad += used_field(g, 1, 0) != 0 || used_field(g, 0, 0) != 3;
+    }
+    CHECK_EQ(bad, 0);
+    CHECK_EQ(d.image.reads, 70000);
+    /* With event idx one interrupt a pair, the first decision after the reset being free to interrupt early. */
+    if (g->event_idx)
+        CHECK(g->messages[1] >= 35000 && g->messages[1] <= 35001);
+    else
+        CHECK_EQ(g->messages[1], 70000);
+    disk_destroy(&d);
+}
+
+/* The driver's wishes: no interrupt; and the device's: notify me only when I have run dry. */
+static void test_suppression(void)
+{
+    static struct disk d;
+    disk_init(&d, false, 0, 8);
+    struct guest *g = &d.g;
+    store_le16(ram(g, RING_AVAIL), 1);
+    CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
+    CHECK_EQ(g->messages[1], 0);
+    store_le16(ram(g, RING_AVAIL), 0);
+    CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
+    CHECK_EQ(g->messages[1], 1);
+    /* While it works, NO_NOTIFY is set, and what is offered then is found without a kick. */
+    gate(&d.image, true);
+    put_request(g, 0, 0, 1, DATA, 512);
+    driver_offer(g, 0);
+    driver_kick(g);
+    await_waiting(&d.image);
+    CHECK_EQ(load_le16(ram(g, RING_USED)), 1);
+    put_request(g, 3, 0, 2, DATA + 512, 512);
+    driver_offer(g, 3);
+    gate(&d.image, false);
+    CHECK(driver_wait(g, 2));
+    CHECK(!memcmp(ram(g, DATA + 512), d.image.data + 1024, 512));
+    disk_destroy(&d);
+
+    disk_init(&d, false, EVENT_IDX, 8);
+    CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
+    CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
+    struct timespec start;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    while (load_le16(ram(g, RING_USED + 4 + 8 * 8)) != 2 && !deadline_passed(&start))
+        sched_yield(); /* avail_event, once it has found the ring empty */
+    CHECK_EQ(load_le16(ram(g, RING_USED + 4 + 8 * 8)), 2);
+    disk_destroy(&d);
+}
+
+static void test_intx(void)
+{
+    static struct disk d;
+    disk_init(&d, false, 0, 16);
+    struct guest *g = &d.g;
+    cfg_write(g, g->msix_capability + 2, 2, 0);
+    CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
+    CHECK_EQ(g->messages[1], 0);
+    CHECK(g->line);
+    CHECK(cfg_read(g, 6, 2) & 8);
+    CHECK_EQ(bus_read(&g->mmio, g->isr, 1), 1);
+    CHECK(!g->line);
+    CHECK_EQ(bus_read(&g->mmio, g->isr, 1), 0);
+    CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
+    CHECK_EQ(g->line_rises, 2);
+    /* The same register through the window in configuration space (4.1.4.9). */
+    cfg_write(g, g->window + 4, 1, 0);
+    cfg_write(g, g->window + 8, 4, VIRTIO_PCI_ISR);
+    cfg_write(g, g->window + 12, 4, 1);
+    CHECK_EQ(cfg_read(g, g->window + 16, 1), 1);
+    CHECK(!g->line);
+    cfg_write(g, g->window + 8, 4, 0x16);
+    cfg_write(g, g->window + 12, 4, 2);
+    cfg_write(g, g->window + 16, 2, 0x1234);
+    CHECK_EQ(common_read(g, 0x16, 2), 0x1234);
+    CHECK_EQ(cfg_read(g, g->window + 16, 2), 0x1234);
+    cfg_write(g, g->window + 12, 4, 3); /* no such width: nothing happens */
+    cfg_write(g, g->window + 16, 2, 0x4321);
+    cfg_write(g, g->window + 12, 4, 4);
+    cfg_write(g, g->window + 8, 4, 0xfffffffc); /* outside the BAR */
+    cfg_write(g, g->window + 16, 4, 0x4321);
+    CHECK_EQ(common_read(g, 0x16, 2), 0x1234);
+    disk_destroy(&d);
+}
+
+/* A reset while the disk is at work: status stays until the request is over, and nothing of it is ever returned. */
+static void test_reset_in_flight(void)
+{
+    static struct disk d;
+    disk_init(&d, false, 0, 16);
+    struct guest *g = &d.g;
+    gate(&d.image, true);
+    put_request(g, 0, 0, 0, DATA, 512);
+    put_request(g, 3, 0, 0, DATA, 512);
+    driver_offer(g, 0);
+    driver_offer(g, 3);
+    driver_kick(g);
+    await_waiting(&d.image);
+    common_write(g, 0x14, 1, 0);
+    CHECK_EQ(driver_status(g), 0xf);
+    common_write(g, 0x14, 1, 0); /* again, and other nonsense meanwhile */
+    common_write(g, 0x14, 1, 0x80);
+    driver_kick(g);
+    CHECK_EQ(driver_status(g), 0xf);
+    gate(&d.image, false);
+    CHECK(driver_reset(g));
+    CHECK_EQ(used_index(g), 0);
+    CHECK_EQ(g->messages[1], 0);
+    CHECK_EQ(d.image.reads, 1);
+    common_write(g, 0x16, 2, 0);
+    CHECK_EQ(common_read(g, 0x1c, 2), 0);
+    CHECK_EQ(common_read(g, 0x1a, 2), 0xffff);
+    driver_start(g, 2, 0, 16);
+    CHECK_EQ(request(g, 0, 1, DATA, 512), 0);
+    CHECK_EQ(g->messages[1], 1);
+    disk_destroy(&d);
+}
+
+/* Opens it once it gets the board lock. */
+static void *open_gate(void *opaque)
+{
+    struct disk *d = opaque;
+    pthread_mutex_lock(&d->g.lock);
+    pthread_mutex_unlock(&d->g.lock);
+    gate(&d->image, false);
+    return NULL;
+}
+
+/* The board's reset is over when it returns; and destroying waits for the worker too. */
+static void test_bus_reset_in_flight(void)
+{
+    static struct disk d;
+    disk_init(&d, false, 0, 16);
+    struct guest *g = &d.g;
+    gate(&d.image, true);
+    put_request(g, 0, 1, 0, DATA, 512);
+    driver_offer(g, 0);
+    driver_kick(g);
+    await_waiting(&d.image);
+    pthread_t helper;
+    pthread_mutex_lock(&g->lock);
+    pthread_create(&helper, NULL, open_gate, &d); /* gets the lock while the reset waits for the worker */
+    pci_host_reset(&g->host);
+    CHECK_EQ(g->device->status, 0);
+    CHECK_EQ(d.image.waiting, 0);
+    pthread_mutex_unlock(&g->lock);
+    pthread_join(helper, NULL);
+    CHECK_EQ(used_index(g), 0);
+    CHECK_EQ(bus_read(&g->mmio, g->common, 4), 0xffffffff);
+    guest_assign(g);
+    driver_start(g, 2, 0, 16);
+    CHECK_EQ(request(g, 0, 1, DATA, 512), 0);
+
+    gate(&d.image, true);
+    put_request(g, 0, 1, 0, DATA, 512);
+    driver_offer(g, 0);
+    driver_kick(g);
+    await_waiting(&d.image);
+    pthread_create(&helper, NULL, open_gate, &d);
+    disk_destroy(&d);
+    pthread_join(helper, NULL);
+    CHECK_EQ(d.image.writes, 2);
+}
+
+/* Paused, nothing is served and nothing is lost; without bus mastering neither. */
+static void test_pause_and_master(void)
+{
+    static struct disk d;
+    disk_init(&d, false, 0, 16);
+    struct guest *g = &d.g;
+    pthread_mutex_lock(&g->lock);
+    virtio_pause(g->device);
+    pthread_mutex_unlock(&g->lock);
+    put_request(g, 0, 0, 0, DATA, 512);
+    driver_offer(g, 0);
+    driver_kick(g);
+    CHECK_EQ(used_index(g), 0);
+    pthread_mutex_lock(&g->lock);
+    virtio_resume(g->device);
+    pthread_mutex_unlock(&g->lock);
+    CHECK(driver_wait(g, 1));
+    cfg_write(g, 4, 2, 2);
+    put_request(g, 0, 0, 0, DATA, 512);
+    driver_offer(g, 0);
+    driver_kick(g);
+    for (unsigned i = 0; i < 100; i++)
+        sched_yield();
+    CHECK_EQ(used_index(g), 1);
+    cfg_write(g, 4, 2, 6);
+    CHECK(driver_wait(g, 1));
+    CHECK_EQ(d.image.reads, 2);
+    disk_destroy(&d);
+}
+
+/* Each puts one malformed chain at head 0; the device must ask for a reset, and work again after one. */
+static void no_header(struct guest *g) { put_descriptor(g, RING_DESC, 0, HEADERS, 15, 1, 2); }
+static void no_status(struct guest *g) { put_descriptor(g, RING_DESC, 0, HEADERS, 16, 0, 0); }
+static void nothing_to_read(struct guest *g) { put_descriptor(g, RING_DESC, 0, HEADERS, 16, 2, 0); }
+
+static void test_malformed(void (*spoil)(struct guest *g))
+{
+    static struct disk d;
+    disk_init(&d, false, INDIRECT_DESC, 16);
+    struct guest *g = &d.g;
+    put_request(g, 0, 0, 0, DATA, 512);
+    spoil(g);
+    driver_offer(g, 0);
+    driver_kick(g);
+    CHECK(driver_wait_status(g, 64));
+    CHECK_EQ(g->messages[0], 1);
+    CHECK_EQ(used_index(g), 0);
+    driver_kick(g);
+    CHECK(g->device->queues[0].broken && g->device->queues[0].broken_why);
+    CHECK_EQ(d.image.reads, 0);
+    driver_start(g, 2, 0, 16);
+    CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
+    disk_destroy(&d);
+}
+
+int main(void)
+{
+    test_identity();
+    test_negotiation();
+    test_requests(0);
+    test_requests(EVENT_IDX | INDIRECT_DESC);
+    test_read_only();
+    test_layouts();
+    test_dma_invalidates_code();
+    test_many(0);
+    test_many(EVENT_IDX);
+    test_suppression();
+    test_intx();
+    test_reset_in_flight();
+    test_bus_reset_in_flight();
+    test_pause_and_master();
+    test_malformed(no_header);
+    test_malformed(no_status);
+    test_malformed(nothing_to_read);
+    return check_report();
+}
