@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MIT */
+/* Decoded blocks, cached by guest physical address and mode. A block never crosses a page; an instruction that
+ * does is decoded anew each time, in the scratch block. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../decode/isa.h"
+#include "exec.h"
+#include "exec_select.h"
+
+#define HASH_BITS 16
+#define ARENA_BYTES (48u << 20)
+
+struct block_cache {
+    struct block *hash[1u << HASH_BITS];
+    uint8_t *arena;
+    size_t used;
+    struct block *scratch; /* for block_single */
+    uint64_t decoded, flushes;
+};
+
+static size_t block_bytes(unsigned count)
+{
+    return align_up(sizeof(struct block) + count * sizeof(struct uop), 64);
+}
+
+struct block_cache *block_cache_create(void)
+{
+    struct block_cache *cache = calloc(1, sizeof *cache);
+    if (!cache)
+        return NULL;
+    cache->arena = aligned_alloc(64, ARENA_BYTES);
+    cache->scratch = aligned_alloc(64, block_bytes(2));
+    if (!cache->arena || !cache->scratch) {
+        block_cache_destroy(cache);
+        return NULL;
+    }
+    return cache;
+}
+
+void block_cache_destroy(struct block_cache *cache)
+{
+    if (!cache)
+        return;
+    free(cache->arena);
+    free(cache->scratch);
+    free(cache);
+}
+
+/* Everything cached goes; linear-address caches notice by the epoch. */
+static void cache_flush(struct cpu *cpu)
+{
+    struct block_cache *cache = cpu->blocks;
+    for (unsigned i = 0; i < ARRAY_LEN(cache->hash); i++)
+        cache->hash[i] = NULL;
+    cache->used = 0;
+    cache->flushes++;
+    cpu->mmu.epoch++;
+}
+
+static void block_end(struct cpu *cpu, const struct uop *u)
+{
+    /* the pseudo-instruction behind the last one: u->offset is the block's length */
+    cpu->rip = (cpu->gpr[GPR_BLOCK_RIP] + u->offset) & cpu_rip_mask(cpu);
+}
+
+static void raise_undefined(struct cpu *cpu, const struct uop *u)
+{
+    raise_ud(cpu, u);
+}
+
+static void raise_too_long(struct cpu *cpu, const struct uop *u)
+{
+    raise_gp(cpu, u, 0);
+}
+
+static exec_fn *exec_select(struct cpu *cpu, const struct insn *in, bool ea_slow)
+{
+    switch (in->op) {
+    case OP_MOVZX:
+    case OP_MOVSX:
+    case OP_MOVSXD:
+        return exec_select_widen(in, insn_operand_size(in, 1));
+    case OP_LEA:
+        return exec_select_lea(in, ea_slow);
+    case OP_JCC:
+        return exec_select_jcc(in, cpu->code64);
+    }
+    uint16_t feature = op_infos[in->op].feature;
+    if (feature != FEATURE_BASE && !cpuid_has(&cpu->cpuid, (enum cpu_feature)feature))
+        return NULL;
+    const struct exec_def *def = cpu->exec_table[in->op][in->form];
+    static const uint8_t log2_size[9] = {[1] = 0, [2] = 1, [4] = 2, [8] = 3};
+    if (!def)
+        return NULL;
+    if (def->any)
+        return def->any;
+    return (*def->set)[in->flags & INSN_MEM ? 1 : 0][in->osize <= 8 ? log2_size[in->osize] : 0];
+}
+
+static void uop_prepare(struct cpu *cpu, struct uop *u, unsigned offset, unsigned index)
+{
+    struct insn *in = &u->in;
+    u->offset = (uint16_t)offset;
+    u->next = (uint16_t)(offset + in->length);
+    u->index = (uint16_t)index;
+    u->native = NULL;
+    u->unit = 0;
+    u->mem_size = 0;
+    bool moffs = (in->flags & INSN_MEM) && !in->modrm && in->base == INSN_REG_NONE && in->index == INSN_REG_NONE;
+    u->ea_slow = !cpu->code64 || in->asize != 8 || moffs;
+    if (in->base == INSN_REG_RIP && !u->ea_slow) {
+        int32_t disp;
+        if (__builtin_add_overflow(in->disp, (int32_t)u->next, &disp))
+            u->ea_slow = true;
+        else
+            in->disp = disp; /* from now on relative to the block, which gpr[17] holds */
+    }
+    if (op_infos[in->op].kind == OPK_NATIVE)
+        exec_select_native(cpu, u);
+    else
+        u->fn = exec_select(cpu, in, u->ea_slow);
+    if (!u->fn)
+        u->fn = raise_undefined;
+}
+
+/* Decodes from `bytes` until the block must end. */
+static void block_decode(struct cpu *cpu, struct block *block, const uint8_t *bytes, unsigned available, unsigned most)
+{
+    unsigned offset = 0, count = 0;
+    while (count < most) {
+        struct uop *u = &block->uops[count];
+        int length = insn_decode(&u->in, bytes + offset, available - offset, (enum insn_mode)cpu->mode);
+        if (length == INSN_ERR_TRUNCATED)
+            break;
+        if (length < 0) {
+            *u = (struct uop){.fn = length == INSN_ERR_UNDEFINED ? raise_undefined : raise_too_long,
+                              .offset = (uint16_t)offset, .next = (uint16_t)(offset + 1), .index = (uint16_t)count};
+            count++;
+            offset++;
+            break;
+        }
+        uop_prepare(cpu, u, offset, count);
+        offset += (unsigned)length;
+        count++;
+        if (op_infos[u->in.op].attributes & OPA_ENDS_BLOCK)
+            break;
+    }
+    block->count = (uint16_t)count;
+    block->bytes = (uint16_t)offset;
+    block->uops[count] = (struct uop){.fn = block_end, .offset = (uint16_t)offset, .index = (uint16_t)count};
+}
+
+static struct fetch_entry *fetch_page(struct cpu *cpu, uint64_t linear)
+{
+    bool user = cpu->cpl == 3;
+    uint64_t page = align_down(linear, GUEST_PAGE_SIZE);
+    struct fetch_entry *entry = &cpu->mmu.fetch[(linear / GUEST_PAGE_SIZE) % FETCH_ENTRIES];
+    if (likely(entry->tag == (page | user)))
+        return entry;
+    struct mmu_fault fault;
+    uint64_t gpa;
+    bool writable;
+    if (!mmu_translate(&cpu->mmu, linear, MMU_FETCH, user, &gpa, &writable, &fault)) {
+        if (fault.general_protection)
+            raise_error(cpu, NULL, EXC_GP, 0);
+        cpu->s.cr2 = linear;
+        raise_error(cpu, NULL, EXC_PF, fault.error_code);
+    }
+    entry->tag = page | user;
+    entry->gpa = align_down(gpa, GUEST_PAGE_SIZE);
+    entry->region = guest_mem_find(cpu->mmu.mem, gpa);
+    return entry;
+}
+
+static uint64_t code_linear(struct cpu *cpu)
+{
+    if (likely(cpu->code64))
+        return cpu->rip;
+    if (cpu->rip > cpu->s.segment[CS].limit)
+        raise_error(cpu, NULL, EXC_GP, 0);
+    return (uint32_t)(cpu->seg_base[CS] + cpu->rip);
+}
+
+/* Fetches up to 15 bytes at rip, across a page and from MMIO, and decodes one instruction. */
+struct block *block_single(struct cpu *cpu)
+{
+    struct block *block = cpu->blocks->scratch;
+    uint8_t bytes[INSN_MAX_BYTES];
+    unsigned have = 0;
+    uint64_t linear = code_linear(cpu);
+    struct fetch_entry *entry = fetch_page(cpu, linear);
+    for (;;) {
+        unsigned offset = (unsigned)(linear % GUEST_PAGE_SIZE);
+        unsigned n = MIN(INSN_MAX_BYTES - have, GUEST_PAGE_SIZE - offset);
+        for (unsigned i = 0; i < n; i++) {
+            uint64_t gpa = entry->gpa + offset + i;
+            if (entry->region) {
+                bytes[have++] = entry->region->host[gpa - entry->region->gpa];
+            } else {
+                cpu_fpu_leave(cpu);
+                bytes[have++] = (uint8_t)cpu->callbacks.mmio_read(cpu->opaque, gpa, 1);
+            }
+        }
+        /* The second page is touched only when the instruction reaches it: its fault must not come early. */
+        struct insn in;
+        if (have == INSN_MAX_BYTES || insn_decode(&in, bytes, have, (enum insn_mode)cpu->mode) != INSN_ERR_TRUNCATED)
+            break;
+        linear += n;
+        if (!cpu->code64)
+            linear = (uint32_t)linear;
+        entry = fetch_page(cpu, linear);
+    }
+    block->mode = (uint8_t)(cpu->mode | MODE_SINGLE);
+    block->gpa = 0;
+    block_decode(cpu, block, bytes, have, 1);
+    return block;
+}
+
+static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entry, uint64_t gpa)
+{
+    struct block_cache *cache = cpu->blocks;
+    if (cache->used + block_bytes(BLOCK_MAX_INSNS + 1) > ARENA_BYTES)
+        cache_flush(cpu);
+    struct block *block = (struct block *)(cache->arena + cache->used);
+    const struct guest_region *region = entry->region;
+    size_t page = (gpa - region->gpa) / GUEST_PAGE_SIZE;
+    unsigned room = GUEST_PAGE_SIZE - (unsigned)(gpa % GUEST_PAGE_SIZE);
+    bool first = !atomic_load_explicit(&region->code_granules[page], memory_order_relaxed);
+    block->generation_now = &region->code_generation[page];
+    block->generation = atomic_load(block->generation_now);
+    if (!cpu->code64) {
+        /* code beyond the segment's limit must fault there, not here */
+        uint64_t left = (uint64_t)cpu->s.segment[CS].limit - cpu->rip + 1;
+        room = (unsigned)MIN(left, room);
+    }
+    block_decode(cpu, block, region->host + (gpa - region->gpa), room, BLOCK_MAX_INSNS);
+    if (unlikely(cpu->native->generation != cpu->native_generation)) {
+        /* the thunk cache started over: all older blocks, and perhaps the head of this one, point to nothing */
+        cpu->native_generation = cpu->native->generation;
+        cache_flush(cpu);
+        return block_build(cpu, entry, gpa);
+    }
+    if (!block->count)
+        return NULL;
+    block->gpa = gpa;
+    block->mode = cpu->mode;
+    guest_mem_mark_code(region, gpa, block->bytes);
+    if (first)
+        mmu_flush(&cpu->mmu); /* write translations of this page must go; by physical address there is no finding them */
+    struct block **slot = &cache->hash[(gpa ^ gpa >> HASH_BITS) % ARRAY_LEN(cache->hash)];
+    block->hash_next = *slot;
+    *slot = block;
+    cache->used += block_bytes(block->count + 1);
+    cache->decoded++;
+    return block;
+}
+
+static bool block_current(const struct block *block)
+{
+    return block->generation == atomic_load_explicit(block->generation_now, memory_order_acquire);
+}
+
+static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
+{
+    const struct fetch_entry *entry = fetch_page(cpu, linear);
+    if (unlikely(!entry->region))
+        return block_single(cpu);
+    uint64_t gpa = entry->gpa + linear % GUEST_PAGE_SIZE;
+    struct block **link = &cpu->blocks->hash[(gpa ^ gpa >> HASH_BITS) % ARRAY_LEN(cpu->blocks->hash)];
+    while (*link) {
+        struct block *block = *link;
+        if (block->gpa == gpa && block->mode == cpu->mode) {
+            if (block_current(block))
+                return block;
+            *link = block->hash_next; /* stale: its bytes were written */
+            continue;
+        }
+        link = &block->hash_next;
+    }
+    struct block *block = block_build(cpu, entry, gpa);
+    return block ? block : block_single(cpu);
+}
+
+struct block *block_find(struct cpu *cpu)
+{
+    uint64_t linear = code_linear(cpu);
+    struct jump_entry *jump = &cpu->jump[(linear ^ linear >> 12) % JUMP_CACHE_ENTRIES];
+    uint32_t mode = (uint32_t)cpu->mode << 8 | cpu->cpl;
+    if (likely(jump->linear == linear && jump->epoch == cpu->mmu.epoch && jump->mode == mode) &&
+        likely(block_current(jump->block)))
+        return jump->block;
+    struct block *block = block_lookup(cpu, linear);
+    if (!(block->mode & MODE_SINGLE))
+        *jump = (struct jump_entry){linear, cpu->mmu.epoch, mode, block};
+    return block;
+}

@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: MIT */
+/* The interpreter's own view of a processor: hot state first, decoded blocks, and the rules
+ * by which an executor (exec_fn) runs one decoded instruction.
+ *
+ * An executor makes every check before it changes any state, so that a fault (raise_*, which
+ * does not return) leaves the instruction not begun. It ends with NEXT (tail call of the following
+ * instruction of the block), or, when control goes elsewhere, by setting cpu->rip and returning. */
+#ifndef IMGVM_CPU_EXEC_EXEC_H
+#define IMGVM_CPU_EXEC_EXEC_H
+
+#include <stdatomic.h>
+
+#include "../../arch/state.h"
+#include "../../base/bits.h"
+#include "../cpu.h"
+#include "../decode/insn.h"
+#include "../mmu/mmu.h"
+#include "cpuid.h"
+#include "fpu.h"
+#include "native.h"
+
+struct uop;
+struct cpu;
+typedef void exec_fn(struct cpu *cpu, const struct uop *u);
+
+/* One decoded instruction of a block, ready to run. */
+struct uop {
+    exec_fn *fn;
+    native_fn native;  /* OPK_NATIVE rows: the thunk */
+    struct insn in;
+    uint16_t offset;   /* of this instruction from the block's start */
+    uint16_t next;     /* offset of the following instruction */
+    uint16_t index;    /* position in the block */
+    bool ea_slow;      /* address size is not 64, or not 64-bit mode, or moffs */
+    uint8_t unit;      /* OPK_NATIVE: of OPA_X87, OPA_MMX, OPA_SSE, OPA_AVX, what it needs of cpu->fpu_ready */
+    uint16_t mem_size; /* OPK_NATIVE: bytes of the memory operand */
+};
+
+#define BLOCK_MAX_INSNS 64
+#define MODE_SINGLE 0x80 /* a block of one instruction, never cached */
+
+struct block {
+    uint64_t gpa;
+    const _Atomic uint32_t *generation_now; /* of the page; differs from `generation` once the code was written */
+    uint32_t generation;
+    uint8_t mode; /* enum insn_mode */
+    uint16_t count, bytes;
+    struct block *hash_next;
+    struct uop uops[];
+};
+
+#define JUMP_CACHE_ENTRIES 4096u
+struct jump_entry {
+    uint64_t linear;
+    uint32_t epoch;
+    uint32_t mode;
+    struct block *block;
+};
+
+/* Why control left a block other than by its end. */
+enum cpu_event { EVENT_NONE, EVENT_EXCEPTION, EVENT_LEAVE, EVENT_SINGLE, EVENT_SHUTDOWN, EVENT_INTERNAL };
+
+#define GPR_ZERO INSN_REG_NONE
+#define GPR_BLOCK_RIP INSN_REG_RIP
+
+struct cpu {
+    uint64_t gpr[18]; /* 16: always zero; 17: rip of the running block (base of RIP-relative operands) */
+    uint16_t cc;      /* status flags as `lahf; seto al` leaves them in ax: AH = SF ZF 0 AF 0 PF 1 CF, AL = OF */
+    bool code64;      /* CS.L: 64-bit mode */
+    uint8_t cpl;
+    uint8_t mode;     /* enum insn_mode of CS */
+    bool stack32;     /* SS.B outside 64-bit mode */
+    uint8_t fpu_ready; /* OPA_X87|MMX|SSE|AVX preconditions met, see fpu_checks in run.c */
+    bool fpu_live;    /* the guest's vector state is in the host's registers */
+    uint64_t seg_base[8]; /* by enum x86_sreg; [INSN_SEG_FLAT] = 0 */
+    struct tlb_entry *tlb; /* bank of the current privilege */
+    uint64_t rip;          /* next instruction, exact between blocks */
+    uint64_t eflags;       /* everything but the six status flags */
+    struct block *block;   /* being executed */
+    const struct uop *cur; /* set by slow paths that may fault */
+    _Atomic uint32_t requests;
+    uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
+    int32_t budget;        /* blocks until the clock is looked at */
+    uint64_t instructions;
+    uint64_t count_limit;  /* cpu_run_count: stop at this many instructions; UINT64_MAX: none */
+
+    /* pending event, valid when event != EVENT_NONE */
+    void *landing[5]; /* __builtin_setjmp buffer of cpu_run */
+    enum cpu_event event;
+    uint8_t vector;
+    bool has_error_code;
+    uint32_t error_code;
+    bool in_soft_interrupt;      /* INT n is being delivered: a fault returns to the instruction itself */
+    uint64_t soft_interrupt_rip;
+    uint8_t delivering; /* exception being delivered, NO_VECTOR if none: what a second one meets */
+
+    struct mmu mmu;
+    struct x86_state s; /* cold registers; gpr, rip, rflags, xsave of it are stale while running (see cpu_get_state) */
+    struct jump_entry jump[JUMP_CACHE_ENTRIES];
+    struct block_cache *blocks;
+    struct native_cache *native;
+    const struct exec_def *(*exec_table)[FORM_OTHER + 1]; /* [op][form] */
+    uint32_t native_generation;
+    struct cpuid_config cpuid;
+
+    _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
+    uint64_t bounce_linear;
+
+    struct cpu_callbacks callbacks;
+    void *opaque;
+    unsigned id, count;
+    uint64_t deadline_ns;
+    uint8_t sipi_vector;
+    char message[400];
+};
+
+#define NO_VECTOR 0xff
+_Static_assert(offsetof(struct cpu, gpr) == 0 && offsetof(struct cpu, cc) == CPU_CC_OFFSET, "struct native_head");
+
+#define NEXT return u[1].fn(cpu, u + 1)
+/* Leave the block behind this instruction: what it changed decides how the next one is decoded or run. */
+#define END_BLOCK                                                                                   \
+    do {                                                                                            \
+        cpu->rip = cpu_next_rip(cpu, u);                                                            \
+        return;                                                                                     \
+    } while (0)
+
+/* ---- run.c ---- */
+
+static inline uint64_t cpu_rip_mask(const struct cpu *cpu)
+{
+    return cpu->code64 ? ~UINT64_C(0) : cpu->mode == INSN_MODE_32 ? 0xffffffffu : 0xffffu;
+}
+static inline uint64_t cpu_this_rip(const struct cpu *cpu, const struct uop *u)
+{
+    return cpu->gpr[GPR_BLOCK_RIP] + u->offset;
+}
+static inline uint64_t cpu_next_rip(const struct cpu *cpu, const struct uop *u)
+{
+    uint64_t rip = cpu->gpr[GPR_BLOCK_RIP] + u->next;
+    return likely(cpu->code64) ? rip : rip & cpu_rip_mask(cpu);
+}
+
+/* None of these returns to the executor. rip points at the instruction, whose effects must not have begun. */
+_Noreturn void raise_exception(struct cpu *cpu, const struct uop *u, uint8_t vector);
+_Noreturn void raise_error(struct cpu *cpu, const struct uop *u, uint8_t vector, uint32_t error_code);
+static inline _Noreturn void raise_gp(struct cpu *cpu, const struct uop *u, uint32_t error_code)
+{
+    raise_error(cpu, u, EXC_GP, error_code);
+}
+static inline _Noreturn void raise_ud(struct cpu *cpu, const struct uop *u)
+{
+    raise_exception(cpu, u, EXC_UD);
+}
+/* Back to the run loop with cpu->rip as set by the caller; this instruction counts as executed if `done`. */
+_Noreturn void leave_block(struct cpu *cpu, const struct uop *u, bool done);
+/* A bug or a limit of ours: ends this machine, not the process. */
+_Noreturn void internal_error(struct cpu *cpu, const struct uop *u, const char *what);
+
+/* EFLAGS as the guest sees them, and back. `mask` selects what may change. */
+uint32_t cpu_get_eflags(const struct cpu *cpu);
+void cpu_set_eflags(struct cpu *cpu, uint32_t value, uint32_t mask);
+/* Derived state after a change of CS, SS, CR0, CR4, EFER, XCR0, EFLAGS.VM or CPL. */
+void cpu_update_mode(struct cpu *cpu);
+/* After a change of IF, NMI blocking or activity: which requests are to be seen. */
+void cpu_update_requests(struct cpu *cpu);
+/* The guest's vector state into s.xsave, so that ordinary C code may run. */
+static inline void cpu_fpu_leave(struct cpu *cpu)
+{
+    if (cpu->fpu_live) {
+        fpu_leave(cpu->s.xsave);
+        cpu->fpu_live = false;
+    }
+}
+
+/* ---- access.c: memory operands ---- */
+
+uint64_t access_ea_slow(struct cpu *cpu, const struct uop *u, unsigned size, bool write);
+uint64_t access_read_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);
+void access_write_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value);
+void *access_load_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);
+void *access_rmw_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool read);
+void access_commit(struct cpu *cpu, const struct uop *u, unsigned size);
+/* Implicit supervisor access to system structures (descriptor tables, TSS, and what SDM vol. 3, 4.6 lists). */
+uint64_t access_system_read(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);
+void access_system_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value);
+/* Host address of `size` bytes within one page, for page-wise copies; NULL: MMIO or ROM, go by elements. */
+void *access_page_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write);
+/* Raises unless [linear, linear+size) can be written (size <= 4096). */
+void access_probe_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);
+/* Segment limit and type check outside 64-bit mode: returns the linear address. */
+uint64_t access_segment(struct cpu *cpu, const struct uop *u, unsigned segment, uint64_t offset, unsigned size, bool write);
+
+/* Linear address of the memory operand. */
+static inline uint64_t operand_linear(struct cpu *cpu, const struct uop *u, unsigned size, bool write)
+{
+    const struct insn *in = &u->in;
+    if (unlikely(u->ea_slow))
+        return access_ea_slow(cpu, u, size, write);
+    return cpu->gpr[in->base] + (cpu->gpr[in->index] << in->scale) + (uint64_t)(int64_t)in->disp +
+           cpu->seg_base[in->segment];
+}
+
+static inline struct tlb_entry *tlb_at(struct cpu *cpu, uint64_t linear)
+{
+    return &cpu->tlb[(linear / GUEST_PAGE_SIZE) % TLB_ENTRIES];
+}
+
+#define MEM_ACCESSORS(bits)                                                                                   \
+    static inline uint##bits##_t mem_read_##bits(struct cpu *cpu, const struct uop *u, uint64_t linear)      \
+    {                                                                                                         \
+        struct tlb_entry *e = tlb_at(cpu, linear);                                                            \
+        if (likely((linear ^ e->read_tag) <= GUEST_PAGE_SIZE - bits / 8))                                     \
+            return *(uint##bits##_t *)(linear + e->addend);                                                   \
+        return (uint##bits##_t)access_read_slow(cpu, u, linear, bits / 8);                                    \
+    }                                                                                                         \
+    static inline void mem_write_##bits(struct cpu *cpu, const struct uop *u, uint64_t linear,               \
+                                        uint##bits##_t value)                                                 \
+    {                                                                                                         \
+        struct tlb_entry *e = tlb_at(cpu, linear);                                                            \
+        if (likely((linear ^ e->write_tag) <= GUEST_PAGE_SIZE - bits / 8))                                    \
+            *(uint##bits##_t *)(linear + e->addend) = value;                                                  \
+        else                                                                                                  \
+            access_write_slow(cpu, u, linear, bits / 8, value);                                               \
+    }
+MEM_ACCESSORS(8)
+MEM_ACCESSORS(16)
+MEM_ACCESSORS(32)
+MEM_ACCESSORS(64)
+#undef MEM_ACCESSORS
+
+static inline uint64_t mem_read(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size)
+{
+    switch (size) {
+    case 1: return mem_read_8(cpu, u, linear);
+    case 2: return mem_read_16(cpu, u, linear);
+    case 4: return mem_read_32(cpu, u, linear);
+    default: return mem_read_64(cpu, u, linear);
+    }
+}
+static inline void mem_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value)
+{
+    switch (size) {
+    case 1: mem_write_8(cpu, u, linear, (uint8_t)value); return;
+    case 2: mem_write_16(cpu, u, linear, (uint16_t)value); return;
+    case 4: mem_write_32(cpu, u, linear, (uint32_t)value); return;
+    default: mem_write_64(cpu, u, linear, value); return;
+    }
+}
+
+/* Host address of a readable operand of any size up to 128 bytes: RAM itself, or a copy in the bounce buffer
+ * with the same offset modulo 64 (so that alignment faults stay). */
+static inline void *mem_load_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size)
+{
+    struct tlb_entry *e = tlb_at(cpu, linear);
+    if (likely((linear ^ e->read_tag) <= GUEST_PAGE_SIZE - size))
+        return (void *)(linear + e->addend);
+    return access_load_slow(cpu, u, linear, size);
+}
+/* Host address of an operand to be written: RAM itself, or the bounce buffer, which mem_done then writes back.
+ * Everything is checked here; mem_done cannot fault. `read`: the old value is wanted too. */
+static inline void *mem_modify_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool read)
+{
+    struct tlb_entry *e = tlb_at(cpu, linear);
+    if (likely((linear ^ e->write_tag) <= GUEST_PAGE_SIZE - size))
+        return (void *)(linear + e->addend);
+    return access_rmw_slow(cpu, u, linear, size, read);
+}
+static inline void mem_done(struct cpu *cpu, const struct uop *u, void *p, unsigned size)
+{
+    if (unlikely((uint8_t *)p - cpu->bounce < (ptrdiff_t)sizeof cpu->bounce && (uint8_t *)p >= cpu->bounce))
+        access_commit(cpu, u, size);
+}
+
+/* ---- registers ---- */
+
+/* Byte registers 16..19 are AH, CH, DH, BH: the second byte of registers 0..3. */
+static inline uint8_t *reg8(struct cpu *cpu, unsigned r)
+{
+    return (uint8_t *)cpu->gpr + ((r & 15) << 3) + (r >> 4);
+}
+static inline uint64_t reg_read(struct cpu *cpu, unsigned r, unsigned size)
+{
+    switch (size) {
+    case 1: return *reg8(cpu, r);
+    case 2: return (uint16_t)cpu->gpr[r];
+    case 4: return (uint32_t)cpu->gpr[r];
+    default: return cpu->gpr[r];
+    }
+}
+static inline void reg_write(struct cpu *cpu, unsigned r, unsigned size, uint64_t value)
+{
+    switch (size) {
+    case 1: *reg8(cpu, r) = (uint8_t)value; break;
+    case 2: *(uint16_t *)&cpu->gpr[r] = (uint16_t)value; break;
+    case 4: cpu->gpr[r] = (uint32_t)value; break;
+    default: cpu->gpr[r] = value; break;
+    }
+}
+/* The rm operand, register or memory, of any size: for executors that are not hot. */
+static inline uint64_t rm_read(struct cpu *cpu, const struct uop *u, unsigned size)
+{
+    if (u->in.flags & INSN_MEM)
+        return mem_read(cpu, u, operand_linear(cpu, u, size, false), size);
+    return reg_read(cpu, u->in.rm, size);
+}
+static inline void rm_write(struct cpu *cpu, const struct uop *u, unsigned size, uint64_t value)
+{
+    if (u->in.flags & INSN_MEM)
+        mem_write(cpu, u, operand_linear(cpu, u, size, true), size, value);
+    else
+        reg_write(cpu, u->in.rm, size, value);
+}
+
+#define CC_CF 0x0100u
+#define CC_PF 0x0400u
+#define CC_AF 0x1000u
+#define CC_ZF 0x4000u
+#define CC_SF 0x8000u
+#define CC_OF 0x0001u
+
+/* Condition `cond` of Jcc, SETcc, CMOVcc (SDM vol. 1, appendix B). */
+static inline bool cc_test(uint16_t cc, unsigned cond)
+{
+    bool result;
+    switch (cond >> 1) {
+    case 0: result = cc & CC_OF; break;
+    case 1: result = cc & CC_CF; break;
+    case 2: result = cc & CC_ZF; break;
+    case 3: result = cc & (CC_CF | CC_ZF); break;
+    case 4: result = cc & CC_SF; break;
+    case 5: result = cc & CC_PF; break;
+    case 6: result = ((cc >> 15) ^ cc) & 1; break;
+    default: result = (cc & CC_ZF) || (((cc >> 15) ^ cc) & 1); break;
+    }
+    return result ^ (cond & 1);
+}
+
+/* ---- stack (stack.c) ---- */
+
+uint64_t stack_pop_slow(struct cpu *cpu, const struct uop *u, unsigned size);
+void stack_push_slow(struct cpu *cpu, const struct uop *u, unsigned size, uint64_t value);
+static inline void stack_push(struct cpu *cpu, const struct uop *u, unsigned size, uint64_t value)
+{
+    if (likely(cpu->code64)) {
+        uint64_t rsp = cpu->gpr[RSP] - size;
+        mem_write(cpu, u, rsp, size, value);
+        cpu->gpr[RSP] = rsp;
+    } else {
+        stack_push_slow(cpu, u, size, value);
+    }
+}
+/* Reads the top without moving the stack pointer: the caller moves it once nothing can fault. */
+static inline uint64_t stack_pop(struct cpu *cpu, const struct uop *u, unsigned size)
+{
+    if (likely(cpu->code64)) {
+        uint64_t value = mem_read(cpu, u, cpu->gpr[RSP], size);
+        cpu->gpr[RSP] += size;
+        return value;
+    }
+    return stack_pop_slow(cpu, u, size);
+}
+/* Stack pointer as the current stack size has it. */
+static inline uint64_t stack_mask(const struct cpu *cpu)
+{
+    return cpu->code64 ? ~UINT64_C(0) : cpu->stack32 ? 0xffffffffu : 0xffffu;
+}
+static inline void stack_set(struct cpu *cpu, uint64_t rsp)
+{
+    uint64_t mask = stack_mask(cpu);
+    /* a 32-bit stack pointer clears the upper half, a 16-bit one leaves the rest */
+    cpu->gpr[RSP] = mask == 0xffff ? (cpu->gpr[RSP] & ~mask) | (rsp & mask) : rsp & mask;
+}
+
+/* ---- what the files of exec/ offer: (operation, form) -> executors by [memory][log2 of size] ---- */
+
+typedef exec_fn *exec_set[2][4];
+struct exec_def {
+    uint16_t op;
+    uint8_t form; /* enum insn_form, or EXEC_ANY_FORM */
+    const exec_set *set;
+    exec_fn *any; /* instead of a set: one function that looks at the insn itself */
+};
+#define EXEC_ANY_FORM 0xff
+/* each ends with a row of zeros in `set` and `any` */
+extern const struct exec_def exec_int[], exec_shift[], exec_multiply[], exec_bit[], exec_move[], exec_control[],
+    exec_stack[], exec_string[], exec_io[], exec_segment[], exec_interrupt[], exec_far[], exec_system[], exec_msr[],
+    exec_fpu_system[];
+
+/* ---- interrupt.c ---- */
+
+enum interrupt_source { INTERRUPT_EXTERNAL, INTERRUPT_EXCEPTION, INTERRUPT_SOFTWARE, INTERRUPT_NMI, INTERRUPT_INT1 };
+/* Delivers through the IDT or IVT; cpu->rip is the return address. May raise (u may be NULL). */
+void interrupt_deliver(struct cpu *cpu, uint8_t vector, enum interrupt_source source, bool has_error, uint32_t error);
+/* What IRET and RETF share in protected mode: CS:RIP and, `with_stack`, SS:RSP, checked and loaded. */
+void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector, uint64_t rip, bool with_stack,
+                      uint16_t ss_selector, uint64_t new_rsp, uint64_t plain_rsp);
+
+/* ---- segment.c, state.c; see segment.h for descriptors ---- */
+
+void cpu_set_segment(struct cpu *cpu, unsigned segment, const struct x86_segment *value);
+void cpu_set_cpl(struct cpu *cpu, uint8_t cpl);
+/* Guest TSC: nanoseconds of the machine's clock, plus the offset the guest set. */
+uint64_t cpu_tsc(struct cpu *cpu);
+
+/* ---- block.c ---- */
+
+struct block_cache;
+struct block_cache *block_cache_create(void);
+void block_cache_destroy(struct block_cache *cache);
+/* The block at cpu->rip (raises on a fetch fault), cached or decoded now. */
+struct block *block_find(struct cpu *cpu);
+/* One instruction at cpu->rip, in the cache's scratch block. */
+struct block *block_single(struct cpu *cpu);
+
+#endif

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT */
+/* Rows that run as themselves: the operand is found and checked here, the thunk (native.h) does the rest, with
+ * the guest's vector state live. */
+#include "exec.h"
+#include "exec_select.h"
+#include "../decode/isa.h"
+
+/* #UD and #NM of the vector units (SDM vol. 3, table 2-2 and 13.3). */
+static _Noreturn void raise_unavailable(struct cpu *cpu, const struct uop *u, uint32_t attributes)
+{
+    uint64_t cr0 = cpu->s.cr0;
+    if (attributes & OPA_X87) {
+        raise_exception(cpu, u, EXC_NM);
+    } else if (attributes & OPA_MMX) {
+        raise_exception(cpu, u, cr0 & CR0_EM ? EXC_UD : EXC_NM);
+    } else if (attributes & OPA_SSE) {
+        if ((cr0 & CR0_EM) || !(cpu->s.cr4 & CR4_OSFXSR))
+            raise_ud(cpu, u);
+        raise_exception(cpu, u, EXC_NM);
+    }
+    if (!(cpu->s.cr4 & CR4_OSXSAVE) || (cpu->s.xcr0 & (XCR0_SSE | XCR0_AVX)) != (XCR0_SSE | XCR0_AVX) ||
+        !(cr0 & CR0_PE) || (cpu->eflags & EFLAGS_VM))
+        raise_ud(cpu, u);
+    raise_exception(cpu, u, EXC_NM);
+}
+
+static inline void check_unit(struct cpu *cpu, const struct uop *u)
+{
+    if (unlikely(u->unit & ~cpu->fpu_ready))
+        raise_unavailable(cpu, u, op_infos[u->in.op].attributes);
+}
+
+static inline void enter(struct cpu *cpu, const struct uop *u)
+{
+    cpu->cur = u; /* native_trap asks */
+    if (unlikely(!cpu->fpu_live)) {
+        fpu_enter(cpu->s.xsave);
+        cpu->fpu_live = true;
+    }
+}
+
+static void native_register(struct cpu *cpu, const struct uop *u)
+{
+    check_unit(cpu, u);
+    enter(cpu, u);
+    u->native(cpu, NULL);
+    NEXT;
+}
+
+static void native_load(struct cpu *cpu, const struct uop *u)
+{
+    check_unit(cpu, u);
+    void *p = mem_load_ptr(cpu, u, operand_linear(cpu, u, u->mem_size, false), u->mem_size);
+    enter(cpu, u);
+    u->native(cpu, p);
+    NEXT;
+}
+
+static void native_store(struct cpu *cpu, const struct uop *u)
+{
+    check_unit(cpu, u);
+    void *p = mem_modify_ptr(cpu, u, operand_linear(cpu, u, u->mem_size, true), u->mem_size, false);
+    enter(cpu, u);
+    u->native(cpu, p);
+    mem_done(cpu, u, p, u->mem_size);
+    NEXT;
+}
+
+static void native_modify(struct cpu *cpu, const struct uop *u)
+{
+    check_unit(cpu, u);
+    void *p = mem_modify_ptr(cpu, u, operand_linear(cpu, u, u->mem_size, true), u->mem_size, true);
+    enter(cpu, u);
+    u->native(cpu, p);
+    mem_done(cpu, u, p, u->mem_size);
+    NEXT;
+}
+
+static void native_missing(struct cpu *cpu, const struct uop *u)
+{
+    raise_ud(cpu, u);
+}
+
+/* Destinations come first; MOVUPS and many others exist as load and as store. */
+static bool memory_is_destination(const struct insn *in)
+{
+    switch (operand_infos[isa_rows[in->row].operand[0]].class) {
+    case CLASS_E: case CLASS_M: case CLASS_W: case CLASS_Q:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static unsigned memory_operand_size(const struct insn *in)
+{
+    const struct isa_row *row = &isa_rows[in->row];
+    for (unsigned i = 0; i < 4; i++) {
+        switch (operand_infos[row->operand[i]].class) {
+        case CLASS_E: case CLASS_M: case CLASS_W: case CLASS_Q: {
+            unsigned size = insn_operand_size(in, i);
+            return size ? size : in->osize;
+        }
+        default:
+            break;
+        }
+    }
+    return in->osize;
+}
+
+void exec_select_native(struct cpu *cpu, struct uop *u)
+{
+    const struct op_info *info = &op_infos[u->in.op];
+    uint32_t attributes = info->attributes;
+    u->fn = native_missing;
+    if (!cpuid_has(&cpu->cpuid, (enum cpu_feature)info->feature) && info->feature != FEATURE_BASE)
+        return;
+    u->native = native_thunk(cpu->native, &u->in, info);
+    if (!u->native)
+        return;
+    u->unit = (uint8_t)(attributes & (OPA_X87 | OPA_MMX | OPA_SSE | OPA_AVX));
+    u->mem_size = (uint16_t)memory_operand_size(&u->in);
+    if (!(u->in.flags & INSN_MEM))
+        u->fn = native_register;
+    else if (memory_is_destination(&u->in) && attributes & OPA_MEM_RMW)
+        u->fn = native_modify;
+    else if (memory_is_destination(&u->in) && attributes & OPA_NO_MEM_READ)
+        u->fn = native_store;
+    else
+        u->fn = native_load;
+}

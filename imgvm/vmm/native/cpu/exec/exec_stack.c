@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT */
+/* PUSH POP PUSHA POPA PUSHF POPF ENTER LEAVE, and the stack outside 64-bit mode. */
+#include "exec.h"
+
+void stack_push_slow(struct cpu *cpu, const struct uop *u, unsigned size, uint64_t value)
+{
+    uint64_t rsp = (cpu->gpr[RSP] - size) & stack_mask(cpu);
+    mem_write(cpu, u, access_segment(cpu, u, SS, rsp, size, true), size, value);
+    stack_set(cpu, rsp);
+}
+
+uint64_t stack_pop_slow(struct cpu *cpu, const struct uop *u, unsigned size)
+{
+    uint64_t rsp = cpu->gpr[RSP] & stack_mask(cpu);
+    uint64_t value = mem_read(cpu, u, access_segment(cpu, u, SS, rsp, size, false), size);
+    stack_set(cpu, rsp + size);
+    return value;
+}
+
+/* Address of stack bytes at `rsp + offset`, checked, for instructions that push or pop several values. */
+static uint64_t stack_linear(struct cpu *cpu, const struct uop *u, uint64_t rsp, unsigned size, bool write)
+{
+    if (cpu->code64)
+        return rsp;
+    return access_segment(cpu, u, SS, rsp & stack_mask(cpu), size, write);
+}
+
+#define PUSH_POP(size, bits)                                                                          \
+    static void push_reg_##bits(struct cpu *cpu, const struct uop *u)                                 \
+    {                                                                                                 \
+        stack_push(cpu, u, size, reg_read(cpu, u->in.rm, size));                                      \
+        NEXT;                                                                                         \
+    }                                                                                                 \
+    static void push_mem_##bits(struct cpu *cpu, const struct uop *u)                                 \
+    {                                                                                                 \
+        stack_push(cpu, u, size, mem_read(cpu, u, operand_linear(cpu, u, size, false), size));        \
+        NEXT;                                                                                         \
+    }                                                                                                 \
+    static void pop_reg_##bits(struct cpu *cpu, const struct uop *u)                                  \
+    {                                                                                                 \
+        uint64_t value = stack_pop(cpu, u, size);                                                     \
+        reg_write(cpu, u->in.rm, size, value);                                                        \
+        NEXT;                                                                                         \
+    }                                                                                                 \
+    static void push_imm_##bits(struct cpu *cpu, const struct uop *u)                                 \
+    {                                                                                                 \
+        stack_push(cpu, u, size, u->in.imm);                                                          \
+        NEXT;                                                                                         \
+    }
+PUSH_POP(2, 16)
+PUSH_POP(4, 32)
+PUSH_POP(8, 64)
+
+/* POP into memory: an rSP-based address is computed after the increment (SDM vol. 2, POP). */
+static void pop_mem(struct cpu *cpu, const struct uop *u)
+{
+    uint64_t rsp = cpu->gpr[RSP];
+    uint64_t value = stack_pop(cpu, u, u->in.osize);
+    uint64_t popped = cpu->gpr[RSP];
+    cpu->gpr[RSP] = rsp; /* what follows may fault */
+    struct uop after = *u;
+    if (u->in.base == RSP)
+        after.in.disp += (int32_t)u->in.osize;
+    uint64_t linear = operand_linear(cpu, &after, u->in.osize, true);
+    mem_write(cpu, u, linear, u->in.osize, value);
+    cpu->gpr[RSP] = popped;
+    NEXT;
+}
+
+static const exec_set push_rm = {{NULL, push_reg_16, push_reg_32, push_reg_64}, {NULL, push_mem_16, push_mem_32, push_mem_64}};
+static const exec_set pop_rm = {{NULL, pop_reg_16, pop_reg_32, pop_reg_64}, {NULL, pop_mem, pop_mem, pop_mem}};
+static const exec_set push_imm = {{NULL, push_imm_16, push_imm_32, push_imm_64}, {NULL, NULL, NULL, NULL}};
+
+static void pusha(struct cpu *cpu, const struct uop *u)
+{
+    unsigned size = u->in.osize;
+    uint64_t rsp = cpu->gpr[RSP];
+    stack_linear(cpu, u, rsp - 8 * size, size, true);
+    for (unsigned r = 0; r < 8; r++)
+        mem_write(cpu, u, stack_linear(cpu, u, rsp - (r + 1) * size, size, true), size, cpu->gpr[r]);
+    stack_set(cpu, rsp - 8 * size);
+    NEXT;
+}
+
+static void popa(struct cpu *cpu, const struct uop *u)
+{
+    unsigned size = u->in.osize;
+    uint64_t rsp = cpu->gpr[RSP], value[8];
+    for (unsigned r = 0; r < 8; r++)
+        value[r] = mem_read(cpu, u, stack_linear(cpu, u, rsp + (7 - r) * size, size, false), size);
+    for (unsigned r = 0; r < 8; r++)
+        if (r != RSP)
+            reg_write(cpu, r, size, value[r]);
+    stack_set(cpu, rsp + 8 * size);
+    NEXT;
+}
+
+static void pushf(struct cpu *cpu, const struct uop *u)
+{
+    uint64_t value = cpu_get_eflags(cpu) & ~(uint64_t)(EFLAGS_VM | EFLAGS_RF);
+    if (cpu->eflags & EFLAGS_VM && (cpu->eflags & EFLAGS_IOPL) != EFLAGS_IOPL)
+        raise_gp(cpu, u, 0);
+    stack_push(cpu, u, u->in.osize, value);
+    NEXT;
+}
+
+static void popf(struct cpu *cpu, const struct uop *u)
+{
+    unsigned iopl = (unsigned)(cpu->eflags & EFLAGS_IOPL) >> 12;
+    if (cpu->eflags & EFLAGS_VM && iopl != 3)
+        raise_gp(cpu, u, 0);
+    uint32_t value = (uint32_t)stack_pop(cpu, u, u->in.osize);
+    uint32_t mask = EFLAGS_STATUS | EFLAGS_TF | EFLAGS_DF | EFLAGS_NT | EFLAGS_RF;
+    if (u->in.osize != 2)
+        mask |= EFLAGS_AC | EFLAGS_ID;
+    if (cpu->cpl == 0)
+        mask |= EFLAGS_IOPL;
+    if (cpu->cpl <= iopl)
+        mask |= EFLAGS_IF;
+    cpu_set_eflags(cpu, value & ~EFLAGS_RF, mask);
+    END_BLOCK;
+}
+
+/* SDM vol. 2, ENTER. Levels above zero copy the display. */
+static void enter(struct cpu *cpu, const struct uop *u)
+{
+    unsigned size = u->in.osize, level = (unsigned)(u->in.imm >> 16) & 31;
+    uint64_t rsp = cpu->gpr[RSP] - size, frame = rsp, rbp = cpu->gpr[RBP];
+    uint64_t new_rsp = rsp;
+    mem_write(cpu, u, stack_linear(cpu, u, rsp, size, true), size, rbp);
+    for (unsigned i = 1; i < level; i++) {
+        rbp -= size;
+        uint64_t link = mem_read(cpu, u, stack_linear(cpu, u, rbp, size, false), size);
+        new_rsp -= size;
+        mem_write(cpu, u, stack_linear(cpu, u, new_rsp, size, true), size, link);
+    }
+    if (level) {
+        new_rsp -= size;
+        mem_write(cpu, u, stack_linear(cpu, u, new_rsp, size, true), size, frame);
+    }
+    new_rsp -= (uint16_t)u->in.imm;
+    access_probe_write(cpu, u, stack_linear(cpu, u, new_rsp, 1, true), 1);
+    reg_write(cpu, RBP, size, frame);
+    stack_set(cpu, new_rsp);
+    NEXT;
+}
+
+static void leave(struct cpu *cpu, const struct uop *u)
+{
+    unsigned size = u->in.osize;
+    uint64_t rsp = cpu->gpr[RBP] & stack_mask(cpu);
+    uint64_t value = mem_read(cpu, u, stack_linear(cpu, u, rsp, size, false), size);
+    stack_set(cpu, rsp + size);
+    reg_write(cpu, RBP, size, value);
+    NEXT;
+}
+
+const struct exec_def exec_stack[] = {
+    {OP_PUSH, FORM_RM, &push_rm, NULL},
+    {OP_PUSH, FORM_IMM, &push_imm, NULL},
+    {OP_POP, FORM_RM, &pop_rm, NULL},
+    {OP_PUSHA, EXEC_ANY_FORM, NULL, pusha},
+    {OP_POPA, EXEC_ANY_FORM, NULL, popa},
+    {OP_PUSHF, EXEC_ANY_FORM, NULL, pushf},
+    {OP_POPF, EXEC_ANY_FORM, NULL, popf},
+    {OP_ENTER, EXEC_ANY_FORM, NULL, enter},
+    {OP_LEAVE, EXEC_ANY_FORM, NULL, leave},
+    {0, 0, NULL, NULL},
+};

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: MIT */
+/* The run loop: blocks one after another, with requests, exceptions and halts between them. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "exec.h"
+
+#define BUDGET_BLOCKS 256 /* blocks between looks at the clock: some 10 us */
+
+/* ---- leaving a block early ---- */
+
+static _Noreturn void land(struct cpu *cpu)
+{
+    __builtin_longjmp(cpu->landing, 1);
+}
+
+/* A block is counted whole when it is entered; take back what did not run. */
+static void uncount(struct cpu *cpu, const struct uop *u, bool done)
+{
+    cpu->instructions -= (uint64_t)(cpu->block->count - u->index) - done;
+}
+
+static _Noreturn void raise(struct cpu *cpu, const struct uop *u, uint8_t vector, bool has_error_code, uint32_t error_code)
+{
+    if (u) {
+        cpu->rip = cpu_this_rip(cpu, u) & cpu_rip_mask(cpu);
+        uncount(cpu, u, false);
+    } else if (cpu->in_soft_interrupt) {
+        cpu->rip = cpu->soft_interrupt_rip;
+    }
+    cpu->in_soft_interrupt = false;
+    cpu->event = EVENT_EXCEPTION;
+    cpu->vector = vector;
+    cpu->has_error_code = has_error_code;
+    cpu->error_code = error_code;
+    land(cpu);
+}
+
+void raise_exception(struct cpu *cpu, const struct uop *u, uint8_t vector)
+{
+    raise(cpu, u, vector, false, 0);
+}
+
+void raise_error(struct cpu *cpu, const struct uop *u, uint8_t vector, uint32_t error_code)
+{
+    raise(cpu, u, vector, true, error_code);
+}
+
+void leave_block(struct cpu *cpu, const struct uop *u, bool done)
+{
+    uncount(cpu, u, done);
+    if (cpu->event == EVENT_NONE)
+        cpu->event = EVENT_LEAVE;
+    land(cpu);
+}
+
+void internal_error(struct cpu *cpu, const struct uop *u, const char *what)
+{
+    cpu_fpu_leave(cpu);
+    if (u)
+        cpu->rip = cpu_this_rip(cpu, u);
+    snprintf(cpu->message, sizeof cpu->message, "%s at %#x:%#llx", what, cpu->s.segment[CS].selector,
+             (unsigned long long)cpu->rip);
+    cpu->event = EVENT_INTERNAL;
+    land(cpu);
+}
+
+/* A native instruction trapped on the host (trap.c brings us here, on this thread, in thunk context). */
+_Noreturn void native_trap(void *opaque, unsigned vector)
+{
+    struct cpu *cpu = opaque;
+    if (vector == EXC_GP || vector == EXC_AC)
+        raise_error(cpu, cpu->cur, (uint8_t)vector, 0);
+    raise_exception(cpu, cpu->cur, (uint8_t)vector);
+}
+
+/* ---- exceptions on exceptions (SDM vol. 3, 6.15, table 6-5) ---- */
+
+static bool contributory(uint8_t vector)
+{
+    return vector == EXC_DE || (vector >= EXC_TS && vector <= EXC_GP);
+}
+
+static void deliver_exception(struct cpu *cpu)
+{
+    uint8_t vector = cpu->vector;
+    if (cpu->delivering != NO_VECTOR) {
+        uint8_t first = cpu->delivering;
+        bool serious = contributory(vector) || vector == EXC_PF;
+        if (first == EXC_DF && serious) {
+            snprintf(cpu->message, sizeof cpu->message,
+                     "triple fault at %#x:%#llx (exception %u while delivering a double fault; cr0 %#llx cr2 %#llx cr3 %#llx rsp %#llx)",
+                     cpu->s.segment[CS].selector, (unsigned long long)cpu->rip, vector, (unsigned long long)cpu->s.cr0,
+                     (unsigned long long)cpu->s.cr2, (unsigned long long)cpu->s.cr3, (unsigned long long)cpu->gpr[RSP]);
+            cpu->s.activity = X86_SHUTDOWN;
+            cpu->delivering = NO_VECTOR;
+            return;
+        }
+        if ((contributory(first) && contributory(vector)) || (first == EXC_PF && serious)) {
+            vector = EXC_DF;
+            cpu->has_error_code = true;
+            cpu->error_code = 0;
+        }
+    }
+    bool has_error = cpu->has_error_code && ((cpu->s.cr0 & CR0_PE) != 0);
+    uint32_t error = cpu->error_code;
+    cpu->delivering = vector;
+    interrupt_deliver(cpu, vector, INTERRUPT_EXCEPTION, has_error, error);
+    cpu->delivering = NO_VECTOR;
+}
+
+static void deliver_outside(struct cpu *cpu, uint8_t vector, enum interrupt_source source)
+{
+    cpu->s.activity = X86_RUNNING;
+    interrupt_deliver(cpu, vector, source, false, 0);
+}
+
+/* ---- requests ---- */
+
+void cpu_update_requests(struct cpu *cpu)
+{
+    cpu->request_mask = ~0u;
+    if (!(cpu->eflags & EFLAGS_IF))
+        cpu->request_mask &= ~CPU_REQUEST_INTR;
+    if (cpu->s.nmi_blocked)
+        cpu->request_mask &= ~CPU_REQUEST_NMI;
+    if (cpu->s.activity != X86_WAIT_FOR_SIPI)
+        cpu->request_mask &= ~CPU_REQUEST_SIPI;
+    if (cpu->s.activity == X86_WAIT_FOR_SIPI || cpu->s.activity == X86_SHUTDOWN)
+        cpu->request_mask &= CPU_REQUEST_SIPI | CPU_REQUEST_EXIT | CPU_REQUEST_FLUSH | CPU_REQUEST_INIT;
+}
+
+static bool take_request(struct cpu *cpu, uint32_t bit)
+{
+    return atomic_fetch_and(&cpu->requests, ~bit) & bit;
+}
+
+static void init_processor(struct cpu *cpu)
+{
+    static const unsigned kept_cr0 = CR0_CD | CR0_NW;
+    struct x86_state *s = &cpu->s;
+    cpu_get_state(cpu, s);
+    /* INIT leaves the FPU, MSRs, TSC and CR0.CD/NW alone (SDM vol. 3, table 9-1) */
+    struct x86_state *fresh = malloc(sizeof *fresh);
+    if (!fresh)
+        internal_error(cpu, NULL, "out of memory");
+    x86_state_reset(fresh, false);
+    s->rip = fresh->rip;
+    s->rflags = fresh->rflags;
+    for (unsigned i = 0; i < 16; i++)
+        s->gpr[i] = fresh->gpr[i];
+    for (unsigned i = 0; i < 6; i++)
+        s->segment[i] = fresh->segment[i];
+    s->ldtr = fresh->ldtr;
+    s->tr = fresh->tr;
+    s->gdtr = fresh->gdtr;
+    s->idtr = fresh->idtr;
+    s->cr0 = (fresh->cr0 & ~kept_cr0) | (s->cr0 & kept_cr0);
+    s->cr2 = s->cr3 = s->cr4 = s->efer = 0;
+    for (unsigned i = 0; i < 8; i++)
+        s->dr[i] = fresh->dr[i];
+    s->nmi_blocked = s->interrupt_shadow = false;
+    s->activity = s->apic_base & 0x100 ? X86_RUNNING : X86_WAIT_FOR_SIPI;
+    free(fresh);
+    cpu_set_state(cpu, s);
+}
+
+static void start_processor(struct cpu *cpu)
+{
+    struct x86_segment cs = cpu->s.segment[CS];
+    cs.selector = (uint16_t)(cpu->sipi_vector << 8);
+    cs.base = (uint64_t)cpu->sipi_vector << 12;
+    cpu_set_segment(cpu, CS, &cs);
+    cpu->rip = 0;
+    cpu->s.activity = X86_RUNNING;
+    cpu_update_mode(cpu);
+}
+
+/* One request, highest priority first (SDM vol. 3, 6.9). true: the caller returns *exit. */
+static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
+{
+    uint32_t now = atomic_load(&cpu->requests) & cpu->request_mask;
+    if (now & CPU_REQUEST_FLUSH && take_request(cpu, CPU_REQUEST_FLUSH))
+        mmu_flush(&cpu->mmu);
+    if (now & CPU_REQUEST_EXIT && take_request(cpu, CPU_REQUEST_EXIT)) {
+        *exit = CPU_EXIT_REQUEST;
+        return true;
+    }
+    if (now & CPU_REQUEST_INIT && take_request(cpu, CPU_REQUEST_INIT)) {
+        cpu_fpu_leave(cpu);
+        init_processor(cpu);
+    } else if (now & CPU_REQUEST_SIPI && take_request(cpu, CPU_REQUEST_SIPI)) {
+        start_processor(cpu);
+    } else if (now & CPU_REQUEST_NMI && take_request(cpu, CPU_REQUEST_NMI)) {
+        cpu->s.nmi_blocked = true;
+        deliver_outside(cpu, EXC_NMI, INTERRUPT_NMI);
+    } else if (now & CPU_REQUEST_INTR) {
+        cpu_fpu_leave(cpu);
+        atomic_fetch_and(&cpu->requests, ~CPU_REQUEST_INTR);
+        int vector = cpu->callbacks.interrupt_acknowledge(cpu->opaque);
+        if (vector >= 0) {
+            /* perhaps there is more: asked again when IF allows */
+            atomic_fetch_or(&cpu->requests, CPU_REQUEST_INTR);
+            deliver_outside(cpu, (uint8_t)vector, INTERRUPT_EXTERNAL);
+        }
+    }
+    cpu_update_requests(cpu);
+    return false;
+}
+
+static void run_block(struct cpu *cpu, struct block *block)
+{
+    cpu->block = block;
+    cpu->gpr[GPR_BLOCK_RIP] = cpu->rip;
+    cpu->instructions += block->count;
+    block->uops[0].fn(cpu, block->uops);
+}
+
+/* One instruction with everything that hangs on instruction boundaries: shadow, trap flag. */
+static void run_one(struct cpu *cpu)
+{
+    bool trap = cpu->eflags & EFLAGS_TF;
+    cpu->s.interrupt_shadow = false;
+    run_block(cpu, block_single(cpu));
+    if (trap && !cpu->s.interrupt_shadow) {
+        cpu->s.dr[6] |= DR6_BS;
+        raise_exception(cpu, NULL, EXC_DB);
+    }
+}
+
+static enum cpu_exit run_loop(struct cpu *cpu)
+{
+    enum cpu_exit exit;
+    if (__builtin_setjmp(cpu->landing)) {
+        /* an event inside a block brought us back */
+    }
+    for (;;) {
+        enum cpu_event event = cpu->event;
+        cpu->event = EVENT_NONE;
+        switch (event) {
+        case EVENT_EXCEPTION:
+            deliver_exception(cpu);
+            break;
+        case EVENT_SINGLE:
+            run_one(cpu);
+            break;
+        case EVENT_INTERNAL:
+            return CPU_EXIT_INTERNAL;
+        default:
+            break;
+        }
+        cpu_update_requests(cpu);
+        for (;;) {
+            if (unlikely(cpu->s.activity != X86_RUNNING)) {
+                if (cpu->s.activity == X86_SHUTDOWN)
+                    return CPU_EXIT_SHUTDOWN;
+                cpu_update_requests(cpu);
+                if (!(atomic_load(&cpu->requests) & cpu->request_mask))
+                    return CPU_EXIT_HALT;
+            }
+            if (unlikely(cpu->s.interrupt_shadow || (cpu->eflags & EFLAGS_TF) || cpu->instructions + BLOCK_MAX_INSNS > cpu->count_limit)) {
+                if (cpu->instructions >= cpu->count_limit)
+                    return CPU_EXIT_REQUEST;
+                if (!cpu->s.interrupt_shadow && (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask)) {
+                    if (handle_requests(cpu, &exit))
+                        return exit;
+                    continue;
+                }
+                run_one(cpu);
+                continue;
+            }
+            if (unlikely(atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask)) {
+                if (handle_requests(cpu, &exit))
+                    return exit;
+                continue;
+            }
+            if (unlikely(--cpu->budget < 0)) {
+                cpu->budget = BUDGET_BLOCKS;
+                if (cpu->deadline_ns != UINT64_MAX && cpu->callbacks.time_ns(cpu->opaque) >= cpu->deadline_ns)
+                    return CPU_EXIT_REQUEST;
+            }
+            run_block(cpu, block_find(cpu));
+        }
+    }
+}
+
+enum cpu_exit cpu_run(struct cpu *cpu)
+{
+    return cpu_run_count(cpu, UINT64_MAX);
+}
+
+enum cpu_exit cpu_run_count(struct cpu *cpu, uint64_t count)
+{
+    cpu->count_limit = count > UINT64_MAX - cpu->instructions ? UINT64_MAX : cpu->instructions + count;
+    cpu->event = EVENT_NONE;
+    cpu->budget = BUDGET_BLOCKS;
+    native_cache_activate(cpu->native);
+    enum cpu_exit exit = run_loop(cpu);
+    cpu_fpu_leave(cpu);
+    native_cache_activate(NULL);
+    return exit;
+}
+
+/* ---- the outside's calls ---- */
+
+void cpu_request(struct cpu *cpu, uint32_t requests)
+{
+    atomic_fetch_or(&cpu->requests, requests);
+}
+
+void cpu_withdraw(struct cpu *cpu, uint32_t requests)
+{
+    atomic_fetch_and(&cpu->requests, ~requests);
+}
+
+void cpu_set_sipi_vector(struct cpu *cpu, uint8_t vector)
+{
+    cpu->sipi_vector = vector;
+}
+
+bool cpu_has_work(struct cpu *cpu)
+{
+    return cpu->s.activity == X86_RUNNING || (atomic_load(&cpu->requests) & cpu->request_mask);
+}
+
+void cpu_set_deadline_ns(struct cpu *cpu, uint64_t deadline_ns)
+{
+    cpu->deadline_ns = deadline_ns;
+}
+
+uint64_t cpu_instructions(const struct cpu *cpu)
+{
+    return cpu->instructions;
+}
+
+const char *cpu_message(const struct cpu *cpu)
+{
+    return cpu->message;
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+/* Making a processor, its flags and derived state, and moving the whole state in and out. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "exec.h"
+
+uint32_t cpu_get_eflags(const struct cpu *cpu)
+{
+    return (uint32_t)cpu->eflags | ((cpu->cc >> 8) & 0xd5) | (cpu->cc & CC_OF ? EFLAGS_OF : 0);
+}
+
+void cpu_set_eflags(struct cpu *cpu, uint32_t value, uint32_t mask)
+{
+    uint32_t flags = (cpu_get_eflags(cpu) & ~mask) | (value & mask);
+    bool ac_changed = (flags ^ cpu->eflags) & EFLAGS_AC;
+    cpu->cc = (uint16_t)((((flags & 0xd5) | 2) << 8) | (flags & EFLAGS_OF ? CC_OF : 0));
+    cpu->eflags = (flags & 0x3f7700u & ~(uint32_t)EFLAGS_STATUS) | EFLAGS_FIXED;
+    if (unlikely(ac_changed)) {
+        cpu->mmu.ac = flags & EFLAGS_AC;
+        if (cpu->s.cr4 & CR4_SMAP)
+            mmu_flush(&cpu->mmu);
+    }
+    cpu_update_requests(cpu);
+}
+
+void cpu_set_cpl(struct cpu *cpu, uint8_t cpl)
+{
+    cpu->cpl = cpl;
+    cpu->tlb = cpu->mmu.tlb[cpl == 3];
+}
+
+/* Which of the vector units may be used now: the checks of SDM vol. 3, table 2-2 and 13.3, done once a change. */
+static uint8_t fpu_ready(const struct cpu *cpu)
+{
+    uint64_t cr0 = cpu->s.cr0, cr4 = cpu->s.cr4;
+    uint8_t ready = 0;
+    if (!(cr0 & (CR0_EM | CR0_TS)))
+        ready |= (uint8_t)(OPA_X87 | OPA_MMX);
+    if (!(cr0 & (CR0_EM | CR0_TS)) && (cr4 & CR4_OSFXSR))
+        ready |= (uint8_t)OPA_SSE;
+    if (!(cr0 & CR0_TS) && (cr4 & CR4_OSXSAVE) && (cpu->s.xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX) &&
+        (cr0 & CR0_PE) && !(cpu->eflags & EFLAGS_VM))
+        ready |= (uint8_t)OPA_AVX;
+    return ready;
+}
+
+void cpu_update_mode(struct cpu *cpu)
+{
+    const struct x86_segment *cs = &cpu->s.segment[CS], *ss = &cpu->s.segment[SS];
+    bool v86 = cpu->eflags & EFLAGS_VM, protected = cpu->s.cr0 & CR0_PE;
+    if (!protected)
+        cpu_set_cpl(cpu, 0);
+    else if (v86)
+        cpu_set_cpl(cpu, 3);
+    cpu->code64 = (cpu->s.efer & EFER_LMA) && (cs->attributes & SEG_L) && !v86;
+    cpu->mode = cpu->code64 ? INSN_MODE_64 : (cs->attributes & SEG_DB) && !v86 ? INSN_MODE_32 : INSN_MODE_16;
+    cpu->stack32 = ss->attributes & SEG_DB;
+    cpu->fpu_ready = fpu_ready(cpu);
+    cpu->mmu.cr0 = cpu->s.cr0;
+    cpu->mmu.cr3 = cpu->s.cr3;
+    cpu->mmu.cr4 = cpu->s.cr4;
+    cpu->mmu.efer = cpu->s.efer;
+    cpu->cpuid.xcr0 = cpu->s.xcr0;
+    cpu->cpuid.osxsave = cpu->s.cr4 & CR4_OSXSAVE;
+    cpu_update_requests(cpu);
+}
+
+uint64_t cpu_tsc(struct cpu *cpu)
+{
+    return cpu->callbacks.time_ns(cpu->opaque) + cpu->s.tsc_offset;
+}
+
+void cpu_get_state(struct cpu *cpu, struct x86_state *state)
+{
+    if (state != &cpu->s)
+        *state = cpu->s;
+    for (unsigned i = 0; i < 16; i++)
+        state->gpr[i] = cpu->gpr[i];
+    state->rip = cpu->rip;
+    state->rflags = cpu_get_eflags(cpu);
+    state->cr8 = cpu->callbacks.cr8_read(cpu->opaque);
+}
+
+void cpu_set_state(struct cpu *cpu, const struct x86_state *state)
+{
+    if (state != &cpu->s)
+        cpu->s = *state;
+    for (unsigned i = 0; i < 16; i++)
+        cpu->gpr[i] = state->gpr[i];
+    cpu->gpr[GPR_ZERO] = 0;
+    cpu->rip = state->rip;
+    cpu->fpu_live = false;
+    for (unsigned i = 0; i < 6; i++)
+        cpu->seg_base[i] = state->segment[i].base;
+    cpu->seg_base[INSN_SEG_FLAT] = 0;
+    cpu->eflags = EFLAGS_FIXED;
+    cpu_set_eflags(cpu, (uint32_t)state->rflags, ~0u);
+    cpu->mmu.ac = state->rflags & EFLAGS_AC;
+    /* the privilege is the stack's (SDM vol. 3, 24.4.1: SS.DPL always equals CPL) */
+    cpu_set_cpl(cpu, (state->segment[SS].attributes & SEG_DPL) >> SEG_DPL_SHIFT);
+    cpu_update_mode(cpu);
+    if ((state->cr0 & CR0_PG) && (state->cr4 & CR4_PAE) && !(state->efer & EFER_LMA))
+        mmu_load_pdptes(&cpu->mmu, state->cr3);
+    mmu_flush(&cpu->mmu);
+}
+
+void cpu_set_a20(struct cpu *cpu, bool enabled)
+{
+    if (enabled)
+        cpu->mmu.physical_mask |= BIT(20);
+    else
+        cpu->mmu.physical_mask &= ~BIT(20);
+    mmu_flush(&cpu->mmu);
+}
+
+static void fill_exec_table(struct cpu *cpu)
+{
+    static const struct exec_def *const all[] = {exec_int, exec_shift, exec_multiply, exec_bit, exec_move, exec_control,
+                                                 exec_stack, exec_string, exec_io, exec_segment, exec_interrupt, exec_far,
+                                                 exec_system, exec_msr, exec_fpu_system};
+    for (unsigned i = 0; i < ARRAY_LEN(all); i++) {
+        for (const struct exec_def *def = all[i]; def->set || def->any; def++) {
+            if (def->form != EXEC_ANY_FORM) {
+                cpu->exec_table[def->op][def->form] = def;
+                continue;
+            }
+            for (unsigned form = 0; form <= FORM_OTHER; form++)
+                cpu->exec_table[def->op][form] = def;
+        }
+    }
+}
+
+struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, struct guest_mem *mem,
+                       const struct cpu_options *options, imgvm_error *err)
+{
+    struct cpu *cpu = aligned_alloc(64, align_up(sizeof *cpu, 64));
+    if (!cpu) {
+        error_set(err, ENOMEM, "out of memory");
+        return NULL;
+    }
+    memset(cpu, 0, sizeof *cpu);
+    cpu->callbacks = *callbacks;
+    cpu->opaque = opaque;
+    cpu->id = options->id;
+    cpu->count = options->count;
+    cpu->deadline_ns = UINT64_MAX;
+    cpu->delivering = NO_VECTOR;
+    mmu_init(&cpu->mmu, mem);
+    cpuid_init(&cpu->cpuid, options->id, options->count);
+    static const enum cpu_feature system_features[] = {
+#include "system_features.h"
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(system_features); i++)
+        cpuid_announce(&cpu->cpuid, system_features[i]);
+    cpu->cpuid.apic_enabled = true;
+    cpu->blocks = block_cache_create();
+    cpu->native = native_cache_create(err);
+    cpu->exec_table = calloc(OP_COUNT, sizeof *cpu->exec_table);
+    if (!cpu->blocks || !cpu->native || !cpu->exec_table) {
+        error_set(err, ENOMEM, "out of memory for a processor");
+        cpu_destroy(cpu);
+        return NULL;
+    }
+    cpu->native_generation = cpu->native->generation;
+    fill_exec_table(cpu);
+    struct x86_state *fresh = &cpu->s;
+    x86_state_reset(fresh, options->id == 0);
+    cpu_set_state(cpu, fresh);
+    return cpu;
+}
+
+void cpu_destroy(struct cpu *cpu)
+{
+    if (!cpu)
+        return;
+    block_cache_destroy(cpu->blocks);
+    native_cache_destroy(cpu->native);
+    free(cpu->exec_table);
+    free(cpu);
+}
