@@ -76,10 +76,10 @@ class Apt:
             ) from error
 
     def uri(self, package: Package) -> str:
-        """Where the package would be fetched from."""
+        """Where the package would be fetched from, without a mirror's password: the image is handed on."""
         command = ["apt-get", "--print-uris", "download", f"{package.name}={package.version}"]
         match = re.match(r"'([^']+)'", self._run(command, f"find {package.name}"))
-        return match[1] if match else ""
+        return re.sub(r"(://)[^/@]*@", r"\1", match[1]) if match else ""
 
     def download(self, package: Package, folder: Path) -> Path:
         """Fetches a package into `folder`."""

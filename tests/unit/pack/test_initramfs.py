@@ -50,11 +50,10 @@ WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 @settings(max_examples=50, deadline=None)
 @given(arguments=st.lists(WORDS, max_size=4), value=WORDS)
 def test_no_word_of_a_command_is_read_by_the_shell(arguments: list[str], value: str) -> None:
-    show = 'import os,sys; sys.stdout.buffer.write(os.fsencode("\\0".join([os.environ["V"], os.getcwd(), *sys.argv[1:]])))'
-    command = Exec(("/usr/bin/env", "python3", "-c", show, *arguments), {"V": value}, "/usr")
-    script = initramfs.exec_script(command)
+    show = 'printf "%s\\0" "$V" "$(pwd)" "$@"'
+    script = initramfs.exec_script(Exec(("sh", "-c", show, "sh", *arguments), {"V": value}, "/usr"))
     done = subprocess.run(["sh"], input=script.encode(), capture_output=True, check=True)
-    assert done.stdout.decode() == "\0".join([value, "/usr", *arguments])
+    assert done.stdout.decode() == "".join(f"{word}\0" for word in (value, "/usr", *arguments))
 
 
 def test_exec_script_statuses() -> None:
