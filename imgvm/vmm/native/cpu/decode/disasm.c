@@ -214,7 +214,7 @@ static void format_operand(struct text *text, const struct insn *insn, unsigned 
         text_add(text, "]");
         break;
     case CLASS_Y:
-        format_pointer(text, size, insn->asize != 8, ES);
+        format_pointer(text, size, true, ES);
         text_add(text, "[");
         format_gpr(text, RDI, insn->asize);
         text_add(text, "]");
