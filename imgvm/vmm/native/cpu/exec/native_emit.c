@@ -2,7 +2,7 @@
 /* The code of a thunk (native.h): the decoded instruction is encoded anew, from its row and fields, with the memory
  * operand at [rsi], the guest's general registers in scratch registers of the host, and vector registers as they are.
  *
- *     movzx eax, word [rdi + flags]; add al, 7fh; sahf    when flags are read, or written only in part
+ *     movzx eax, word [rdi + flags]; add al, 7fh; sahf    when flags are read, or kept in part
  *     mov   rax, [rdi + 8*a]                              each general register it names
  *     op    ..., [rsi]
  *     mov   [rdi + 8*a], rax                              each it writes
@@ -268,7 +268,8 @@ unsigned native_emit(uint8_t out[NATIVE_MAX_BYTES], const struct insn *insn, con
         if ((implied_read | implied_written) & 1 << n)
             hold_in(&e, n, n, implied_written & 1 << n);
 
-    if (info->flags_read || (info->flags_written && info->flags_written != EFLAGS_STATUS))
+    /* what is undefined may be what it was */
+    if (info->flags_read || info->flags_undefined || (info->flags_written && info->flags_written != EFLAGS_STATUS))
         put_flags_load(&e);
     for (unsigned i = 0; i < e.held_count; i++)
         put_move(&e, e.held[i].guest, e.held[i].host, false);
