@@ -1,0 +1,571 @@
+/* SPDX-License-Identifier: MIT */
+/* needs: dev/lapic*.c base/timer.c base/clock.c */
+#include "check.h"
+#include "dev/lapic.h"
+
+#include <limits.h>
+
+enum { ID = 0x20, VERSION = 0x30, TPR = 0x80, APR = 0x90, PPR = 0xa0, EOI = 0xb0, LDR = 0xd0, DFR = 0xe0, SVR = 0xf0,
+       ISR = 0x100, TMR = 0x180, IRR = 0x200, ESR = 0x280, CMCI = 0x2f0, ICR = 0x300, ICR2 = 0x310, LVTT = 0x320,
+       LVTTHMR = 0x330, LVTPC = 0x340, LVT0 = 0x350, LVT1 = 0x360, LVTERR = 0x370, TMICT = 0x380, TMCCT = 0x390,
+       TDCR = 0x3e0 };
+
+#define MASKED 0x10000u
+
+static struct clock virtual_clock;
+static struct timer_queue queue;
+static struct lapic lapic;
+static uint64_t tsc_offset;
+static unsigned signals, signal_count, ipis, eois;
+static uint64_t last_ipi;
+static uint8_t last_eoi;
+
+static void on_signal(void *opaque, unsigned what)
+{
+    (void)opaque;
+    signals |= what;
+    signal_count++;
+}
+
+static void on_ipi(void *opaque, uint64_t icr)
+{
+    (void)opaque;
+    ipis++;
+    last_ipi = icr;
+}
+
+static void on_eoi(void *opaque, uint8_t vector)
+{
+    (void)opaque;
+    eois++;
+    last_eoi = vector;
+}
+
+static uint32_t in(unsigned offset) { return (uint32_t)lapic_mmio_read(&lapic, offset, 4); }
+static void out(unsigned offset, uint32_t value) { lapic_mmio_write(&lapic, offset, 4, value); }
+
+static unsigned take_signals(void)
+{
+    unsigned was = signals;
+    signals = 0;
+    return was;
+}
+
+static void start(uint32_t id, bool enable)
+{
+    static const struct lapic_host host = {.signal = on_signal, .send_ipi = on_ipi, .eoi = on_eoi};
+    clock_init_virtual(&virtual_clock);
+    timer_queue_init(&queue, &virtual_clock);
+    tsc_offset = 0;
+    lapic_init(&lapic, id, id == 0, &queue, &tsc_offset, &host);
+    signals = signal_count = ipis = eois = 0;
+    if (enable)
+        out(SVR, 0x1ff);
+}
+
+static void pass(uint64_t ns)
+{
+    uint64_t target = timer_queue_now_ns(&queue) + ns;
+    for (uint64_t next; (next = timer_queue_next_ns(&queue)) <= target;) {
+        uint64_t now = timer_queue_now_ns(&queue);
+        clock_advance(&virtual_clock, next > now ? next - now : 0);
+        timer_queue_run(&queue);
+    }
+    clock_advance(&virtual_clock, target - timer_queue_now_ns(&queue));
+}
+
+static bool msr_write(uint32_t index, uint64_t value) { return lapic_msr_write(&lapic, index, value); }
+
+static uint64_t msr(uint32_t index)
+{
+    uint64_t value = ~UINT64_C(0);
+    CHECK(lapic_msr_read(&lapic, index, &value));
+    return value;
+}
+
+static void to_x2apic(void)
+{
+    CHECK(msr_write(0x1b, 0xfee00c00));
+}
+
+static void test_reset_state(void)
+{
+    uint64_t value;
+    start(0, false);
+    CHECK(lapic_msr_read(&lapic, 0x1b, &value));
+    CHECK_EQ(value, 0xfee00900);
+    CHECK_EQ(lapic_mmio_base(&lapic), 0xfee00000);
+    CHECK(lapic_mmio_enabled(&lapic));
+    CHECK_EQ(in(ID), 0);
+    CHECK_EQ(in(VERSION), 0x01060015);
+    CHECK_EQ(in(SVR), 0xff);
+    CHECK_EQ(in(DFR), 0xffffffff);
+    for (unsigned lvt = LVTT; lvt <= LVTERR; lvt += 0x10)
+        CHECK_EQ(in(lvt), MASKED);
+    CHECK_EQ(in(CMCI), MASKED);
+    start(3, false);
+    CHECK_EQ(in(ID), 0x03000000);
+    CHECK_EQ(msr(0x1b), 0xfee00800);
+    out(LVT0, 0x700);
+    CHECK_EQ(in(LVT0), 0x10700); /* software-disabled: the masks stick */
+    out(SVR, 0x1ff), out(LVT0, 0x700), out(LVTT, 0xec);
+    out(SVR, 0x0ff);
+    CHECK_EQ(in(LVTT), MASKED | 0xec);
+    CHECK_EQ(in(LVT0), 0x10700);
+}
+
+static void test_priorities(void)
+{
+    start(0, true);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0x31, false);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_INTR);
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0x52, false);
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0x5f, true);
+    CHECK_EQ(in(IRR + 0x10), 0x00020000);
+    CHECK_EQ(in(IRR + 0x20), 0x80040000);
+    CHECK_EQ(in(TMR + 0x20), 0x80000000);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0x5f);
+    CHECK_EQ(in(ISR + 0x20), 0x80000000);
+    CHECK_EQ(in(PPR), 0x50);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1); /* 52h is of the same class */
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0x60, false);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0x60);
+    take_signals();
+    out(EOI, 0);
+    CHECK_EQ(eois, 0);
+    CHECK_EQ(take_signals(), 0);
+    out(EOI, 0); /* 5Fh came from a level: the I/O APIC hears of it */
+    CHECK_EQ(eois, 1);
+    CHECK_EQ(last_eoi, 0x5f);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_INTR); /* 52h may come now */
+    CHECK_EQ(lapic_pending_vector(&lapic), 0x52);
+    out(TPR, 0x50);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xff); /* too late: spurious */
+    CHECK_EQ(in(ISR + 0x20), 0);
+    CHECK_EQ(lapic_get_cr8(&lapic), 5);
+    lapic_set_cr8(&lapic, 4);
+    CHECK_EQ(in(TPR), 0x40);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_INTR);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0x52);
+    CHECK_EQ(in(PPR), 0x50);
+    out(TPR, 0x57);
+    CHECK_EQ(in(PPR), 0x57);
+    out(EOI, 0);
+    lapic_set_cr8(&lapic, 0);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0x31);
+    out(EOI, 0), out(EOI, 0); /* one too many does no harm */
+    CHECK_EQ(in(PPR), 0);
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0x5f, false); /* now an edge: TMR follows */
+    CHECK_EQ(in(TMR + 0x20), 0);
+}
+
+static void test_directed_eoi(void)
+{
+    start(0, true);
+    out(SVR, 0x11ff);
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0x41, true);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0x41);
+    out(EOI, 0);
+    CHECK_EQ(eois, 0);
+}
+
+static void test_modes(void)
+{
+    start(0, true);
+    lapic_deliver(&lapic, LAPIC_MODE_NMI, 0, false);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_NMI);
+    lapic_deliver(&lapic, LAPIC_MODE_SMI, 0, false);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_SMI);
+    lapic_deliver(&lapic, LAPIC_MODE_INIT, 0, false);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_INIT);
+    lapic_deliver(&lapic, LAPIC_MODE_SIPI, 0x9a, false);
+    CHECK_EQ(LAPIC_SIGNAL_SIPI_VECTOR(signals), 0x9a);
+    CHECK_EQ(take_signals() & 0xff, LAPIC_SIGNAL_SIPI);
+    CHECK(!lapic_extint_pending(&lapic));
+    lapic_deliver(&lapic, LAPIC_MODE_EXTINT, 0, false);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_INTR);
+    CHECK(lapic_extint_pending(&lapic));
+    lapic_extint_taken(&lapic);
+    CHECK(!lapic_extint_pending(&lapic));
+
+    out(SVR, 0xff); /* software-disabled: fixed interrupts are not accepted, the others are */
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0x40, false);
+    CHECK_EQ(in(IRR + 0x20), 0);
+    lapic_deliver(&lapic, LAPIC_MODE_NMI, 0, false);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_NMI);
+    CHECK(msr_write(0x1b, 0xfee00000)); /* off: deaf */
+    lapic_deliver(&lapic, LAPIC_MODE_NMI, 0, false);
+    CHECK_EQ(take_signals(), 0);
+    CHECK(!lapic_match_destination(&lapic, LAPIC_BROADCAST, false));
+}
+
+static void test_errors(void)
+{
+    start(0, true);
+    out(LVTERR, 0xfe);
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0x0f, false);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xfe);
+    CHECK_EQ(in(ESR), 0);
+    out(ESR, 0);
+    CHECK_EQ(in(ESR), 0x40);
+    out(ESR, 0);
+    CHECK_EQ(in(ESR), 0);
+    out(EOI, 0);
+    out(ICR, 0x0000c); /* an IPI with vector 0Ch */
+    CHECK_EQ(ipis, 0);
+    in(0x040);
+    out(ESR, 0);
+    CHECK_EQ(in(ESR), 0xa0);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xfe);
+    CHECK_EQ(lapic_mmio_read(&lapic, SVR + 1, 1), 0x01);
+    CHECK_EQ(lapic_mmio_read(&lapic, SVR + 4, 4), 0);
+    lapic_mmio_write(&lapic, SVR, 1, 0);
+    CHECK_EQ(in(SVR), 0x1ff);
+}
+
+/* Linux wakes a processor: INIT asserted, de-asserted, two start-ups; then calls it with fixed IPIs. */
+static void test_ipis(void)
+{
+    start(0, true);
+    out(ICR2, 0x02000000), out(ICR, 0xc500);
+    CHECK_EQ(last_ipi, UINT64_C(0x000000020000c500));
+    out(ICR2, 0x02000000), out(ICR, 0x8500);
+    CHECK_EQ(ipis, 1);
+    out(ICR2, 0x02000000), out(ICR, 0x0699);
+    CHECK_EQ(ipis, 2);
+    CHECK_EQ(LAPIC_ICR_MODE(last_ipi), LAPIC_MODE_SIPI);
+    CHECK_EQ(LAPIC_ICR_VECTOR(last_ipi), 0x99);
+    CHECK_EQ(LAPIC_ICR_DESTINATION(last_ipi), 2);
+    CHECK_EQ(in(ICR), 0x0699); /* idle again at once */
+    CHECK_EQ(in(ICR2), 0x02000000);
+    out(ICR2, 0x0c000000), out(ICR, 0x8fd);
+    CHECK(LAPIC_ICR_LOGICAL(last_ipi));
+    CHECK_EQ(LAPIC_ICR_DESTINATION(last_ipi), 0x0c);
+    out(ICR2, 0xff000000), out(ICR, 0x400);
+    CHECK_EQ(LAPIC_ICR_DESTINATION(last_ipi), LAPIC_BROADCAST);
+    out(ICR, 0xc08fc);
+    CHECK_EQ(LAPIC_ICR_SHORTHAND(last_ipi), 3);
+    CHECK_EQ(ipis, 5);
+    out(ICR, 0x700); /* ExtINT cannot be sent */
+    CHECK_EQ(ipis, 5);
+}
+
+static void test_destinations(void)
+{
+    start(5, true);
+    CHECK(lapic_match_destination(&lapic, 5, false));
+    CHECK(!lapic_match_destination(&lapic, 4, false));
+    CHECK(!lapic_match_destination(&lapic, 0x105, false));
+    CHECK(lapic_match_destination(&lapic, LAPIC_BROADCAST, false));
+    CHECK(lapic_match_destination(&lapic, LAPIC_BROADCAST, true));
+    CHECK_EQ(lapic_msi_destination(0xfeeff00c), LAPIC_BROADCAST);
+    CHECK_EQ(lapic_msi_destination(0xfee05000), 5);
+    CHECK(!lapic_match_destination(&lapic, 0x20, true)); /* LDR is zero */
+    out(DFR, 0xffffffff), out(LDR, 0x20000000); /* flat */
+    CHECK_EQ(in(LDR), 0x20000000);
+    CHECK(lapic_match_destination(&lapic, 0x21, true));
+    CHECK(!lapic_match_destination(&lapic, 0xdf, true));
+    out(DFR, 0x0fffffff), out(LDR, 0x12000000); /* cluster 1, member 2 */
+    CHECK(lapic_match_destination(&lapic, 0x12, true));
+    CHECK(lapic_match_destination(&lapic, 0xf3, true));
+    CHECK(!lapic_match_destination(&lapic, 0x22, true));
+    CHECK(!lapic_match_destination(&lapic, 0x1d, true));
+
+    start(0x123, true);
+    CHECK_EQ(in(ID), 0x23000000);
+    to_x2apic();
+    CHECK(lapic_match_destination(&lapic, 0x123, false));
+    CHECK(!lapic_match_destination(&lapic, 0x23, false));
+    CHECK_EQ(msr(0x80d), 0x00120008);
+    CHECK(lapic_match_destination(&lapic, 0x0012000f, true));
+    CHECK(!lapic_match_destination(&lapic, 0x0012fff7, true));
+    CHECK(!lapic_match_destination(&lapic, 0x00130008, true));
+
+    CHECK_EQ(lapic_arbitration(&lapic), 0);
+    lapic_set_cr8(&lapic, 3);
+    CHECK_EQ(lapic_arbitration(&lapic), 0x30);
+    CHECK(msr_write(0x80f, 0xff));
+    CHECK_EQ(lapic_arbitration(&lapic), UINT_MAX);
+}
+
+/* Linux's calibration: one-shot from FFFFFFFFh, divided by 16; then a periodic tick. */
+static void test_timer(void)
+{
+    start(0, true);
+    out(TDCR, 0x3), out(LVTT, MASKED | 0xec), out(TMICT, 0xffffffff);
+    pass(100000000);
+    CHECK_EQ(0xffffffff - in(TMCCT), 6250000);
+    out(LVTT, 0x20000 | 0xec), out(TMICT, 62500); /* 1 kHz */
+    pass(999999);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    pass(1);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xec);
+    CHECK_EQ(in(TMCCT), 62500);
+    out(EOI, 0);
+    unsigned ticks = 0;
+    for (unsigned i = 0; i < 10000; i++) {
+        pass(100000);
+        if (lapic_pending_vector(&lapic) == 0xec) {
+            lapic_acknowledge(&lapic);
+            out(EOI, 0);
+            ticks++;
+        }
+    }
+    CHECK_EQ(ticks, 1000);
+    pass(250000);
+    CHECK_EQ(in(TMCCT), 62500 - 15625);
+    clock_advance(&virtual_clock, 10000000); /* late by ten periods: one interrupt, the phase is kept */
+    timer_queue_run(&queue);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xec);
+    out(EOI, 0);
+    timer_queue_run(&queue);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    CHECK_EQ(timer_queue_next_ns(&queue) % 1000000, 100000000 % 1000000);
+    out(LVTT, 0x20000 | MASKED | 0xec); /* counts on, silently */
+    pass(2000000);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    CHECK(in(TMCCT) > 0);
+
+    out(LVTT, 0xed), out(TDCR, 0xb), out(TMICT, 5000); /* one-shot, divided by 1 */
+    pass(2000);
+    CHECK_EQ(in(TMCCT), 3000);
+    out(TDCR, 0x8); /* by 32, in the middle */
+    CHECK_EQ(in(TMCCT), 3000);
+    pass(3000 * 32 - 1);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    pass(1);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xed);
+    CHECK_EQ(in(TMCCT), 0);
+    CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
+    out(TMICT, 5000), out(TMICT, 0);
+    CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
+
+    /* What was due before the guest reprogrammed it is not lost. */
+    out(EOI, 0), out(TDCR, 0xb), out(TMICT, 1000);
+    clock_advance(&virtual_clock, 1000);
+    out(LVTT, MASKED | 0xed);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xed);
+}
+
+static void test_divisors(void)
+{
+    static const struct { uint8_t dcr, divisor; } rows[] = {{0, 2}, {1, 4}, {2, 8}, {3, 16}, {8, 32}, {9, 64},
+                                                            {10, 128}, {11, 1}};
+    for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        start(0, true);
+        out(TDCR, rows[i].dcr), out(TMICT, 1000000);
+        pass(1280);
+        CHECK_EQ(1000000 - in(TMCCT), 1280 / rows[i].divisor);
+    }
+}
+
+static void test_tsc_deadline(void)
+{
+    start(0, true);
+    CHECK(msr_write(0x6e0, 1000)); /* ignored in the other modes */
+    CHECK_EQ(msr(0x6e0), 0);
+    out(LVTT, 0x40000 | 0xec);
+    tsc_offset = 1000000;
+    CHECK(msr_write(0x6e0, 1005000));
+    CHECK_EQ(msr(0x6e0), 1005000);
+    out(TMICT, 100); /* ignored */
+    CHECK_EQ(in(TMICT), 0);
+    pass(4999);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    pass(1);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xec);
+    CHECK_EQ(msr(0x6e0), 0);
+    out(EOI, 0);
+    CHECK(msr_write(0x6e0, 5)); /* in the past: at once */
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xec);
+    out(EOI, 0);
+    CHECK(msr_write(0x6e0, ~UINT64_C(0))); /* in the year 2554 */
+    pass(1000000000);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    CHECK(msr_write(0x6e0, 0)); /* disarmed */
+    CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
+    CHECK(msr_write(0x6e0, timer_queue_now_ns(&queue) + tsc_offset + 1000));
+    tsc_offset += 600; /* the guest wrote the TSC */
+    lapic_tsc_moved(&lapic);
+    pass(400);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xec);
+    out(EOI, 0);
+    tsc_offset = (uint64_t)0 - 5000000000; /* a TSC that was set back below zero nanoseconds of ours */
+    CHECK(msr_write(0x6e0, 10));
+    CHECK(timer_queue_next_ns(&queue) != TIMER_NEVER || lapic_pending_vector(&lapic) == 0xec);
+    out(LVTT, 0xec); /* leaving the mode disarms */
+    CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
+}
+
+static void test_local_pins(void)
+{
+    start(0, false);
+    CHECK(!lapic_accepts_pic(&lapic));
+    lapic_set_virtual_wire(&lapic);
+    CHECK_EQ(in(SVR), 0x1ff);
+    CHECK(lapic_accepts_pic(&lapic));
+    CHECK(!lapic_extint_pending(&lapic));
+    lapic_set_lint(&lapic, 0, true);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_INTR);
+    CHECK(lapic_extint_pending(&lapic));
+    lapic_set_lint(&lapic, 0, false);
+    CHECK(!lapic_extint_pending(&lapic));
+    lapic_set_lint(&lapic, 1, true);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_NMI);
+    lapic_set_lint(&lapic, 1, true);
+    CHECK_EQ(take_signals(), 0); /* an edge */
+    out(LVT0, 0x10700);
+    lapic_set_lint(&lapic, 0, true);
+    CHECK_EQ(take_signals(), 0);
+    CHECK(!lapic_extint_pending(&lapic));
+    out(LVT0, 0x700); /* it still stands */
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_INTR);
+    lapic_set_lint(&lapic, 0, false);
+
+    out(LVT0, 0x8033); /* fixed and level-triggered */
+    lapic_set_lint(&lapic, 0, true);
+    CHECK_EQ(in(LVT0), 0xc033);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0x33);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    out(EOI, 0);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0x33); /* again */
+    lapic_set_lint(&lapic, 0, false);
+    out(EOI, 0);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    CHECK_EQ(in(LVT0), 0x8033);
+    CHECK_EQ(eois, 0);
+    out(LVT0, 0x400); /* Linux's old NMI watchdog */
+    lapic_set_lint(&lapic, 0, true);
+    CHECK_EQ(take_signals() & LAPIC_SIGNAL_NMI, LAPIC_SIGNAL_NMI);
+
+    CHECK(msr_write(0x1b, 0xfee00000)); /* without APIC: INTR and NMI */
+    CHECK(lapic_accepts_pic(&lapic));
+    CHECK(lapic_extint_pending(&lapic));
+
+    start(0, true);
+    out(LVTPC, 0x400);
+    lapic_raise_lvt(&lapic, LAPIC_LVT_PERF);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_NMI);
+    CHECK_EQ(in(LVTPC), MASKED | 0x400); /* masks itself */
+    lapic_raise_lvt(&lapic, LAPIC_LVT_PERF);
+    CHECK_EQ(take_signals(), 0);
+    out(LVTTHMR, 0xfa);
+    lapic_raise_lvt(&lapic, LAPIC_LVT_THERMAL);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xfa);
+}
+
+static void test_x2apic(void)
+{
+    uint64_t value;
+    start(0, true);
+    CHECK(!lapic_msr_read(&lapic, 0x802, &value)); /* not yet */
+    CHECK(!msr_write(0x1b, 0xfee00400));           /* EXTD without EN */
+    CHECK(!msr_write(0x1b, 0xfee00801));           /* a reserved bit */
+    to_x2apic();
+    CHECK_EQ(msr(0x1b), 0xfee00d00);
+    CHECK(!lapic_mmio_enabled(&lapic));
+    CHECK_EQ(msr(0x802), 0);
+    CHECK_EQ(msr(0x803), 0x01060015);
+    CHECK_EQ(msr(0x80d), 1);
+    CHECK_EQ(msr(0x80f), 0x1ff);
+    CHECK(!msr_write(0x802, 0));
+    CHECK(!msr_write(0x80d, 0));
+    CHECK(!lapic_msr_read(&lapic, 0x80e, &value));
+    CHECK(!lapic_msr_read(&lapic, 0x831, &value));
+    CHECK(!lapic_msr_read(&lapic, 0x80b, &value));
+    CHECK(!lapic_msr_read(&lapic, 0x840, &value));
+    CHECK(!lapic_msr_read(&lapic, 0x900, &value));
+    CHECK(!msr_write(0x808, 0x100));
+    CHECK(msr_write(0x808, 0x20));
+    CHECK_EQ(lapic_get_cr8(&lapic), 2);
+    CHECK(!msr_write(0x80b, 1));
+    CHECK(!msr_write(0x828, 1));
+    CHECK(!msr_write(0x832, 0x80000));
+    CHECK(!msr_write(0x838, UINT64_C(1) << 32));
+    CHECK(!msr_write(0x83e, 4));
+    CHECK(msr_write(0x83e, 0xb));
+    CHECK(msr_write(0x832, 0x400ec));
+    CHECK_EQ(msr(0x832), 0x400ec);
+
+    CHECK(msr_write(0x830, UINT64_C(0x00000123000008fd)));
+    CHECK_EQ(last_ipi, UINT64_C(0x00000123000008fd));
+    CHECK_EQ(msr(0x830), UINT64_C(0x00000123000008fd));
+    CHECK(!msr_write(0x830, 0x100000));
+    CHECK_EQ(ipis, 1);
+    CHECK(msr_write(0x83f, 0x77));
+    CHECK_EQ(LAPIC_ICR_SHORTHAND(last_ipi), 1);
+    CHECK_EQ(LAPIC_ICR_VECTOR(last_ipi), 0x77);
+    CHECK(!msr_write(0x83f, 0x177));
+
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0xe1, true);
+    CHECK_EQ(msr(0x827), 2);
+    CHECK_EQ(msr(0x81f), 2);
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xe1);
+    CHECK_EQ(msr(0x817), 2);
+    CHECK(msr_write(0x80b, 0));
+    CHECK_EQ(eois, 1);
+
+    CHECK(!msr_write(0x1b, 0xfee00800)); /* back to xAPIC only by way of off */
+    CHECK(msr_write(0x1b, 0xfee00000));
+    CHECK(!msr_write(0x1b, 0xfee00c00));
+    CHECK(msr_write(0x1b, 0xfee00800));
+    CHECK_EQ(in(SVR), 0xff); /* as after a reset */
+    CHECK_EQ(msr(0x1b), 0xfee00900); /* BSP is not for software to change */
+    CHECK(msr_write(0x1b, 0xfed00900));
+    CHECK_EQ(lapic_mmio_base(&lapic), 0xfed00000);
+}
+
+static void test_init(void)
+{
+    start(7, true);
+    to_x2apic();
+    CHECK(msr_write(0x832, 0x200ec));
+    CHECK(msr_write(0x838, 1000));
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0x40, false);
+    lapic_init_reset(&lapic);
+    CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    CHECK_EQ(msr(0x1b), 0xfee00c00); /* the mode and the ID stay */
+    CHECK_EQ(msr(0x802), 7);
+    CHECK_EQ(msr(0x80d), 0x80);
+    CHECK_EQ(msr(0x80f), 0xff);
+    lapic_reset(&lapic);
+    CHECK_EQ(msr(0x1b), 0xfee00800);
+}
+
+static void test_saved_state(void)
+{
+    start(0, true);
+    out(TDCR, 0xb), out(LVTT, 0xec), out(TMICT, 5000);
+    pass(2000);
+    struct lapic_state saved = lapic.state;
+    lapic_reset(&lapic);
+    pass(1000);
+    lapic.state = saved;
+    lapic_loaded(&lapic);
+    pass(1999);
+    CHECK_EQ(lapic_pending_vector(&lapic), -1);
+    pass(1);
+    CHECK_EQ(lapic_pending_vector(&lapic), 0xec);
+}
+
+int main(void)
+{
+    test_reset_state();
+    test_priorities();
+    test_directed_eoi();
+    test_modes();
+    test_errors();
+    test_ipis();
+    test_destinations();
+    test_timer();
+    test_divisors();
+    test_tsc_deadline();
+    test_local_pins();
+    test_x2apic();
+    test_init();
+    test_saved_state();
+    return check_report();
+}
