@@ -24,7 +24,7 @@ PROGRAMS = sorted(HERE.glob("test_*.c"))
 
 
 def directive(text: str, name: str) -> list[str]:
-    return [word for line in re.findall(rf"^ ?\*?/?\*? ?{name}: (.*)$", text, re.M) for word in line.replace("*/", "").split()]
+    return [word for line in re.findall(rf"^(?:/\*| \*|//) {name}: (.*)$", text, re.M) for word in line.replace("*/", "").split()]
 
 
 def compile_program(program: Path) -> Path:
