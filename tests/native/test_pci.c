@@ -385,6 +385,30 @@ static void test_assign_and_reset(void)
     fixture_destroy(&f);
 }
 
+/* Small memory BARs do not share a page; the slots run out in time. */
+static void test_small_and_many(void)
+{
+    struct fixture f;
+    fixture_init(&f);
+    imgvm_error err;
+    static struct pci_function many[29];
+    const struct pci_identity small = {.vendor = 0x1234, .device = 1};
+    for (unsigned i = 0; i < 29; i++) {
+        pci_function_init(&many[i], "small", &small, NULL, &f);
+        CHECK_EQ(pci_add_bar(&many[i], 0, PCI_BAR_MEM32, false, 16, &bar_ops, &f, &err), 0);
+        CHECK_EQ(pci_host_add(&f.host, &many[i], -1, &err), (int)(i < 3 ? 2 + i : 3 + i));
+    }
+    struct pci_function last = many[0];
+    CHECK_EQ(pci_host_add(&f.host, &last, -1, &err), -ENOSPC);
+    CHECK(strstr(err.message, "full"));
+    const struct pci_windows windows = {.mmio_base = 0xe0000000, .mmio_limit = 0xf0000000, .io_base = 0xc000,
+                                        .io_limit = 0xd000};
+    CHECK_EQ(pci_assign_resources(&f.host, &windows, &err), 0);
+    CHECK_EQ(many[1].bars[0].address - many[0].bars[0].address, 4096);
+    CHECK_EQ(f.mmio.count, 29 + 3);
+    fixture_destroy(&f);
+}
+
 static void test_ecam(void)
 {
     struct fixture f;
@@ -414,6 +438,7 @@ int main(void)
     test_msix();
     test_shared_pin();
     test_assign_and_reset();
+    test_small_and_many();
     test_ecam();
     return check_report();
 }

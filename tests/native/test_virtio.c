@@ -134,12 +134,15 @@ static void test_lies(struct guest *g)
         {INDIRECT, 32, INDIRECT_FLAG, false, "bad indirect"}, {INDIRECT, 0, INDIRECT_FLAG, true, "bad indirect"},
         {INDIRECT, 24, INDIRECT_FLAG, true, "bad indirect"}, {INDIRECT, 32, INDIRECT_FLAG | 1, true, "bad indirect"},
         {UINT64_MAX - 15, 32, INDIRECT_FLAG, true, "not in RAM"}, {0xd00000, 32, INDIRECT_FLAG, true, "not in RAM"},
-        {INDIRECT, 16, INDIRECT_FLAG, true, "bounds"}, {INDIRECT + 64, 32, INDIRECT_FLAG, true, "loops"},
+        {INDIRECT, 16, INDIRECT_FLAG, true, "bounds"}, {INDIRECT + 160, 32, INDIRECT_FLAG, true, "bounds"},
+        {INDIRECT + 64, 32, INDIRECT_FLAG, true, "loops"},
         {INDIRECT + 128, 16, INDIRECT_FLAG, true, "inside an indirect"},
     };
     put_descriptor(g, INDIRECT, 0, DATA, 4, 1, 1);
     put_descriptor(g, INDIRECT, 4, DATA, 4, 1, 1);
     put_descriptor(g, INDIRECT, 5, DATA, 4, 1, 0);
+    put_descriptor(g, INDIRECT, 10, DATA, 4, 1, 2); /* the first row behind the table is a good one */
+    put_descriptor(g, INDIRECT, 12, DATA, 4, 0, 0);
     put_descriptor(g, INDIRECT, 8, INDIRECT, 16, INDIRECT_FLAG, 0);
     for (unsigned i = 0; i < ARRAY_LEN(tables); i++) {
         queue_start(g, 8, false, tables[i].negotiated);
@@ -175,7 +178,7 @@ static void test_event_idx(struct guest *g)
     unsigned wrong = 0;
     CHECK(virtqueue_should_interrupt(&queue)); /* nothing to compare with yet */
     for (uint32_t old = 65500, now; old < 65600; old = now) {
-        uint32_t event = old + old % 5; /* the driver wants to hear when the index passes this one */
+        uint32_t event = old - 1 + old % 5; /* the driver wants to hear when the index passes this one */
         queue.used_idx = queue.signalled = (uint16_t)old;
         store_le16(used_event, (uint16_t)event);
         now = old + 1 + old % 3;

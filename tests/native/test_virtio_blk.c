@@ -345,14 +345,23 @@ static void test_many(uint64_t features)
     disk_init(&d, false, features, 8);
     struct guest *g = &d.g;
     unsigned bad = 0;
-    for (unsigned round = 0; round < 35000; round++) {
+    /* As if it had been running for long: the indices stand shortly before their wrap. */
+    const uint16_t start = 65000;
+    pthread_mutex_lock(&g->lock);
+    g->device->queues[0].next_avail = g->device->queues[0].used_idx = start;
+    pthread_mutex_unlock(&g->lock);
+    g->avail_index = g->used_seen = start;
+    store_le16(ram(g, RING_AVAIL + 2), start);
+    store_le16(ram(g, RING_USED + 2), start);
+    store_le16(ram(g, RING_USED + 4 + 8 * 8), start);
+    for (unsigned round = 0; round < 5000; round++) {
         for (uint16_t i = 0; i < 2; i++) {
             put_request(g, (uint16_t)(3 * i), 0, (round + i) % DISK_SECTORS, DATA + 512u * i, 512);
             driver_offer(g, (uint16_t)(3 * i));
         }
         if (g->event_idx) /* interrupt me for the second */
             store_le16(ram(g, RING_AVAIL + 4 + 2 * 8), (uint16_t)(g->used_seen + 1));
-        driver_kick(g);
+        driver_kick_if_wanted(g, 2);
         if (!driver_wait(g, 2)) {
             CHECK(!"lost requests");
             break;
@@ -363,12 +372,12 @@ static void test_many(uint64_t features)
         bad += used_field(g, 1, 0) != 0 || used_field(g, 0, 0) != 3;
     }
     CHECK_EQ(bad, 0);
-    CHECK_EQ(d.image.reads, 70000);
+    CHECK_EQ(d.image.reads, 10000);
     /* With event idx one interrupt a pair, the first decision after the reset being free to interrupt early. */
     if (g->event_idx)
-        CHECK(g->messages[1] >= 35000 && g->messages[1] <= 35001);
+        CHECK(g->messages[1] >= 5000 && g->messages[1] <= 5001);
     else
-        CHECK_EQ(g->messages[1], 70000);
+        CHECK_EQ(g->messages[1], 10000);
     disk_destroy(&d);
 }
 
@@ -523,6 +532,16 @@ static void test_bus_reset_in_flight(void)
     CHECK_EQ(d.image.writes, 2);
 }
 
+/* Gives the worker every chance to do what it must not. */
+static void stay_idle(struct guest *g, uint16_t used)
+{
+    for (unsigned i = 0; i < 2000; i++) {
+        bus_read(&g->mmio, g->config, 4);
+        sched_yield();
+    }
+    CHECK_EQ(used_index(g), used);
+}
+
 /* Paused, nothing is served and nothing is lost; without bus mastering neither. */
 static void test_pause_and_master(void)
 {
@@ -535,7 +554,7 @@ static void test_pause_and_master(void)
     put_request(g, 0, 0, 0, DATA, 512);
     driver_offer(g, 0);
     driver_kick(g);
-    CHECK_EQ(used_index(g), 0);
+    stay_idle(g, 0);
     pthread_mutex_lock(&g->lock);
     virtio_resume(g->device);
     pthread_mutex_unlock(&g->lock);
@@ -544,9 +563,7 @@ static void test_pause_and_master(void)
     put_request(g, 0, 0, 0, DATA, 512);
     driver_offer(g, 0);
     driver_kick(g);
-    for (unsigned i = 0; i < 100; i++)
-        sched_yield();
-    CHECK_EQ(used_index(g), 1);
+    stay_idle(g, 1);
     cfg_write(g, 4, 2, 6);
     CHECK(driver_wait(g, 1));
     CHECK_EQ(d.image.reads, 2);

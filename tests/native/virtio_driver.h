@@ -283,6 +283,17 @@ static inline void driver_offer(struct guest *g, uint16_t head)
 
 static inline void driver_kick(struct guest *g) { bus_write(&g->mmio, g->notify + 0 * g->notify_multiplier, 2, 0); }
 
+/* As a good driver: only when the device wants it (2.7.10, "Driver Requirements: Available Buffer Notification
+ * Suppression"). `count` entries were offered since the last time. */
+static inline void driver_kick_if_wanted(struct guest *g, uint16_t count)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    uint16_t flags = __atomic_load_n((uint16_t *)ram(g, RING_USED), __ATOMIC_ACQUIRE);
+    uint16_t event = __atomic_load_n((uint16_t *)ram(g, RING_USED + 4 + 8u * g->size), __ATOMIC_ACQUIRE);
+    if (g->event_idx ? (uint16_t)(g->avail_index - event - 1) < count : !(flags & 1))
+        driver_kick(g);
+}
+
 static inline uint16_t used_index(struct guest *g)
 {
     return __atomic_load_n((uint16_t *)ram(g, RING_USED + 2), __ATOMIC_ACQUIRE);
