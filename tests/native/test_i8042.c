@@ -113,6 +113,16 @@ static void test_keyboard(void)
     CHECK_EQ(data(), 0xfa);
     CHECK_EQ(data(), 0xfa);
     CHECK_EQ(data(), 0x41);
+    write(0xf0), write(0x04); /* no such set */
+    CHECK_EQ(data(), 0xfa);
+    CHECK_EQ(data(), 0xfe);
+    write(0xf0), write(0x01), write(0xf3), write(0x00), write(0xf7);
+    for (int i = 0; i < 5; i++)
+        CHECK_EQ(data(), 0xfa);
+    CHECK_EQ(kbc.state.kbd_set, 1);
+    write(0xf6); /* defaults */
+    CHECK_EQ(data(), 0xfa);
+    CHECK_EQ(kbc.state.kbd_set, 2);
     write(0xed), write(0xf4); /* a command where a parameter was due */
     CHECK_EQ(data(), 0xfa);
     CHECK_EQ(data(), 0xfa);
@@ -199,6 +209,8 @@ static void test_ram(void)
     command(0x7f), write(0x42);
     CHECK_EQ(ask(0x3f), 0x42);
     CHECK_EQ(ask(0xa4), 0xf1);
+    CHECK_EQ(ask(0xc0) & 0x80, 0x80); /* not locked */
+    CHECK_EQ(ask(0xe0), 0x00);
     command(0xd2), write(0x77); /* as if typed, but not translated */
     CHECK_EQ(status() & 0x21, 0x01);
     CHECK(kbd_line);

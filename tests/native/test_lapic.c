@@ -140,6 +140,9 @@ static void test_priorities(void)
     CHECK_EQ(last_eoi, 0x5f);
     CHECK_EQ(take_signals(), LAPIC_SIGNAL_INTR); /* 52h may come now */
     CHECK_EQ(lapic_pending_vector(&lapic), 0x52);
+    CHECK_EQ(in(APR), 0x50);
+    out(TPR, 0x68);
+    CHECK_EQ(in(APR), 0x68);
     out(TPR, 0x50);
     CHECK_EQ(lapic_pending_vector(&lapic), -1);
     CHECK_EQ(lapic_acknowledge(&lapic), 0xff); /* too late: spurious */
@@ -358,6 +361,7 @@ static void test_divisors(void)
         out(TDCR, rows[i].dcr), out(TMICT, 1000000);
         pass(1280);
         CHECK_EQ(1000000 - in(TMCCT), 1280 / rows[i].divisor);
+        CHECK_EQ(in(TDCR), rows[i].dcr);
     }
 }
 
@@ -443,6 +447,12 @@ static void test_local_pins(void)
     CHECK(msr_write(0x1b, 0xfee00000)); /* without APIC: INTR and NMI */
     CHECK(lapic_accepts_pic(&lapic));
     CHECK(lapic_extint_pending(&lapic));
+    take_signals();
+    lapic_set_lint(&lapic, 1, false), lapic_set_lint(&lapic, 1, true);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_NMI);
+    lapic_set_lint(&lapic, 0, false), lapic_set_lint(&lapic, 0, true);
+    CHECK_EQ(take_signals(), LAPIC_SIGNAL_INTR);
+    CHECK_EQ(lapic_acknowledge(&lapic), -1);
 
     start(0, true);
     out(LVTPC, 0x400);

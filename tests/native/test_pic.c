@@ -68,6 +68,18 @@ static void test_probe(void)
     CHECK_EQ(in(0x21), 0xfb);
 }
 
+/* A chip told that it is alone and that no ICW4 follows takes one word only. */
+static void test_short_initialisation(void)
+{
+    start(0x03, 0x01);
+    out(0x20, 0x12), out(0x21, 0x58), out(0x21, 0xfe);
+    CHECK_EQ(in(0x21), 0xfe);
+    pulse(0);
+    CHECK_EQ(pic_acknowledge(&pic), 0x58);
+    out(0x20, 0x0b);
+    CHECK_EQ(in(0x20), 0x01); /* and automatic EOI is off */
+}
+
 static void test_fully_nested(void)
 {
     start(0x01, 0x01);
@@ -273,6 +285,7 @@ int main(void)
 {
     test_before_initialisation();
     test_probe();
+    test_short_initialisation();
     test_fully_nested();
     test_cascade();
     test_special_fully_nested();

@@ -138,6 +138,21 @@ static void test_setting(void)
     CHECK_EQ(date(), 0x20240229083457);
     out(8, 0xff), out(7, 0x00); /* nonsense does no harm */
     CHECK_EQ(in(8), 0x12);
+    out(0x32, 0x99), out(9, 0x99); /* a year that our clock cannot hold */
+    pass(SECOND);
+    CHECK_EQ(in(0x32) << 8 | in(9), 0x2250);
+    out(0x32, 0x19), out(9, 0x80);
+    CHECK_EQ(in(0x32) << 8 | in(9), 0x1980);
+
+    start(EVE_NS); /* noon and midnight of a 12-hour clock */
+    out(0xb, 0x80), out(4, 0x92), out(0xb, 0x00);
+    CHECK_EQ(in(4), 0x92);
+    out(0xb, 0x02);
+    CHECK_EQ(in(4), 0x12);
+    out(0xb, 0x80), out(4, 0x12), out(0xb, 0x00), out(0xb, 0x02);
+    CHECK_EQ(in(4), 0x00);
+    out(0xc, 0xff), out(0xd, 0); /* read-only */
+    CHECK_EQ(in(0xd), 0x80);
 }
 
 static void test_update_interrupt(void)

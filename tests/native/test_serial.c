@@ -266,6 +266,12 @@ static void test_line_and_modem_status(void)
     CHECK_EQ(in(IIR), 0xc1);
     CHECK_EQ(in(RBR), 0);
 
+    receive("0123456789abcdef");
+    serial_receive_break(&serial); /* no room: an overrun */
+    CHECK_EQ(in(LSR), 0x63);
+    out(IIR, 0xc3);
+
+    CHECK_EQ(in(MCR), 0x0b);
     out(MCR, 0x1b); /* into loop-back: CTS and DSR stay on, DCD stays on, nothing changes but ... */
     CHECK_EQ(in(MSR), 0xb0);
     out(MCR, 0x1f);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What lapic.c and lapic_timer.c share: register offsets, LVT bits, and the timer's registers. */
+/* What lapic.c, lapic_registers.c and lapic_timer.c share. */
 #ifndef IMGVM_DEV_LAPIC_INTERNAL_H
 #define IMGVM_DEV_LAPIC_INTERNAL_H
 
@@ -14,6 +14,7 @@
 #define BASE_ENABLE BIT(11)
 
 #define SVR_ENABLE 0x100u
+#define SVR_NO_EOI_BROADCAST 0x1000u
 
 /* Offsets in the MMIO page; the x2APIC MSRs are these shifted right by four. */
 enum {
@@ -37,6 +38,48 @@ enum {
 #define LVT_TIMER_PERIODIC 0x20000u
 #define LVT_TIMER_DEADLINE 0x40000u
 
+static inline bool lapic_hardware_enabled(const struct lapic *lapic)
+{
+    return lapic->state.apic_base & BASE_ENABLE;
+}
+
+static inline bool lapic_software_enabled(const struct lapic *lapic)
+{
+    return lapic->state.svr & SVR_ENABLE;
+}
+
+static inline bool lapic_x2apic(const struct lapic *lapic)
+{
+    return lapic->state.apic_base & BASE_X2APIC;
+}
+
+/* The logical ID that x2APIC mode derives: cluster in 31:16, one bit of sixteen below. */
+static inline uint32_t lapic_x2apic_ldr(uint32_t id)
+{
+    return (id >> 4) << 16 | 1u << (id & 15);
+}
+
+/* The highest vector in an IRR, ISR or TMR; -1: none. */
+static inline int lapic_highest(const uint32_t bits[8])
+{
+    for (int i = 7; i >= 0; i--)
+        if (bits[i])
+            return i * 32 + 31 - __builtin_clz(bits[i]);
+    return -1;
+}
+
+/* lapic.c */
+unsigned lapic_processor_priority(const struct lapic *lapic);
+void lapic_signal_pending(struct lapic *lapic); /* tells the processor when there is something to take */
+void lapic_raise_error(struct lapic *lapic, uint32_t esr_bit);
+void lapic_end_of_interrupt(struct lapic *lapic);
+void lapic_send_ipi(struct lapic *lapic, uint64_t icr); /* as the ICR's layout is in the current mode */
+
+/* lapic_registers.c */
+void lapic_write_svr(struct lapic *lapic, uint32_t value);
+void lapic_write_lvt(struct lapic *lapic, unsigned lvt, uint32_t value);
+
+/* lapic_timer.c */
 void lapic_timer_init(struct lapic *lapic);
 void lapic_timer_schedule(struct lapic *lapic); /* arms the host timer for what the registers say */
 uint32_t lapic_timer_current(const struct lapic *lapic);

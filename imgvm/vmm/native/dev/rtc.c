@@ -14,6 +14,8 @@
 #define NS_PER_SEC 1000000000
 #define SECONDS_PER_DAY 86400
 #define CRYSTAL_HZ 32768
+#define YEAR_FIRST 1700 /* what 64 bits of nanoseconds around 1970 hold, and time to run on */
+#define YEAR_LAST 2250
 
 enum { SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM, DAY_OF_WEEK, DAY, MONTH, YEAR,
        REG_A, REG_B, REG_C, REG_D };
@@ -140,13 +142,10 @@ static void load_time(struct rtc *rtc, uint64_t now_ns, int64_t fraction_ns)
 {
     const uint8_t *cmos = rtc->state.cmos;
     int year = clamp(decode(rtc, cmos[RTC_CENTURY]), 0, 99) * 100 + clamp(decode(rtc, cmos[YEAR]), 0, 99);
+    year = clamp(year, YEAR_FIRST, YEAR_LAST);
     int64_t days = days_from_date(year, clamp(decode(rtc, cmos[MONTH]), 1, 12), clamp(decode(rtc, cmos[DAY]), 1, 31));
     int64_t seconds = days * SECONDS_PER_DAY + clamp(decode_hour(rtc, cmos[HOURS]), 0, 23) * 3600 +
                       clamp(decode(rtc, cmos[MINUTES]), 0, 59) * 60 + clamp(decode(rtc, cmos[SECONDS]), 0, 59);
-    if (seconds > INT64_MAX / NS_PER_SEC - 1) /* beyond the year 2262 nanoseconds do not fit */
-        seconds = INT64_MAX / NS_PER_SEC - 1;
-    if (seconds < INT64_MIN / NS_PER_SEC + 1)
-        seconds = INT64_MIN / NS_PER_SEC + 1;
     rtc->state.utc_base_ns = seconds * NS_PER_SEC + fraction_ns - (int64_t)now_ns;
     rtc->state.last_second = seconds;
 }
