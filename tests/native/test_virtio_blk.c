@@ -7,6 +7,7 @@
 
 #include <errno.h>
 
+#define FLUSH BIT(9)
 #define EVENT_IDX BIT(29)
 #define INDIRECT_DESC BIT(28)
 #define DISK_SECTORS 64
@@ -276,6 +277,25 @@ static void test_read_only(void)
     CHECK_EQ(request(g, 4, 0, 0, 0), 0);
     CHECK_EQ(d.image.flushes, 0);
     CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
+    disk_destroy(&d);
+}
+
+/* Without FLUSH a write is safe when it is done, and reported as failed when it cannot be made so. */
+static void test_write_through(void)
+{
+    static struct disk d;
+    disk_init(&d, false, 0, 16);
+    struct guest *g = &d.g;
+    CHECK_EQ(request(g, 1, 0, DATA, 512), 0);
+    CHECK_EQ(d.image.flushes, 1);
+    CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
+    CHECK_EQ(d.image.flushes, 1);
+    d.image.fail_flush = true;
+    CHECK_EQ(request(g, 1, 0, DATA, 512), 1);
+    disk_destroy(&d);
+    disk_init(&d, false, FLUSH, 16);
+    CHECK_EQ(request(g, 1, 0, DATA, 512), 0);
+    CHECK_EQ(d.image.flushes, 0);
     disk_destroy(&d);
 }
 
@@ -599,9 +619,10 @@ int main(void)
 {
     test_identity();
     test_negotiation();
-    test_requests(0);
-    test_requests(EVENT_IDX | INDIRECT_DESC);
+    test_requests(FLUSH);
+    test_requests(FLUSH | EVENT_IDX | INDIRECT_DESC);
     test_read_only();
+    test_write_through();
     test_layouts();
     test_dma_invalidates_code();
     test_many(0);

@@ -86,6 +86,15 @@ static int transfer(struct virtio_blk *blk, uint64_t offset, uint32_t bytes, boo
     return 0;
 }
 
+/* A driver that does not know FLUSH must find its data safe when the write is done (5.2.6.2). */
+static int write_out(struct virtio_blk *blk, uint64_t offset, uint32_t bytes, imgvm_error *err)
+{
+    int rc = transfer(blk, offset, bytes, true, err);
+    if (!rc && !virtio_has_feature(&blk->device, VIRTIO_BLK_F_FLUSH))
+        rc = imgvm_image_flush(blk->image, err);
+    return rc;
+}
+
 static bool in_range(const struct virtio_blk *blk, uint64_t sector, uint32_t bytes)
 {
     return bytes % SECTOR == 0 && sector <= blk->sectors && bytes / SECTOR <= blk->sectors - sector;
@@ -112,7 +121,7 @@ static struct outcome serve(struct virtio_blk *blk, uint32_t *type_out)
         break;
     case VIRTIO_BLK_T_OUT:
         if (!blk->read_only && in_range(blk, sector, out))
-            outcome.status = status_of(transfer(blk, sector * SECTOR, out, true, &outcome.error));
+            outcome.status = status_of(write_out(blk, sector * SECTOR, out, &outcome.error));
         break;
     case VIRTIO_BLK_T_FLUSH:
         outcome.status = blk->read_only ? VIRTIO_BLK_S_OK : status_of(imgvm_image_flush(blk->image, &outcome.error));

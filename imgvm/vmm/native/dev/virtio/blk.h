@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* virtio-blk (VIRTIO 1.2, 5.2) over an image. One worker thread per disk does the I/O, so that no vCPU waits for it;
  * it takes the board lock only to fetch a request and to return it. Requests are served in order.
- * Features: SEG_MAX, BLK_SIZE, FLUSH (the cache is write-back), RO. No discard, no multiqueue. */
+ * Features: SEG_MAX, BLK_SIZE, FLUSH (write-back; each write is flushed for a driver that does not take it), RO.
+ * No discard, no multiqueue. */
 #ifndef IMGVM_DEV_VIRTIO_BLK_H
 #define IMGVM_DEV_VIRTIO_BLK_H
 
