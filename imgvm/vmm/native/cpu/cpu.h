@@ -27,6 +27,9 @@ struct cpu_callbacks {
     uint64_t (*cr8_read)(void *opaque);
     void (*cr8_write)(void *opaque, uint64_t value);
     uint64_t (*time_ns)(void *opaque); /* the machine's clock; must not touch vector registers */
+    /* A page became code: before this returns, every other processor must have dropped its cached write translations
+     * (CPU_REQUEST_FLUSH, cpu_flush_pending). May be NULL when there is one processor. */
+    void (*code_page_added)(void *opaque);
 };
 
 /* Requests from outside, a bit each. INTR is sticky until interrupt_acknowledge says -1 or it is withdrawn. */
@@ -63,6 +66,12 @@ void cpu_request(struct cpu *cpu, uint32_t requests);
 void cpu_withdraw(struct cpu *cpu, uint32_t requests);
 void cpu_set_sipi_vector(struct cpu *cpu, uint8_t vector);
 bool cpu_has_work(struct cpu *cpu); /* a halted processor would leave its halt */
+
+/* For code_page_added: does `cpu` still have to see CPU_REQUEST_FLUSH? Not while it is outside cpu_run: it flushes first
+ * thing when it comes back. */
+bool cpu_flush_pending(struct cpu *cpu);
+/* On the processor's own thread: honour a flush request now (while waiting for others to honour ours). */
+void cpu_flush_now(struct cpu *cpu);
 
 /* The whole state, between two cpu_run calls. */
 void cpu_get_state(struct cpu *cpu, struct x86_state *state);

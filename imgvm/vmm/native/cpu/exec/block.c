@@ -246,8 +246,15 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
     block->gpa = gpa;
     block->mode = cpu->mode;
     guest_mem_mark_code(region, gpa, block->bytes);
-    if (first)
-        mmu_flush(&cpu->mmu); /* write translations of this page must go; by physical address there is no finding them */
+    if (first) {
+        /* Write translations of this page must go, here and on every processor; by physical address there is no finding
+         * them. What was written in the meantime shows in a second decoding. */
+        mmu_flush(&cpu->mmu);
+        if (cpu->callbacks.code_page_added) {
+            cpu->callbacks.code_page_added(cpu->opaque);
+            return block_build(cpu, entry, gpa);
+        }
+    }
     struct block **slot = &cache->hash[(gpa ^ gpa >> HASH_BITS) % ARRAY_LEN(cache->hash)];
     block->hash_next = *slot;
     *slot = block;

@@ -79,6 +79,7 @@ struct cpu {
     struct block *block;   /* being executed */
     const struct uop *cur; /* set by slow paths that may fault */
     _Atomic uint32_t requests;
+    _Atomic bool running; /* inside cpu_run */
     uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
     int32_t budget;        /* blocks until the clock is looked at */
     uint64_t instructions;

@@ -30,7 +30,8 @@
 #define FEATURES (XCR0_X87 | XCR0_SSE | XCR0_AVX)
 
 #define FCW_INIT 0x037f
-#define FCW_RESERVED 0x0040 /* reads as one */
+#define FCW_WRITABLE 0x1f3f
+#define FCW_ONE 0x0040 /* a reserved bit that reads as one */
 #define FCW_MASKS 0x3f
 #define FSW_ES 0x0080
 #define FSW_TOP_SHIFT 11
@@ -76,7 +77,7 @@ void fpu_load(const uint8_t *area)
  * the host raise a fault that it cannot explain. */
 static void settle_exceptions(uint8_t *area)
 {
-    uint16_t fcw = load_le16(area + FCW) | FCW_RESERVED, fsw = load_le16(area + FSW);
+    uint16_t fcw = (load_le16(area + FCW) & FCW_WRITABLE) | FCW_ONE, fsw = load_le16(area + FSW);
     fsw &= ~(FSW_ES | FSW_B);
     if (fsw & ~fcw & FCW_MASKS)
         fsw |= FSW_ES | FSW_B;
@@ -147,9 +148,14 @@ static unsigned register_tag(const uint8_t *value)
     return exponent != 0x7fff && significand >> 63 ? TAG_VALID : TAG_SPECIAL;
 }
 
+static unsigned stack_top(const uint8_t *area)
+{
+    return load_le16(area + FSW) >> FSW_TOP_SHIFT & 7;
+}
+
 static uint16_t full_tags(const uint8_t *area)
 {
-    unsigned top = load_le16(area + FSW) >> FSW_TOP_SHIFT & 7;
+    unsigned top = stack_top(area);
     uint16_t tags = 0;
     for (unsigned i = 0; i < 8; i++) { /* the image has registers in stack order, tags in physical order */
         unsigned tag = area[FTW] >> i & 1 ? register_tag(area + ST + 16 * ((i - top) & 7)) : TAG_EMPTY;
@@ -211,9 +217,15 @@ unsigned fpu_fnsave(uint8_t *area, uint8_t out[108], bool size32)
 void fpu_fldenv(uint8_t *area, const uint8_t *in, bool size32)
 {
     unsigned step = size32 ? 4 : 2;
+    uint8_t registers[ST_BYTES];
     spell_out(area);
+    unsigned before = stack_top(area);
     store_le16(area + FCW, load_le16(in));
     store_le16(area + FSW, load_le16(in + step));
+    /* the physical registers stay; the image has them in stack order */
+    fpu_copy(registers, area + ST, ST_BYTES);
+    for (unsigned i = 0; i < 8; i++)
+        fpu_copy(area + ST + 16 * i, registers + 16 * ((i + stack_top(area) - before) & 7), 16);
     area[FTW] = abridged_tags(load_le16(in + 2 * step));
     settle_exceptions(area);
     put_in_use(area, XCR0_X87);

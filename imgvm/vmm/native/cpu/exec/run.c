@@ -182,8 +182,8 @@ static void start_processor(struct cpu *cpu)
 static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
 {
     uint32_t now = atomic_load(&cpu->requests) & cpu->request_mask;
-    if (now & CPU_REQUEST_FLUSH && take_request(cpu, CPU_REQUEST_FLUSH))
-        mmu_flush(&cpu->mmu);
+    if (now & CPU_REQUEST_FLUSH)
+        cpu_flush_now(cpu);
     if (now & CPU_REQUEST_EXIT && take_request(cpu, CPU_REQUEST_EXIT)) {
         *exit = CPU_EXIT_REQUEST;
         return true;
@@ -297,8 +297,11 @@ enum cpu_exit cpu_run_count(struct cpu *cpu, uint64_t count)
     cpu->event = EVENT_NONE;
     cpu->budget = BUDGET_BLOCKS;
     native_cache_activate(cpu->native);
+    atomic_store(&cpu->running, true);
+    cpu_flush_now(cpu);
     enum cpu_exit exit = run_loop(cpu);
     cpu_fpu_leave(cpu);
+    atomic_store(&cpu->running, false);
     native_cache_activate(NULL);
     return exit;
 }
@@ -313,6 +316,20 @@ void cpu_request(struct cpu *cpu, uint32_t requests)
 void cpu_withdraw(struct cpu *cpu, uint32_t requests)
 {
     atomic_fetch_and(&cpu->requests, ~requests);
+}
+
+bool cpu_flush_pending(struct cpu *cpu)
+{
+    return atomic_load(&cpu->running) && (atomic_load(&cpu->requests) & CPU_REQUEST_FLUSH);
+}
+
+/* The bit is cleared after the flush: until then the asker waits. */
+void cpu_flush_now(struct cpu *cpu)
+{
+    if (!(atomic_load(&cpu->requests) & CPU_REQUEST_FLUSH))
+        return;
+    mmu_flush(&cpu->mmu);
+    atomic_fetch_and(&cpu->requests, ~CPU_REQUEST_FLUSH);
 }
 
 void cpu_set_sipi_vector(struct cpu *cpu, uint8_t vector)
