@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from imgvm.machine import Exec, File
 from imgvm.pack import cpio, elf, exit_helper, sources
 from imgvm.pack.deb import DebCache
 from imgvm.pack.decompress import DecompressError, decompress, sniff
-from imgvm.pack.modules import Module
+from imgvm.pack.modules import LATE_MODULES, Module
 from imgvm.pack.sources import Source
 
 FALLBACK_DISTRO = "debian:bookworm"
@@ -35,6 +35,7 @@ def build(
 ) -> bytes:
     """The automatic initrd. `files` may replace any part of it, /init too."""
     init = resources.files("imgvm.pack").joinpath("init/init.sh").read_bytes()
+    names = [module.name for module in modules]
     entries = [
         cpio.file("init", init, 0o755),
         cpio.character_device("dev/console", 5, 1),  # the kernel opens it for /init, before /dev is mounted
@@ -44,7 +45,8 @@ def build(
         cpio.file("bin/imgvm-exit", exit_helper.program(), 0o755),
         # busybox acpid runs it when the power button is pressed; USR2 asks /init to switch the machine off.
         cpio.file("etc/acpi/PWRF/00000080", b"#!/bin/sh\nkill -USR2 1\n", 0o755),
-        cpio.file("etc/imgvm/modules", "".join(f"{module.name}\n" for module in modules).encode()),
+        cpio.file("etc/imgvm/modules", _lines(name for name in names if name not in LATE_MODULES)),
+        cpio.file("etc/imgvm/late-modules", _lines(name for name in names if name in LATE_MODULES)),
         cpio.file("etc/hostname", f"{hostname}\n".encode()),
         cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
         cpio.file("etc/group", b"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
@@ -53,6 +55,10 @@ def build(
     if command is not None:
         entries.append(cpio.file("etc/imgvm/exec", exec_script(command).encode(), 0o755))
     return cpio.archive([*entries, *files], mtime_sec)
+
+
+def _lines(words: Iterable[str]) -> bytes:
+    return "".join(f"{word}\n" for word in words).encode()
 
 
 def exec_script(command: Exec) -> str:

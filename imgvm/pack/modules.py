@@ -18,9 +18,11 @@ from imgvm.pack.decompress import DecompressError, decompress
 _MAX_MODULE_BYTES = 256 << 20
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
-# What the machine's own devices need: virtio over PCI, then the devices on it; the power button.
-DEVICE_MODULES = ("virtio_pci", "virtio_blk", "button", "evdev")
+# What the machine's own devices need: virtio over PCI, then the devices on it.
+DEVICE_MODULES = ("virtio_pci", "virtio_blk")
 ENTROPY_MODULES = ("virtio_rng",)
+# Nothing waits for the power button, and checking a module's signature takes the guest a while.
+LATE_MODULES = ("button", "evdev")
 
 
 @dataclass(frozen=True)

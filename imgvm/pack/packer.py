@@ -22,7 +22,7 @@ from imgvm.machine import Boot, Machine
 from imgvm.pack import disk, initramfs, sources
 from imgvm.pack import kernel as kernels
 from imgvm.pack.deb import DebCache
-from imgvm.pack.modules import DEVICE_MODULES, ENTROPY_MODULES, ModuleTree, find_tree
+from imgvm.pack.modules import DEVICE_MODULES, ENTROPY_MODULES, LATE_MODULES, ModuleTree, find_tree
 from imgvm.pack.progress import Progress, choose
 from imgvm.pack.sources import Source
 from imgvm.qcow2 import Image
@@ -180,7 +180,8 @@ class Packer:
         self._progress.step("building the initrd")
         busybox, source = initramfs.find_busybox(self._cache, parts.distro)
         self._sources.append(source)
-        wanted = [*DEVICE_MODULES, *(ENTROPY_MODULES if self._machine.hardware.entropy else ())]
+        entropy = ENTROPY_MODULES if self._machine.hardware.entropy else ()
+        wanted = [*DEVICE_MODULES, *entropy, *LATE_MODULES]
         modules = []
         if parts.modules is not None:
             modules = parts.modules.in_load_order(boot.modules, optional=wanted)

@@ -31,11 +31,16 @@ fi ;;
 esac
 
 [ -s /etc/hostname ] && hostname -F /etc/hostname
-while read -r module; do
-    insmod "/lib/imgvm/$module.ko" || echo "imgvm: the module $module cannot be loaded" >&2
-done </etc/imgvm/modules
+
+load() {
+    while read -r module; do
+        insmod "/lib/imgvm/$module.ko" || echo "imgvm: the module $module cannot be loaded" >&2
+    done
+}
+load </etc/imgvm/modules
 ip link set lo up 2>/dev/null
-[ -c /dev/input/event0 ] && acpid -l /dev/null # the power button: /etc/acpi/PWRF
+# The power button, while the command already runs: acpid calls what lies in /etc/acpi/PWRF.
+{ load && [ -c /dev/input/event0 ] && acpid -l /dev/null; } </etc/imgvm/late-modules &
 
 # `finish STATUS` reports a command's status, which ends the machine; `finish` switches the machine off.
 # The disks come to rest first. imgvm-exit waits until all output has left the console.
@@ -58,17 +63,18 @@ restart() {
 }
 
 # The signals by which busybox's halt, poweroff and reboot ask the first process. A shell runs a trap only while
-# it waits, so the work is done in the background, with the console as its standard input.
+# it waits, so the work is done in the background, where standard input has to be handed over.
+exec 3<&0
 trap finish USR1 USR2
 trap restart TERM
 
 if [ -f /etc/imgvm/exec ]; then
-    $terminal sh /etc/imgvm/exec <&0 &
+    $terminal sh /etc/imgvm/exec <&3 3<&- &
     wait "$!"
     finish "$?"
 else
     echo "imgvm: a shell of $(hostname); \`exit\` switches the machine off"
-    $terminal sh <&0 &
+    $terminal sh <&3 3<&- &
     wait "$!"
     finish
 fi
