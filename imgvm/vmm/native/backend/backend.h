@@ -58,8 +58,7 @@ struct engine_ops {
     const char *name;
     bool irqchip; /* PIC, PIT, I/O APIC and local APICs are the engine's; the board has none */
 
-    /* 0: works here. 1: works, with a limit that *err describes (another engine is the better choice when
-     * there is one). Else -errno. */
+    /* 0: can run here. Whether hardware is behind a /dev/kvm is for the caller to judge. */
     int (*probe)(imgvm_error *err);
     int (*create)(const struct engine_host *host, unsigned cpus, struct engine **out, imgvm_error *err);
     void (*destroy)(struct engine *engine);

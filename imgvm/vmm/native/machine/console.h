@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/* The host's end of the serial console: a queue of output, input with an escape prefix. Descriptors are never made
+ * non-blocking (they may be shared with other processes): they are polled, and written in pieces that fit a pipe. */
+#ifndef IMGVM_MACHINE_CONSOLE_H
+#define IMGVM_MACHINE_CONSOLE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CONSOLE_OUTPUT_LIMIT 0x40000u /* more than this in the queue holds the guest back */
+#define CONSOLE_FLUSH_NS 1000000u     /* output is collected for so long before it is written */
+
+struct console {
+    int input_fd, output_fd; /* -1: none */
+    uint8_t escape;          /* 0: none */
+    pthread_mutex_t lock;    /* the queue's */
+    pthread_cond_t drained;
+    uint8_t *output;
+    size_t used, capacity;
+    bool closed;             /* nobody reads any more: output is dropped */
+    bool released;           /* the run is ending: nobody waits */
+    bool after_escape;       /* event loop only, like all that follows */
+    bool input_ended;
+    uint8_t pending[512];    /* input that the serial port had no room for */
+    size_t pending_used;
+};
+
+enum console_event { CONSOLE_NONE, CONSOLE_QUIT };
+
+void console_init(struct console *console);
+void console_destroy(struct console *console);
+/* Any thread. Returns what is queued now; when that is `size`, the event loop has to be told. */
+size_t console_put(struct console *console, const uint8_t *data, size_t size);
+size_t console_queued(struct console *console);
+/* Wait until the queue is half empty, closed or released. */
+void console_wait_drained(struct console *console);
+void console_release(struct console *console);
+void console_close(struct console *console);
+/* Event loop: the descriptor is ready. */
+void console_write_some(struct console *console);
+enum console_event console_read_some(struct console *console);
+bool console_wants_input(const struct console *console);
+void console_consume(struct console *console, size_t bytes); /* of pending */
+
+#endif

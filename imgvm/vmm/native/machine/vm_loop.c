@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: MIT */
+/* The threads of a running machine: a processor's, and the event loop that serves timers, the console and doorbells,
+ * resets the board, and gathers everything at the end. */
+#define _GNU_SOURCE /* ppoll */
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vm.h"
+
+#define DRAIN_TIMEOUT_MS 5000 /* at the end, for a reader of the output who does not read */
+
+/* ---- processors ---- */
+
+static void report_triple_fault(struct imgvm_vm *vm, unsigned id)
+{
+    struct engine *engine = vm->board.engine;
+    struct x86_state state;
+    imgvm_error err;
+    pthread_mutex_lock(&vm->board.lock);
+    const char *panic = vm->board.report.panic_line;
+    if (*panic)
+        vm_finish(vm, IMGVM_REASON_PANIC, 0, "%s", panic);
+    else if (engine->ops->get_state(engine, id, &state, &err) < 0)
+        vm_finish(vm, IMGVM_REASON_TRIPLE_FAULT, 0, "triple fault on processor %u", id);
+    else
+        vm_finish(vm, IMGVM_REASON_TRIPLE_FAULT, 0,
+                  "triple fault on processor %u at %04x:%#" PRIx64 " (rsp %#" PRIx64 ", cr0 %#" PRIx64 ", cr2 %#" PRIx64
+                  ", cr3 %#" PRIx64 ", cr4 %#" PRIx64 ", efer %#" PRIx64 ", idt %#" PRIx64 "+%#x)",
+                  id, state.segment[CS].selector, state.rip, state.gpr[RSP], state.cr0, state.cr2, state.cr3, state.cr4,
+                  state.efer, state.idtr.base, state.idtr.limit);
+    pthread_mutex_unlock(&vm->board.lock);
+}
+
+/* After a kick: stop (false), or wait while the board is being reset. */
+static bool may_go_on(struct imgvm_vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm->parked++;
+    pthread_cond_broadcast(&vm->changed);
+    while (vm->resetting && !vm->ending)
+        pthread_cond_wait(&vm->changed, &vm->lock);
+    vm->parked--;
+    bool go_on = !vm->ending;
+    pthread_mutex_unlock(&vm->lock);
+    return go_on;
+}
+
+void *vm_cpu_thread(void *opaque)
+{
+    struct vm_cpu *cpu = opaque;
+    struct imgvm_vm *vm = cpu->vm;
+    struct engine *engine = vm->board.engine;
+    do {
+        switch (engine->ops->run(engine, cpu->id)) {
+        case ENGINE_EXIT_KICKED:
+            break;
+        case ENGINE_EXIT_SHUTDOWN:
+            report_triple_fault(vm, cpu->id);
+            break;
+        case ENGINE_EXIT_INTERNAL:
+            vm_finish(vm, IMGVM_REASON_INTERNAL, 0, "%s", engine->ops->message(engine, cpu->id));
+            break;
+        }
+    } while (may_go_on(vm));
+    return NULL;
+}
+
+/* ---- the event loop ---- */
+
+static void reset_board(struct imgvm_vm *vm)
+{
+    imgvm_error err = {0};
+    pthread_mutex_lock(&vm->lock);
+    while (vm->parked < vm->cpu_threads && !vm->ending)
+        pthread_cond_wait(&vm->changed, &vm->lock);
+    bool ending = vm->ending;
+    pthread_mutex_unlock(&vm->lock);
+    if (!ending && (board_power_on(&vm->board, &err) < 0 || vm_boot(vm, &err) < 0 || vm_set_first_states(vm, &err) < 0))
+        vm_finish(vm, IMGVM_REASON_INTERNAL, 0, "the machine cannot be reset: %s", err.message);
+    pthread_mutex_lock(&vm->lock);
+    vm->resetting = false;
+    pthread_cond_broadcast(&vm->changed);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+static void feed_input(struct imgvm_vm *vm)
+{
+    struct console *console = &vm->console;
+    if (!console->pending_used)
+        return;
+    pthread_mutex_lock(&vm->board.lock);
+    size_t taken = serial_receive(&vm->board.serial, console->pending, console->pending_used);
+    pthread_mutex_unlock(&vm->board.lock);
+    console_consume(console, taken);
+}
+
+/* Output that has begun to queue is written a moment later, together with what follows it. */
+struct pace {
+    bool waiting;
+    uint64_t write_at_ns;
+};
+
+static bool output_due(struct imgvm_vm *vm, struct pace *pace, uint64_t now_ns)
+{
+    size_t queued = console_queued(&vm->console);
+    if (!queued) {
+        pace->waiting = false;
+        return false;
+    }
+    if (!pace->waiting) {
+        pace->waiting = true;
+        pace->write_at_ns = now_ns + CONSOLE_FLUSH_NS;
+    }
+    return now_ns >= pace->write_at_ns || queued >= CONSOLE_OUTPUT_LIMIT / 4;
+}
+
+static void wait_and_serve(struct imgvm_vm *vm, struct pace *pace)
+{
+    struct board *board = &vm->board;
+    struct console *console = &vm->console;
+    struct pollfd fds[3 + BOARD_VIRTIO_MAX];
+    uint64_t now = clock_now_ns(&board->clock), deadline = timer_queue_next_ns(&board->timers);
+    unsigned count = 0, input = 0, output = 0;
+    fds[count++] = (struct pollfd){.fd = vm->wake_fd, .events = POLLIN};
+    if (console_wants_input(console)) {
+        input = count;
+        fds[count++] = (struct pollfd){.fd = console->input_fd, .events = POLLIN};
+    }
+    if (output_due(vm, pace, now)) {
+        output = count;
+        fds[count++] = (struct pollfd){.fd = console->output_fd, .events = POLLOUT};
+    } else if (pace->waiting) {
+        deadline = MIN(deadline, pace->write_at_ns);
+    }
+    unsigned bells = count;
+    for (unsigned i = 0; i < board->doorbell_count; i++)
+        fds[count++] = (struct pollfd){.fd = board->doorbells[i].fd, .events = POLLIN};
+
+    uint64_t left = deadline > now ? deadline - now : 0;
+    struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000u), .tv_nsec = (long)(left % 1000000000u)};
+    if (ppoll(fds, count, deadline == TIMER_NEVER ? NULL : &timeout, NULL) < 0)
+        return;
+
+    uint64_t ignored;
+    if (fds[0].revents && read(vm->wake_fd, &ignored, sizeof ignored) < 0)
+        return;
+    if (timer_queue_next_ns(&board->timers) <= clock_now_ns(&board->clock)) {
+        pthread_mutex_lock(&board->lock);
+        timer_queue_run(&board->timers);
+        pthread_mutex_unlock(&board->lock);
+    }
+    for (unsigned i = 0; i < board->doorbell_count; i++)
+        if (fds[bells + i].revents)
+            doorbell_ring(&board->doorbells[i]);
+    if (input && fds[input].revents && console_read_some(console) == CONSOLE_QUIT)
+        vm_finish(vm, IMGVM_REASON_STOPPED, 0, "ended from the console");
+    feed_input(vm);
+    if (output && fds[output].revents) {
+        console_write_some(console);
+        size_t queued = console_queued(console);
+        if (queued <= CONSOLE_OUTPUT_LIMIT / 2)
+            atomic_store(&board->congested, false);
+    }
+}
+
+static void drain_output(struct imgvm_vm *vm)
+{
+    struct console *console = &vm->console;
+    while (console_queued(console)) {
+        struct pollfd fd = {.fd = console->output_fd, .events = POLLOUT};
+        if (poll(&fd, 1, DRAIN_TIMEOUT_MS) <= 0)
+            break;
+        console_write_some(console);
+    }
+    console_close(console);
+}
+
+static void finish_run(struct imgvm_vm *vm)
+{
+    struct engine *engine = vm->board.engine;
+    for (unsigned i = 0; i < vm->cpu_threads; i++)
+        pthread_join(vm->cpu[i].thread, NULL);
+    drain_output(vm);
+    pthread_mutex_lock(&vm->lock);
+    vm->result.instructions = engine->ops->instructions(engine);
+    vm->result.run_ns = clock_now_ns(&vm->board.clock) - vm->result.run_ns; /* held the start until now */
+    vm->ended = true;
+    pthread_cond_broadcast(&vm->changed);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+void *vm_loop_thread(void *opaque)
+{
+    struct imgvm_vm *vm = opaque;
+    struct pace pace = {0};
+    for (;;) {
+        pthread_mutex_lock(&vm->lock);
+        bool ending = vm->ending, resetting = vm->resetting;
+        pthread_mutex_unlock(&vm->lock);
+        if (ending)
+            break;
+        if (resetting)
+            reset_board(vm);
+        else
+            wait_and_serve(vm, &pace);
+    }
+    finish_run(vm);
+    return NULL;
+}
