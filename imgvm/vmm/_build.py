@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,21 +19,28 @@ from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path(__file__).parent / "native"
-CFLAGS = ["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread", "-fno-strict-aliasing"]
+CFLAGS = shlex.split("-std=gnu11 -O2 -g -fvisibility=hidden -Wall -Wextra -pthread -fno-strict-aliasing")
 # The guest's x87 and vector state stays live in the host's registers while these run (docs/engine.md).
 GENERAL_REGS_ONLY = ["-mgeneral-regs-only", "-fno-tree-loop-distribute-patterns", "-fno-stack-protector"]
+GUEST = Path(__file__).parent / "guest"
+GUEST_CFLAGS = shlex.split(
+    "-m32 -march=i686 -Os -Wall -Wextra -ffreestanding -fno-pic -fno-stack-protector "
+    "-fno-asynchronous-unwind-tables -nostdlib -static -no-pie -Wl,--build-id=none"
+)
 
 
 def declarations() -> str:
     """imgvm_api.h without its include guard, as cffi's cdef wants it."""
     text = (NATIVE / "include" / "imgvm_api.h").read_text()
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
-    kept = [line for line in text.splitlines() if not re.match(r"#\s*(include|ifndef|endif|define IMGVM_API_H)", line)]
+    dropped = re.compile(r"#\s*(include|ifndef|endif|define IMGVM_API_H)")
+    kept = [line for line in text.splitlines() if not dropped.match(line)]
     return "\n".join(kept)
 
 
 def sources() -> list[str]:
-    return sorted(str(path) for path in NATIVE.rglob("*.c"))
+    """Relative to the project: setuptools refuses absolute paths."""
+    return sorted(os.path.relpath(path) for path in NATIVE.rglob("*.c"))
 
 
 def file_flags(source: str) -> list[str]:
@@ -40,8 +48,21 @@ def file_flags(source: str) -> list[str]:
     relative = Path(source).resolve().relative_to(NATIVE.resolve())
     return GENERAL_REGS_ONLY if relative.parts[0] == "cpu" else []
 
+def build_guest(folder: Path) -> Path:
+    """The embedded guest, hello.elf: freestanding, so that no 32-bit libc is needed."""
+    out = folder / "hello.elf"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["cc", *GUEST_CFLAGS, f"-Wl,-T,{GUEST / 'hello.ld'}", "-o", str(out), str(GUEST / "hello.c")]
+    subprocess.run(command, check=True)
+    return out
+
 
 class BuildNative(build_ext):
+    def run(self) -> None:
+        super().run()
+        package = Path(__file__).parents[1] if self.inplace else Path(self.build_lib) / "imgvm"
+        build_guest(package / "_guest")
+
     def build_extension(self, ext: Extension) -> None:
         if platform.machine() != "x86_64" or not sys.platform.startswith("linux"):
             raise SystemExit("imgvm: the native core runs on x86-64 Linux only (this is "
@@ -55,9 +76,10 @@ class BuildNative(build_ext):
         ffi.emit_c_code(str(binding))
 
         extra = shlex.split(os.environ.get("IMGVM_CFLAGS", ""))
-        ext.sources = [str(binding), *sources()]
-        ext.depends = sorted(str(path) for pattern in ("*.h", "*.def") for path in NATIVE.rglob(pattern))
-        ext.include_dirs = [str(NATIVE)]
+        ext.sources = [os.path.relpath(binding), *sources()]
+        headers = (path for pattern in ("*.h", "*.def") for path in NATIVE.rglob(pattern))
+        ext.depends = sorted(os.path.relpath(path) for path in headers)
+        ext.include_dirs = [os.path.relpath(NATIVE)]
         ext.extra_compile_args = CFLAGS + extra
         ext.extra_link_args = ["-pthread", *extra]
         ext.libraries = ["z", "zstd"]
