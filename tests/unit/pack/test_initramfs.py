@@ -59,7 +59,10 @@ def test_no_word_of_a_command_is_read_by_the_shell(arguments: list[str], value: 
 def test_exec_script_statuses() -> None:
     def status(command: Exec) -> int:
         return subprocess.run(
-            ["sh", "-c", initramfs.exec_script(command)], capture_output=True, check=False
+            ["sh", "-c", initramfs.exec_script(command)],
+            env={"PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            check=False,
         ).returncode
 
     assert status(Exec(("sh", "-c", "exit 7"))) == 7
