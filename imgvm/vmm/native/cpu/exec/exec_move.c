@@ -240,6 +240,7 @@ const struct exec_def exec_move[] = {
     {OP_NOP, EXEC_ANY_FORM, NULL, nop},
     {OP_PAUSE, EXEC_ANY_FORM, NULL, nop},
     {OP_PREFETCH, EXEC_ANY_FORM, NULL, nop},
+    {OP_PREFETCHW, EXEC_ANY_FORM, NULL, nop},
     {OP_LFENCE, EXEC_ANY_FORM, NULL, fence},
     {OP_MFENCE, EXEC_ANY_FORM, NULL, fence},
     {OP_SFENCE, EXEC_ANY_FORM, NULL, fence},
