@@ -8,11 +8,16 @@ import gzip
 import lzma
 import random
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import lz4.block
+import pytest
 import zstandard
+
+from imgvm.errors import PackError
 
 BANNER = b"Linux version 6.1.0-test (builder@host) #1\n"
 
@@ -195,3 +200,14 @@ def read_cpio(data: bytes) -> list[CpioRow]:
                 CpioRow(name[:-1].decode(), content, ino, mode, uid, gid, nlink, mtime, rmajor, rminor)
             )
     return rows
+
+
+@contextmanager
+def skip_when_offline() -> Iterator[None]:
+    """For tests of the network: without one there is nothing to test."""
+    try:
+        yield
+    except PackError as error:
+        if "cannot be reached" in error.message or "apt-get is not here" in error.message:
+            pytest.skip(error.message)
+        raise

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from builders import skip_when_offline
 
 from imgvm.machine import Exec
 from imgvm.pack import elf, initramfs, modules
@@ -32,7 +33,8 @@ SECONDS = 120
 @pytest.fixture(scope="module")
 def unpacked() -> Path:
     cache = DebCache(platformdirs.user_cache_path("imgvm"))
-    return cache.unpacked(cache.kernel("debian:bookworm", "linux-image-cloud-amd64"))
+    with skip_when_offline():
+        return cache.unpacked(cache.kernel("debian:bookworm", "linux-image-cloud-amd64"))
 
 
 @pytest.fixture(scope="module")
