@@ -253,6 +253,28 @@ EXPLAINED: list[tuple[Rule, str]] = [
 ]
 
 
+REGISTER = re.compile(
+    r"\b(?:[er]?[abcd]x|[abcd][hl]|[er]?[sd]i|[sd]il|[er]?[sb]p|[sb]pl|r\d+[bwd]?|[xyz]?mm\d+|st\(\d\)|[er]ip|[c-g]s|[cd]r\d+)\b")
+# Where the two write operands differently on purpose, or capstone leaves some out.
+OPERANDS_DIFFER = re.compile(
+    r"(cmps|movs|stos|lods|scas|ins|outs)[bwdq]$"  # we name the segment, and INS and OUTS never take 8 bytes
+    r"|vp?gather|lar|lsl|movsxd|nop|ud[01]|vm(run|load|save)|bs[fr]|v?u?comis|fn?save|frstor|in$|out$")
+
+
+def same_operands(case: Case, ours: Answer, theirs: Answer) -> bool:
+    """Registers in any order, and the size of memory where both tell one."""
+    # capstone's sizes err behind both 66 and F2/F3, in 16-bit mode behind either; REX.W wins over 66
+    misread = has_mandatory(case) and case.rest[:1] == b"\x0f" and case.mode == 16
+    misread |= 0x66 in case.prefixes and (case.rex_w or 0xF2 in case.prefixes or 0xF3 in case.prefixes)
+    # it prints segment prefixes that have no effect in 64-bit mode
+    misread |= case.mode == 64 and bool({0x26, 0x2E, 0x36, 0x3E} & set(case.prefixes))
+    if misread or OPERANDS_DIFFER.match(ours.mnemonic) or case.rest[:1] == b"\x8e":
+        return True
+    sizes = [re.findall(r"(\w*word|byte) ptr", answer.text.replace("tbyte", "xword")) for answer in (ours, theirs)]
+    registers = [sorted(REGISTER.findall(answer.text.partition(" ")[2])) for answer in (ours, theirs)]
+    return registers[0] == registers[1] and (sizes[0] == sizes[1] or not all(sizes))
+
+
 def compare(tool: Path, cases: Iterable[Case]) -> tuple[int, list[str]]:
     """How many cases both decoders agree to be instructions, and the unexplained disagreements."""
     listed = list(cases)
@@ -264,6 +286,8 @@ def compare(tool: Path, cases: Iterable[Case]) -> tuple[int, list[str]]:
             continue
         if ours.length == theirs.length and ours.mnemonic == theirs.mnemonic:
             agreed += 1
+            if not same_operands(case, ours, theirs):
+                strange.append(f"{case.mode} {case.code.hex()}: operands {ours}, capstone {theirs}")
         elif not any(rule(case, ours, theirs) for rule, _ in EXPLAINED):
             strange.append(f"{case.mode} {case.code.hex()}: ours {ours}, capstone {theirs}")
     return agreed, strange
@@ -299,14 +323,14 @@ def prefix_set(mode: int) -> list[bytes]:
     return plain + ([b"\x48", b"\x66\x48", b"\xf3\x48", b"\xf2\x48", b"\x45", b"\x41"] if mode == 64 else [])
 
 
-FEW_MODRMS = [0x00, 0x0D, 0x14, 0x5C, 0xA5, 0x2D, 0x33, 0x3F, 0xC0, 0xC9, 0xD2, 0xDB, 0xE4, 0xED, 0xF6, 0xFF]
+FEW_MODRMS = [0x00, 0x0D, 0x5C, 0x33, 0xC9, 0xD2, 0xE4, 0xFF]
 
 
 @pytest.mark.parametrize("mode", [16, 32, 64])
 def test_every_opcode(tool: Path, mode: int) -> None:
     agreed, strange = compare(tool, systematic(mode, prefix_set(mode), FEW_MODRMS))
     assert not strange, report(strange)
-    assert agreed > 20000
+    assert agreed > 10000
 
 
 @pytest.mark.parametrize("mode", [16, 32, 64])
@@ -330,10 +354,10 @@ def test_every_vex_opcode(tool: Path, mode: int) -> None:
 @pytest.mark.parametrize("mode", [16, 32, 64])
 def test_random_bytes(tool: Path, mode: int) -> None:
     source = random.Random(mode)
-    cases = [Case(mode, source.randbytes(16)) for _ in range(40000)]
+    cases = [Case(mode, source.randbytes(16)) for _ in range(20000)]
     agreed, strange = compare(tool, cases)
     assert not strange, report(strange)
-    assert agreed > 20000
+    assert agreed > 10000
 
 
 @pytest.mark.nightly
@@ -376,8 +400,9 @@ def test_real_code(tool: Path, path: Path) -> None:
     address, code = text_section(path)
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     engine.skipdata = True
-    pieces = {code[at - address:at - address + length]
-              for at, length, mnemonic, _ in engine.disasm_lite(code, address) if not mnemonic.startswith(".")}
-    agreed, strange = compare(tool, [Case(64, piece) for piece in sorted(pieces)])
+    pieces = sorted({code[at - address:at - address + length]
+                     for at, length, mnemonic, _ in engine.disasm_lite(code, address) if not mnemonic.startswith(".")})
+    random.Random(0).shuffle(pieces)
+    agreed, strange = compare(tool, [Case(64, piece) for piece in pieces[:30000]])
     assert not strange, report(strange)
     assert agreed > 1000

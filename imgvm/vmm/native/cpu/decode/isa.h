@@ -47,9 +47,6 @@ enum isa_mode { MODE_ANY, MODE_I64, MODE_O64 };
 #define A_D64 0x00000800u   /* operand size is 8 by default in 64-bit mode; 66 makes it 2 */
 #define A_F64 0x00001000u   /* operand size is 8 in 64-bit mode whatever the prefixes */
 #define A_AVX2 0x00002000u  /* VEX.L = 1 needs AVX2 where L = 0 needs only the operation's feature */
-#define A_ASIZE16 0x00004000u /* exists only with 16-bit addresses */
-#define A_O16 0x00008000u   /* only with 16-bit operand size */
-#define A_O32 0x00010000u   /* only with a larger operand size */
 
 enum operand_class {
     CLASS_NONE, CLASS_E, CLASS_G, CLASS_M, CLASS_R, CLASS_Z, CLASS_B, CLASS_ACC, CLASS_IMPLIED, CLASS_I, CLASS_J, CLASS_A,
