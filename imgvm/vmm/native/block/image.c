@@ -88,7 +88,7 @@ static int open_backing(imgvm_image *image, const struct backing_name *backing, 
     if (image->depth + 1 >= BACKING_DEPTH_MAX)
         return error_set(err, ELOOP, "%s: more than %d backing files in a chain", image->file.path, BACKING_DEPTH_MAX);
     result = open_one(path, false, probe, image, &image->backing, err);
-    if (result && err) {
+    if (result && err && !starts_with(err->message, "backing file of ")) { /* the lowest link tells it */
         char message[sizeof err->message];
         memcpy(message, err->message, sizeof message);
         snprintf(err->message, sizeof err->message, "backing file of %.180s: %.270s", image->file.path, message);

@@ -275,7 +275,8 @@ static int open_checked(struct qcow2 *q, uint8_t *head, size_t head_bytes, struc
 int qcow2_open(imgvm_image *image, struct backing_name *backing, imgvm_error *err)
 {
     struct qcow2 *q = calloc(1, sizeof *q);
-    size_t head_bytes = BIT(CLUSTER_BITS_MAX);
+    /* The first cluster, whatever its size: a short file reads as if zeros followed. */
+    size_t head_bytes = MAX(MIN(image->file.bytes, BIT(CLUSTER_BITS_MAX)), BIT(CLUSTER_BITS_MIN));
     uint8_t *head = malloc(head_bytes);
     int result = q && head ? 0 : qcow2_no_memory(err);
     if (!result) {
