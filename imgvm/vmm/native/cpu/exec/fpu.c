@@ -153,6 +153,17 @@ static unsigned stack_top(const uint8_t *area)
     return load_le16(area + FSW) >> FSW_TOP_SHIFT & 7;
 }
 
+/* FSW with a new TOP. The physical registers stay; the area has them in stack order. */
+static void put_status(uint8_t *area, uint16_t fsw)
+{
+    uint8_t registers[ST_BYTES];
+    unsigned before = stack_top(area);
+    store_le16(area + FSW, fsw);
+    fpu_copy(registers, area + ST, ST_BYTES);
+    for (unsigned i = 0; i < 8; i++)
+        fpu_copy(area + ST + 16 * i, registers + 16 * ((i + stack_top(area) - before) & 7), 16);
+}
+
 static uint16_t full_tags(const uint8_t *area)
 {
     unsigned top = stack_top(area);
@@ -217,15 +228,9 @@ unsigned fpu_fnsave(uint8_t *area, uint8_t out[108], bool size32)
 void fpu_fldenv(uint8_t *area, const uint8_t *in, bool size32)
 {
     unsigned step = size32 ? 4 : 2;
-    uint8_t registers[ST_BYTES];
     spell_out(area);
-    unsigned before = stack_top(area);
     store_le16(area + FCW, load_le16(in));
-    store_le16(area + FSW, load_le16(in + step));
-    /* the physical registers stay; the image has them in stack order */
-    fpu_copy(registers, area + ST, ST_BYTES);
-    for (unsigned i = 0; i < 8; i++)
-        fpu_copy(area + ST + 16 * i, registers + 16 * ((i + stack_top(area) - before) & 7), 16);
+    put_status(area, load_le16(in + step));
     area[FTW] = abridged_tags(load_le16(in + 2 * step));
     settle_exceptions(area);
     put_in_use(area, XCR0_X87);
@@ -237,6 +242,19 @@ void fpu_frstor(uint8_t *area, const uint8_t *in, bool size32)
     fpu_fldenv(area, in, size32);
     for (unsigned i = 0; i < 8; i++)
         fpu_copy(area + ST + 16 * i, in + offset + 10 * i, 10);
+}
+
+void fpu_open(uint8_t *area)
+{
+    spell_out(area);
+    put_in_use(area, FEATURES);
+}
+
+uint8_t *fpu_mmx(uint8_t *area)
+{
+    put_status(area, load_le16(area + FSW) & ~(7 << FSW_TOP_SHIFT));
+    area[FTW] = 0xff;
+    return area + ST;
 }
 
 bool fpu_pending(const uint8_t *area)

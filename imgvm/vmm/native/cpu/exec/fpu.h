@@ -46,6 +46,20 @@ void fpu_frstor(uint8_t *area, const uint8_t *in, bool size32);
 /* An unmasked x87 exception waits for the next waiting instruction: FLDENV and FRSTOR raise #MF first. */
 bool fpu_pending(const uint8_t *area);
 
+/* Single registers, for instructions done in C: after fpu_open the area says everything. */
+void fpu_open(uint8_t *area);
+static inline uint8_t *fpu_xmm(uint8_t *area, unsigned n)
+{
+    return area + 160 + 16 * n;
+}
+static inline uint8_t *fpu_ymm_high(uint8_t *area, unsigned n)
+{
+    return area + 576 + 16 * n;
+}
+/* What every MMX instruction does first: TOP becomes 0 and no register is empty (SDM vol. 1, 9.5.1). Returns MM0;
+ * the others follow at 16 bytes each. */
+uint8_t *fpu_mmx(uint8_t *area);
+
 /* FXSAVE: fills `out`; the return value says how many bytes, from the first, to write to the guest.
  * `long_mode`: 64-bit mode, with XMM8-15. */
 #define FPU_FXSAVE_BYTES 512
