@@ -87,6 +87,12 @@ static void test_power_button(void)
     CHECK_EQ(acpi_pm_smi_ops.read(&pm, 0, 1), ACPI_PM_DISABLE);
     acpi_pm_smi_ops.write(&pm, 1, 1, 0x5a);
     CHECK_EQ(acpi_pm_smi_ops.read(&pm, 0, 2), 0x5a00 | ACPI_PM_DISABLE);
+    CHECK_EQ(acpi_pm_smi_ops.read(&pm, 1, 1), 0x5a);
+    CHECK_EQ(acpi_pm_smi_ops.read(&pm, 0, 1), ACPI_PM_DISABLE);
+    acpi_pm_smi_ops.write(&pm, 0, 1, ACPI_PM_ENABLE); /* a byte leaves the status port alone */
+    CHECK_EQ(acpi_pm_smi_ops.read(&pm, 0, 2), 0x5a00 | ACPI_PM_ENABLE);
+    acpi_pm_smi_ops.write(&pm, 0, 2, 0xa500 | ACPI_PM_DISABLE);
+    CHECK_EQ(acpi_pm_smi_ops.read(&pm, 0, 2), 0xa500 | ACPI_PM_DISABLE);
 }
 
 static void test_sleep(void)
@@ -127,6 +133,10 @@ static void test_timer(void)
     CHECK_EQ(in(ACPI_PM_TMR, 4), 3579545);
     CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
 
+    acpi_pm_reset(&pm); /* a second time: from an offset that is not zero */
+    pass(1000000000);
+    CHECK_EQ(in(ACPI_PM_TMR, 4), 3579545);
+
     start(false);
     pass(UINT64_C(5) * 1000000000);
     CHECK_EQ(in(ACPI_PM_TMR, 4), 5 * 3579545 & 0xffffff);
@@ -158,6 +168,10 @@ static void test_general_purpose_events(void)
     CHECK_EQ(in(ACPI_PM_GPE, 2), 0x0002);
     out(ACPI_PM_GPE, 1, 0x02);
     CHECK(!sci);
+    acpi_pm_set_gpe(&pm, 3, true);
+    CHECK_EQ(in(ACPI_PM_GPE, 2), 0x0008);
+    acpi_pm_set_gpe(&pm, 3, false);
+    out(ACPI_PM_GPE, 2, 0x0008);
     acpi_pm_set_gpe(&pm, 15, true);
     CHECK(sci);
     out(ACPI_PM_GPE + 1, 1, 0x80); /* the level stands */

@@ -60,6 +60,7 @@ static void test_linux_probe(void)
     CHECK_EQ(ask(0x20), 0x34);
     CHECK_EQ(ask(0xaa), 0x55);
     CHECK_EQ(status() & 0x04, 0x04);
+    CHECK_EQ(ask(0x20), 0x74);
     /* i8042_check_aux: a byte looped through the auxiliary port comes back with its mark */
     command(0xd3), write(0x5a);
     CHECK_EQ(status() & 0x21, 0x21);
@@ -105,6 +106,9 @@ static void test_keyboard(void)
     CHECK_EQ(data(), 0xfa);
     CHECK_EQ(data(), 0xfa);
     CHECK_EQ(kbc.state.kbd_leds, 7);
+    write(0xed), write(0x02);
+    CHECK_EQ(data() & data(), 0xfa);
+    CHECK_EQ(kbc.state.kbd_leds, 2);
     write(0xee);
     CHECK_EQ(data(), 0xee);
     write(0xfe);
@@ -164,6 +168,32 @@ static void test_keys(void)
     for (unsigned i = 0; i < 3 * presses; i++)
         CHECK_EQ(data(), enter_and_up[i % 3]);
     CHECK_EQ(status() & 1, 0);
+}
+
+/* Set 2 codes in the order of set 1's: 01h Esc ... 58h F12. */
+static void test_translation(void)
+{
+    static const uint8_t set2[0x59] = {
+        0,    0x76, 0x16, 0x1e, 0x26, 0x25, 0x2e, 0x36, 0x3d, 0x3e, 0x46, 0x45, 0x4e, 0x55, 0x66, 0x0d, 0x15, 0x1d,
+        0x24, 0x2d, 0x2c, 0x35, 0x3c, 0x43, 0x44, 0x4d, 0x54, 0x5b, 0x5a, 0x14, 0x1c, 0x1b, 0x23, 0x2b, 0x34, 0x33,
+        0x3b, 0x42, 0x4b, 0x4c, 0x52, 0x0e, 0x12, 0x5d, 0x1a, 0x22, 0x21, 0x2a, 0x32, 0x31, 0x3a, 0x41, 0x49, 0x4a,
+        0x59, 0x7c, 0x11, 0x29, 0x58, 0x05, 0x06, 0x04, 0x0c, 0x03, 0x0b, 0x83, 0x0a, 0x01, 0x09, 0x77, 0x7e, 0x6c,
+        0x75, 0x7d, 0x7b, 0x6b, 0x73, 0x74, 0x79, 0x69, 0x72, 0x7a, 0x70, 0x71, 0x84, 0x60, 0x61, 0x78, 0x07};
+    start();
+    for (uint8_t set1 = 1; set1 < sizeof(set2); set1++) {
+        const uint8_t release[] = {0xf0, set2[set1]};
+        CHECK(i8042_press(&kbc, &set2[set1], 1));
+        CHECK_EQ(data(), set1);
+        CHECK(i8042_press(&kbc, release, 2));
+        CHECK_EQ(data(), set1 | 0x80);
+    }
+    bool seen[256] = {false}; /* no two codes of a key below 80h become the same */
+    for (uint8_t code = 0; code < 0x80; code++) {
+        CHECK(i8042_press(&kbc, &code, 1));
+        uint8_t translated = data();
+        CHECK(!seen[translated]);
+        seen[translated] = true;
+    }
 }
 
 /* The classic way to open and shut A20, then the other ways. */
@@ -268,6 +298,7 @@ int main(void)
     test_linux_probe();
     test_keyboard();
     test_keys();
+    test_translation();
     test_a20();
     test_reset_line();
     test_ram();

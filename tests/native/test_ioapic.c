@@ -133,6 +133,15 @@ static void test_level(void)
     out(0x30, 0x12041), out(0x30, 0xa041); /* __eoi_ioapic_pin without it: masked edge, and back */
     CHECK_EQ(in(0x30), 0xa041);
 
+    out(0x3e, 0xa042), out(0x10, 0xa042); /* the first and the last pin */
+    ioapic_set_irq(&ioapic, 23, true), ioapic_set_irq(&ioapic, 0, true);
+    CHECK_EQ(sent, 6);
+    ioapic_eoi(&ioapic, 0x42);
+    CHECK_EQ(sent, 8);
+    ioapic_set_irq(&ioapic, 23, false), ioapic_set_irq(&ioapic, 0, false);
+    ioapic_eoi(&ioapic, 0x42);
+    sent -= 4;
+
     out(0x32, 0xa041); /* two pins, one vector */
     ioapic_set_irq(&ioapic, 16, true), ioapic_set_irq(&ioapic, 17, true);
     CHECK_EQ(sent, 6);

@@ -487,6 +487,20 @@ static void test_x2apic(void)
     CHECK(!lapic_msr_read(&lapic, 0x80b, &value));
     CHECK(!lapic_msr_read(&lapic, 0x840, &value));
     CHECK(!lapic_msr_read(&lapic, 0x900, &value));
+    CHECK(!lapic_msr_read(&lapic, 0x7ff, &value));
+    CHECK(!lapic_msr_read(&lapic, 0x809, &value));
+    CHECK(!lapic_msr_read(&lapic, 0x80c, &value));
+    CHECK(!lapic_msr_read(&lapic, 0x7fffffff, &value));
+    CHECK(!msr_write(0x7ff, 0));
+    CHECK(!msr_write(0x900, 0));
+    CHECK(!msr_write(0x80a, 0));
+    CHECK(!msr_write(0x839, 0));
+    CHECK_EQ(msr(0x80a), 0);
+    CHECK_EQ(msr(0x828), 0);
+    CHECK_EQ(msr(0x838), 0);
+    CHECK_EQ(msr(0x839), 0);
+    CHECK_EQ(msr(0x83e), 0);
+    CHECK_EQ(msr(0x82f), MASKED);
     CHECK(!msr_write(0x808, 0x100));
     CHECK(msr_write(0x808, 0x20));
     CHECK_EQ(lapic_get_cr8(&lapic), 2);
@@ -516,6 +530,17 @@ static void test_x2apic(void)
     CHECK_EQ(msr(0x817), 2);
     CHECK(msr_write(0x80b, 0));
     CHECK_EQ(eois, 1);
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0x10, false); /* the lowest legal vector and the highest */
+    lapic_deliver(&lapic, LAPIC_MODE_FIXED, 0xff, true);
+    CHECK_EQ(msr(0x820), 0x00010000);
+    CHECK_EQ(msr(0x81f), 0x80000000 | 2); /* TMR keeps what it learned of E1h */
+    CHECK_EQ(lapic_acknowledge(&lapic), 0xff);
+    CHECK_EQ(msr(0x817), 0x80000000);
+    CHECK(msr_write(0x80b, 0));
+    CHECK_EQ(lapic_pending_vector(&lapic), -1); /* the TPR holds class 1 back */
+    CHECK(msr_write(0x808, 0));
+    CHECK_EQ(lapic_acknowledge(&lapic), 0x10);
+    CHECK(msr_write(0x80b, 0));
 
     CHECK(!msr_write(0x1b, 0xfee00800)); /* back to xAPIC only by way of off */
     CHECK(msr_write(0x1b, 0xfee00000));

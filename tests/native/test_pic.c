@@ -80,6 +80,39 @@ static void test_short_initialisation(void)
     CHECK_EQ(in(0x20), 0x01); /* and automatic EOI is off */
 }
 
+/* The ends of the range, each alone; then both chips' registers through 16-bit accesses. */
+static void test_every_line(void)
+{
+    for (unsigned pin = 0; pin < 16; pin++) {
+        start(0x01, 0x11); /* SFNM means nothing to a slave */
+        pulse(pin);
+        CHECK_EQ(intr, pin != 2);
+        if (pin == 2)
+            continue;
+        CHECK_EQ(pic_acknowledge(&pic), 0x30 + pin);
+        CHECK(!intr);
+        if (pin >= 8)
+            out(0xa0, 0x20);
+        out(0x20, 0x20);
+        pulse(pin);
+        CHECK_EQ(pic_acknowledge(&pic), 0x30 + pin);
+    }
+    start(0x01, 0x01);
+    pulse(0);
+    out(0x20, 0x0c);
+    CHECK_EQ(in(0x20), 0x80);
+    start(0x01, 0x01);
+    pic_master_ops.write(&pic, 0, 2, 0xa50b);
+    CHECK_EQ(pic_master_ops.read(&pic, 0, 2), 0xa500);
+    pic_elcr_ops.write(&pic, 0, 2, 0x0c20);
+    CHECK_EQ(pic_elcr_ops.read(&pic, 0, 2), 0x0c20);
+    out(0x20, 0x12), out(0x21, 0x37); /* a vector's low bits are the pin's */
+    pulse(0);
+    CHECK_EQ(pic_acknowledge(&pic), 0x30);
+    pulse(10); /* a slave inside the slave: masked pin 2 of a lone master stays silent */
+    CHECK(!intr);
+}
+
 static void test_fully_nested(void)
 {
     start(0x01, 0x01);
@@ -286,6 +319,7 @@ int main(void)
     test_before_initialisation();
     test_probe();
     test_short_initialisation();
+    test_every_line();
     test_fully_nested();
     test_cascade();
     test_special_fully_nested();

@@ -288,6 +288,11 @@ static void test_access(void)
     CHECK_EQ(read_word(0x40), 0x0ff0);
     CHECK_EQ(read_word(0x40), 0x1000 - 100);
     CHECK_EQ(in(0x43), 0xff);
+
+    pit_ops.write(&pit, 2, 2, 0xb400 | 7); /* 16 bits at once: counter 2, then the control word that voids it */
+    pit_ops.write(&pit, 2, 1, 8), pit_ops.write(&pit, 2, 1, 0);
+    CHECK_EQ(pit_ops.read(&pit, 2, 2), 0xff08);
+    CHECK_EQ(in(0x42), 0);
 }
 
 static void test_refresh_toggle(void)

@@ -229,6 +229,14 @@ static void test_periodic(void)
         in(0xc);
     }
     CHECK_EQ(edges, 8);
+    out(0xa, 0x22); /* 128 Hz, as with 9 */
+    in(0xc);
+    edges = 0;
+    for (int i = 0; i < 1000; i++) {
+        pass(SECOND / 1000);
+        in(0xc);
+    }
+    CHECK_EQ(edges, 128);
     out(0xa, 0x20); /* off */
     pass(SECOND);
     CHECK_EQ(in(0xc) & 0x40, 0);
@@ -247,13 +255,16 @@ static void test_cmos_and_reset(void)
     CHECK(rtc_nmi_masked(&rtc));
     CHECK_EQ(rtc_ops.read(&rtc, 0, 1), 0xff);
     rtc_ops.write(&rtc, 0, 2, 0x5534); /* index and data in one */
+    CHECK_EQ(rtc_ops.read(&rtc, 0, 2), 0x55ff);
     CHECK_EQ(rtc_get_cmos(&rtc, 0x34), 0x55);
     CHECK(!rtc_nmi_masked(&rtc));
     out(0xb, 0x72);
     pass(SECOND);
     CHECK(line);
+    rtc_ops.write(&rtc, 0, 1, 0x80);
     rtc_reset(&rtc);
-    CHECK(!line);
+    CHECK(!line && !rtc_nmi_masked(&rtc));
+    CHECK_EQ(in(0xc), 0);
     CHECK_EQ(in(0xb), 0x02);
     CHECK_EQ(in(0x0f), 0x0a);
     CHECK_EQ(date(), 0x19991231235959);

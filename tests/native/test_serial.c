@@ -144,6 +144,9 @@ static void test_transmitter_interrupt(void)
     CHECK(line);
     out(RBR, 'z'); /* withdrawn and raised again: an edge for controllers that need one */
     CHECK_EQ(edges, 18);
+    CHECK_EQ(in(IIR), 0xc2);
+    out(IER, 0x03); /* the interrupt was enabled already: no new one */
+    CHECK(!line);
     out(IER, 0);
     CHECK(!line);
     out(MCR, 0x03), out(IER, 0x02); /* without OUT2 the line is cut off, the chip is not */
@@ -180,6 +183,21 @@ static void test_receiver(void)
     CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
     pass_us(10000);
     CHECK_EQ(in(IIR), 0xc1);
+
+    out(LCR, 0x0e); /* 7 bits, parity, two stop bits: 11 on the line; 57600 baud */
+    out(LCR, 0x8e), out(RBR, 2), out(LCR, 0x0e);
+    receive("k");
+    pass_us(4 * 11 * 1000000 / 57600 - 1);
+    CHECK(!line);
+    pass_us(2);
+    CHECK(line);
+    in(RBR);
+    out(LCR, 0x80), out(RBR, 0), out(IER, 0x30), out(LCR, 0); /* 9 baud: nobody waits that long */
+    receive("k");
+    pass_us(2000);
+    CHECK(line);
+    in(RBR);
+    open_port(0x01);
 
     receive("ab");
     pass_us(300);

@@ -362,6 +362,7 @@ bool rtc_nmi_masked(const struct rtc *rtc)
 void rtc_reset(struct rtc *rtc)
 {
     struct rtc_state *s = &rtc->state;
+    settle(rtc, timer_queue_now_ns(rtc->timers)); /* what was due until now is among what is cleared */
     s->index = 0;
     s->nmi_masked = 0;
     s->cmos[REG_B] &= (uint8_t)~(B_PIE | B_AIE | B_UIE | B_SQWE);
