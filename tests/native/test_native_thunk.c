@@ -345,6 +345,51 @@ static void test_row(unsigned number, unsigned *covered)
     }
 }
 
+/* ---- encodings that the comparison above cannot run ---- */
+
+/* Outside 64-bit mode: VEX.W does not widen general registers, and there are eight registers. */
+static void test_other_modes(void)
+{
+    static const struct {
+        const char *bytes, *same_in_64;
+        uint8_t length, length_64;
+        enum insn_mode mode;
+    } cases[] = {
+        {"\xc4\xe2\xf8\xf2\xc1", "\xc4\xe2\x78\xf2\xc1", 5, 5, INSN_MODE_32},     /* andn eax, eax, ecx */
+        {"\xc4\xe1\xf9\x6e\xc1", "\xc4\xe1\x79\x6e\xc1", 5, 5, INSN_MODE_32},     /* vmovd xmm0, ecx */
+        {"\xf3\x0f\xb8\xc1", "\x66\xf3\x0f\xb8\xc1", 4, 5, INSN_MODE_16},         /* popcnt ax, cx */
+        {"\x66\xf3\x0f\xb8\xc1", "\xf3\x0f\xb8\xc1", 5, 4, INSN_MODE_16},         /* popcnt eax, ecx */
+        {"\xf2\x0f\x58\x07", "\xf2\x0f\x58\x04\x24", 4, 5, INSN_MODE_16},         /* addsd xmm0, [..] */
+        {"\xdc\x46\x08", "\xdc\x00", 3, 2, INSN_MODE_16},                          /* fadd qword [..] */
+        {"\xc5\xf4\x58\xc2", "\xc5\xf4\x58\xc2", 4, 4, INSN_MODE_32},             /* vaddps ymm0, ymm1, ymm2 */
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+        struct insn a, b;
+        uint8_t code_a[NATIVE_MAX_BYTES], code_b[NATIVE_MAX_BYTES];
+        CHECK_EQ(insn_decode(&a, (const uint8_t *)cases[i].bytes, cases[i].length, cases[i].mode), cases[i].length);
+        CHECK_EQ(insn_decode(&b, (const uint8_t *)cases[i].same_in_64, cases[i].length_64, INSN_MODE_64),
+                 cases[i].length_64);
+        CHECK_EQ(a.op, b.op);
+        unsigned length = native_emit(code_a, &a, &op_infos[a.op]);
+        CHECK(length > 0);
+        CHECK_EQ(native_emit(code_b, &b, &op_infos[b.op]), length);
+        CHECK(!memcmp(code_a, code_b, length));
+    }
+}
+
+/* RSP is a register like others: the comparison cannot have it, for the host needs its stack. */
+static void test_stack_pointer_operand(void)
+{
+    struct native_head cpu = {.flags = 0x200};
+    struct insn insn;
+    cpu.gpr[RSP] = 0xff00ff00ff00ff00;
+    CHECK_EQ(insn_decode(&insn, (const uint8_t *)"\xf3\x48\x0f\xb8\xe4", 5, INSN_MODE_64), 5); /* popcnt rsp, rsp */
+    native_thunk(cache, &insn, &op_infos[insn.op])(&cpu, NULL);
+    CHECK_EQ(cpu.gpr[RSP], 32);
+    for (unsigned i = 0; i < 16; i++)
+        CHECK(i == RSP || cpu.gpr[i] == 0);
+}
+
 /* ---- traps ---- */
 
 static sigjmp_buf trap_landing;
@@ -466,6 +511,8 @@ int main(void)
         test_row(row, &covered);
     printf("%u row forms\n", covered);
     CHECK(covered > 600);
+    test_other_modes();
+    test_stack_pointer_operand();
     test_traps();
     test_cache_drops_all_when_full();
     native_cache_destroy(cache);

@@ -114,6 +114,9 @@ void cpuid_init(struct cpuid_config *config, uint32_t apic_id, uint32_t count)
     for (unsigned feature = 0; feature < FEATURE_COUNT; feature++)
         if (exists[feature] && (!native[feature] || cpuid_host_has(feature)))
             cpuid_announce(config, feature);
+    /* fpu.h keeps no pointers to x87 instructions and operands: zero selectors, and offsets nobody may count on */
+    cpuid_announce(config, FEATURE_FCS_FDS_DEPRECATED);
+    cpuid_announce(config, FEATURE_FDP_EXCPTN_ONLY);
     if (count > 1)
         cpuid_announce(config, FEATURE_HTT); /* more than one processor in the package */
 }
