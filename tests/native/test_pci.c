@@ -409,6 +409,34 @@ static void test_small_and_many(void)
     fixture_destroy(&f);
 }
 
+/* Registers carried to another machine of the same make bring BARs, pin and messages along. */
+static void test_loaded(void)
+{
+    struct fixture f, to;
+    fixture_init(&f);
+    fixture_init(&to);
+    cfg_write(&f, 1, 0x10, 4, 0xe0000000);
+    cfg_write(&f, 1, 0x14, 4, 0xe0010000);
+    cfg_write(&f, 1, 4, 2, 6);
+    pci_set_intx(&f.a, true);
+    memcpy(to.a.config, f.a.config, sizeof to.a.config);
+    to.a.msix = f.a.msix;
+    to.a.intx_level = f.a.intx_level;
+    pci_function_loaded(&to.a);
+    CHECK_EQ(bus_read(&to.mmio, 0xe0000010, 4), 0x5510);
+    CHECK(to.lines[1]);
+    cfg_write(&f, 1, 0x4a, 2, 0x8000);
+    pci_msix_notify(&f.a, 2);
+    f.a.msix.table[2].control = 0; /* as if it had been saved just before the message went out */
+    memcpy(to.a.config, f.a.config, sizeof to.a.config);
+    to.a.msix = f.a.msix;
+    pci_function_loaded(&to.a);
+    CHECK_EQ(to.messages, 1);
+    CHECK(!to.lines[1]);
+    fixture_destroy(&f);
+    fixture_destroy(&to);
+}
+
 static void test_ecam(void)
 {
     struct fixture f;
@@ -439,6 +467,7 @@ int main(void)
     test_shared_pin();
     test_assign_and_reset();
     test_small_and_many();
+    test_loaded();
     test_ecam();
     return check_report();
 }

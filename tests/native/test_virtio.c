@@ -124,6 +124,22 @@ static void test_lies(struct guest *g)
     put_descriptor(g, RING_DESC, 0, INDIRECT, 1100 * 16, INDIRECT_FLAG, 0);
     CHECK(breaks(g, "loops"));
 
+    /* As many pieces as fit, and one more. */
+    for (unsigned extra = 0; extra < 2; extra++) {
+        for (unsigned i = 0; i < 1024; i++)
+            put_descriptor(g, INDIRECT, i, DATA + 8 * i, 4, i < 1023, (uint16_t)(i + 1));
+        queue_start(g, 8, false, true);
+        put_descriptor(g, RING_DESC, 0, DATA + 0x8000, 4, 1, 1);
+        put_descriptor(g, RING_DESC, 1, INDIRECT, 1024 * 16, INDIRECT_FLAG, 0);
+        if (extra) {
+            CHECK(breaks(g, "too many pieces"));
+        } else {
+            driver_offer(g, 1);
+            CHECK_EQ(virtqueue_pop(&queue, &chain), 1);
+            CHECK_EQ(chain.out_count, 1024);
+        }
+    }
+
     const struct {
         uint64_t gpa;
         uint32_t bytes;
@@ -350,6 +366,99 @@ static void test_start_order(void)
     guest_destroy(&g);
 }
 
+/* ---- a device of another kind: three queues, a writable configuration, changes of its own accord ---- */
+
+struct toy {
+    struct virtio_device device;
+    unsigned notified[3], starts, destroys;
+};
+
+static void toy_notify(struct virtio_device *device, unsigned queue_index)
+{
+    struct toy *toy = container_of(device, struct toy, device);
+    toy->notified[queue_index]++;
+    while (virtqueue_pop(&device->queues[queue_index], &chain) > 0)
+        virtio_push(device, queue_index, chain.head, 0);
+    virtio_interrupt(device, queue_index);
+}
+static void toy_driver_ok(struct virtio_device *device) { container_of(device, struct toy, device)->starts++; }
+static void toy_destroy(struct virtio_device *device) { container_of(device, struct toy, device)->destroys++; }
+static void toy_config_write(struct virtio_device *device, unsigned offset, unsigned size, uint64_t value)
+{
+    if (offset == 4 && size == 4)
+        memcpy(device->config + offset, &value, size);
+}
+static const struct virtio_device_ops toy_ops = {
+    .notify = toy_notify, .driver_ok = toy_driver_ok, .destroy = toy_destroy, .config_write = toy_config_write};
+
+static void test_another_device(void)
+{
+    struct guest g;
+    struct toy toy = {0};
+    guest_init(&g);
+    const struct virtio_device_config config = {
+        .name = "toy", .id = VIRTIO_ID_BALLOON, .class_code = 0x00ff00, .features = BIT(1), .config_bytes = 8,
+        .queue_count = 3, .queue_size = 8, .mem = &g.mem, .lock = &g.lock};
+    virtio_device_init(&toy.device, &config, &toy_ops);
+    guest_plug(&g, &toy.device);
+    CHECK(driver_find(&g, 5));
+    driver_enable_msix(&g);
+    CHECK(driver_negotiate(&g, BIT(1)));
+    driver_queue(&g, 8);
+    /* Queue 2: its own rings behind those of queue 0, vector 3. */
+    common_write(&g, 0x16, 2, 2);
+    common_write(&g, 0x1a, 2, 3);
+    common_write(&g, 0x18, 2, 8);
+    CHECK_EQ(common_read(&g, 0x1e, 2), 2);
+    common_write(&g, 0x20, 8, RING_DESC + 0x1000);
+    common_write(&g, 0x28, 8, RING_AVAIL + 0x1000);
+    common_write(&g, 0x30, 8, RING_USED + 0x1000);
+    common_write(&g, 0x1c, 2, 0); /* only 1 does anything */
+    CHECK_EQ(common_read(&g, 0x1c, 2), 0);
+    common_write(&g, 0x1c, 2, 1);
+    common_write(&g, 0x14, 1, 0xf);
+    CHECK_EQ(toy.starts, 1);
+    CHECK_EQ(toy.notified[0] + toy.notified[2], 2); /* told to look at what was there before */
+    CHECK_EQ(toy.notified[1], 0);
+    memset(g.messages, 0, sizeof g.messages);
+    put_descriptor(&g, RING_DESC + 0x1000, 5, DATA, 4, 0, 0);
+    store_le16(ram(&g, RING_AVAIL + 0x1000 + 4), 5);
+    store_le16(ram(&g, RING_AVAIL + 0x1000 + 2), 1);
+    bus_write(&g.mmio, g.notify + 2 * g.notify_multiplier, 2, 2);
+    CHECK_EQ(toy.notified[2], 2);
+    CHECK_EQ(g.messages[3], 1);
+    CHECK_EQ(load_le32(ram(&g, RING_USED + 0x1000 + 4)), 5);
+    bus_write(&g.mmio, g.notify + 1 * g.notify_multiplier, 2, 1); /* not enabled */
+    CHECK_EQ(toy.notified[1], 0);
+
+    bus_write(&g.mmio, g.config + 4, 4, 0xabcd);
+    bus_write(&g.mmio, g.config, 4, 0x1234);
+    bus_write(&g.mmio, g.config + 6, 4, ~0u);
+    CHECK_EQ(bus_read(&g.mmio, g.config, 8), 0xabcd00000000);
+    CHECK_EQ(bus_read(&g.mmio, g.config + 6, 4), 0); /* the end is zero-filled */
+    unsigned generation = (unsigned)common_read(&g, 0x15, 1);
+    pthread_mutex_lock(&g.lock);
+    toy.device.config[0] = 9;
+    virtio_config_changed(&toy.device);
+    pthread_mutex_unlock(&g.lock);
+    CHECK_EQ(common_read(&g, 0x15, 1), (generation + 1) & 0xff);
+    CHECK_EQ(bus_read(&g.mmio, g.config, 1), 9);
+    CHECK_EQ(g.messages[0], 1);
+    cfg_write(&g, g.msix_capability + 2, 2, 0); /* by pin: bit 1 of ISR */
+    pthread_mutex_lock(&g.lock);
+    virtio_config_changed(&toy.device);
+    pthread_mutex_unlock(&g.lock);
+    CHECK(g.line);
+    CHECK_EQ(bus_read(&g.mmio, g.isr, 1), 2);
+    CHECK(driver_reset(&g));
+    pthread_mutex_lock(&g.lock);
+    virtio_config_changed(&toy.device); /* nobody is listening */
+    pthread_mutex_unlock(&g.lock);
+    CHECK(!g.line);
+    guest_destroy(&g);
+    CHECK_EQ(toy.destroys, 1);
+}
+
 int main(void)
 {
     struct guest g;
@@ -361,5 +470,6 @@ int main(void)
     guest_destroy(&g);
     test_rng();
     test_start_order();
+    test_another_device();
     return check_report();
 }
