@@ -9,6 +9,13 @@ static void need_x87(struct cpu *cpu, const struct uop *u)
         raise_exception(cpu, u, EXC_NM);
 }
 
+/* FLDENV and FRSTOR wait, as most x87 instructions do. */
+static void need_nothing_pending(struct cpu *cpu, const struct uop *u)
+{
+    if (fpu_pending(cpu->s.xsave))
+        raise_exception(cpu, u, EXC_MF);
+}
+
 static void need_xsave(struct cpu *cpu, const struct uop *u)
 {
     if (!(cpu->s.cr4 & CR4_OSXSAVE))
@@ -57,6 +64,7 @@ static void fldenv(struct cpu *cpu, const struct uop *u)
     uint8_t image[28];
     read_image(cpu, u, operand_linear(cpu, u, size32 ? 28 : 14, false), image, size32 ? 28 : 14);
     cpu_fpu_leave(cpu);
+    need_nothing_pending(cpu, u);
     fpu_fldenv(cpu->s.xsave, image, size32);
     NEXT;
 }
@@ -81,6 +89,7 @@ static void frstor(struct cpu *cpu, const struct uop *u)
     uint8_t image[108];
     read_image(cpu, u, operand_linear(cpu, u, size32 ? 108 : 94, false), image, size32 ? 108 : 94);
     cpu_fpu_leave(cpu);
+    need_nothing_pending(cpu, u);
     fpu_frstor(cpu->s.xsave, image, size32);
     NEXT;
 }

@@ -71,6 +71,8 @@ void internal_error(struct cpu *cpu, const struct uop *u, const char *what)
 _Noreturn void native_trap(void *opaque, unsigned vector)
 {
     struct cpu *cpu = opaque;
+    if (vector == EXC_XM && !(cpu->s.cr4 & CR4_OSXMMEXCPT))
+        vector = EXC_UD; /* the system does not handle #XM (SDM vol. 3, 2.5) */
     if (vector == EXC_GP || vector == EXC_AC)
         raise_error(cpu, cpu->cur, (uint8_t)vector, 0);
     raise_exception(cpu, cpu->cur, (uint8_t)vector);
