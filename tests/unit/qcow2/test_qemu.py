@@ -242,6 +242,35 @@ def test_qemu_loses_the_config(tmp_path: Path, qemu_img: Tool) -> None:
             assert not image.has_config
 
 
+def test_commit_into_it_keeps_the_config(tmp_path: Path, qemu_img: Tool, qemu_io: Tool) -> None:
+    path = tmp_path / "a.img"
+    with Image.create(path, DISK) as image:
+        image.set_config(CONFIG, date=0)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", path.name, "-F", "qcow2", "top.img")
+    qemu_io("-c", "write -P 0x77 1M 1M", "top.img")
+    qemu_img("commit", "-q", "top.img")
+    with Image.open(path) as image:
+        assert image.read(MIB, MIB) == b"\x77" * MIB
+        assert image.read_config("kernel") == CONFIG["kernel"]
+        assert image.check().clean
+
+
+def test_applying_the_config_snapshot_empties_the_disk(tmp_path: Path, qemu_img: Tool) -> None:
+    path = tmp_path / "a.img"
+    with Image.create(path, DISK) as image:
+        image.write(0, b"x" * MIB)
+        image.set_config(CONFIG, date=0)
+    qemu_img("snapshot", "-a", "imgvm.config", path.name)
+    qemu_img("check", path.name)
+    with Image.open(path, writable=True) as image:
+        assert image.read(0, DISK) == bytes(DISK)
+        assert image.read_config("kernel") == CONFIG["kernel"]
+        image.write(0, b"y" * MIB)
+        image.set_config({"machine.yaml": b"new"}, date=0)
+        assert image.check().clean
+    qemu_img("check", path.name)
+
+
 def test_foreign_snapshot_of_that_name_is_kept(tmp_path: Path, qemu_img: Tool) -> None:
     path = tmp_path / "a.img"
     Image.create(path, DISK).close()

@@ -168,6 +168,8 @@ int map_l2(struct qcow2 *q, uint64_t l1_index, struct table **out, imgvm_error *
 /* The L2 table, made or copied as needed, for changing. */
 int map_l2_for_write(struct qcow2 *q, uint64_t l1_index, struct table **out, imgvm_error *err);
 int map_release(struct qcow2 *q, const struct mapping *mapping, imgvm_error *err); /* later */
+/* After references were dropped that the live tree may have shared: makes its COPIED bits true again. */
+int map_refresh_copied(struct qcow2 *q, imgvm_error *err);
 int qcow2_write_back(struct qcow2 *q, imgvm_error *err);
 /* Keeps memory bounded. Call between operations: tables handed out before may be gone after. */
 int qcow2_trim(struct qcow2 *q, imgvm_error *err);

@@ -164,6 +164,8 @@ int qcow2_repair_refcounts(struct qcow2 *q, imgvm_error *err)
     free(recount.counts);
     if (!result)
         result = qcow2_write_back(q, err);
+    if (!result)
+        result = map_refresh_copied(q, err);
     if (result && err && err->code == -EIO) {
         error_set(err, EIO, "%s was not closed properly and its refcounts cannot be repaired here", q->file->path);
         error_hint(err, "try `qemu-img check -r all` on a copy");

@@ -221,6 +221,7 @@ struct writer {
     uint64_t l1_offset, l1_entries, l1_first;
     uint64_t *old; /* host offsets that the replaced config referred to */
     size_t old_count, old_room;
+    bool old_shared; /* some of them are also in use elsewhere (`qemu-img snapshot -a` did that) */
 };
 
 static int writer_alloc(struct writer *w, uint64_t min, uint64_t max, uint64_t *offset, uint64_t *got,
@@ -282,8 +283,13 @@ static int write_tables(struct writer *w, uint64_t count, imgvm_error *err)
 static int remember(void *opaque, enum reference kind, uint64_t host, uint64_t entry, imgvm_error *err)
 {
     struct writer *w = opaque;
+    uint64_t count;
     (void)kind;
     (void)entry;
+    int result = refcount_get(w->q, host >> w->q->cluster_bits, &count, err);
+    if (result)
+        return result;
+    w->old_shared |= count > 1;
     if (w->old_count == w->old_room) {
         size_t room = w->old_room ? 2 * w->old_room : 256;
         uint64_t *grown = realloc(w->old, room * sizeof *grown);
@@ -410,6 +416,8 @@ int config_set(struct qcow2 *q, const imgvm_payload *payload, uint32_t date_sec,
         for (size_t i = 0; i < w.old_count; i++)
             cluster_release_later(q, w.old[i], NULL);
         result = qcow2_write_back(q, err);
+        if (!result && w.old_shared)
+            result = map_refresh_copied(q, err);
     }
     payload_layout_free(&w.layout);
     free(w.runs);

@@ -162,6 +162,42 @@ int qcow2_write_back(struct qcow2 *q, imgvm_error *err)
     return 0;
 }
 
+/* The entry with its COPIED bit as the refcount wants it. */
+static int refresh_entry(struct qcow2 *q, uint64_t entry, uint64_t *out, imgvm_error *err)
+{
+    uint64_t host = entry & ENTRY_OFFSET_MASK, count;
+    *out = entry;
+    if (!host || entry & ENTRY_COMPRESSED)
+        return 0;
+    int result = refcount_get(q, host >> q->cluster_bits, &count, err);
+    *out = (entry & ~ENTRY_COPIED) | (count == 1 ? ENTRY_COPIED : 0);
+    return result;
+}
+
+int map_refresh_copied(struct qcow2 *q, imgvm_error *err)
+{
+    for (uint64_t i = 0; i < q->l1.count; i++) {
+        struct table *table;
+        uint64_t entry;
+        int result = qcow2_trim(q, err);
+        if (result || (result = map_l2(q, i, &table, err)) ||
+            (result = refresh_entry(q, q->l1.entries[i], &entry, err)))
+            return result;
+        if (entry != q->l1.entries[i])
+            offset_table_set(&q->l1, i, entry);
+        for (uint64_t j = 0; table && j < BIT(q->l2_bits); j++) {
+            uint64_t old = load_be64(table->data + 8 * j);
+            if ((result = refresh_entry(q, old, &entry, err)))
+                return result;
+            if (entry != old) {
+                store_be64(table->data + 8 * j, entry);
+                cache_dirty(&q->l2_cache, table);
+            }
+        }
+    }
+    return qcow2_write_back(q, err);
+}
+
 int qcow2_trim(struct qcow2 *q, imgvm_error *err)
 {
     struct table_cache *caches[] = {&q->l2_cache, &q->block_cache};
