@@ -116,6 +116,8 @@ def loadable(data: bytes) -> bytes:
     loads = [segment for segment in old if segment.type == PT_LOAD]
     if not loads:
         raise ElfError("it has no loadable segment")
+    if sum(load.file_bytes for load in loads) > len(data):
+        raise ElfError("its segments overlap")
     notes = [(note, host) for note in old if note.type == PT_NOTE for host in loads if _holds(host, note)]
 
     out = bytearray(_EHDR.size + _PHDR.size * (len(loads) + len(notes)))

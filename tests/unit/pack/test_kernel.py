@@ -2,12 +2,16 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
-from builders import COMPRESSORS, bzimage, elf64, kernel, vmlinux
+from builders import COMPRESSORS, bzimage, elf64, kernel, module, vmlinux
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imgvm.errors import PackError
-from imgvm.pack import elf
+from imgvm.pack import elf, modules
 from imgvm.pack import kernel as kernels
 
 
@@ -116,6 +120,36 @@ def test_elf_whose_segments_leave_the_file_is_refused() -> None:
         kernels.load(vmlinux()[:-60_000], "k")
     with pytest.raises(PackError, match="no loadable segment"):
         kernels.load(elf64([]), "k")
+
+
+def test_segments_that_overlap_are_refused() -> None:
+    data = bytearray(vmlinux())
+    first, second = 64, 64 + 56
+    data[second + 8 : second + 56] = data[first + 8 : first + 56]  # but for its type, the same segment again
+    with pytest.raises(PackError, match="overlap"):
+        kernels.load(bytes(data), "k")
+
+
+VMLINUX, BZIMAGE = vmlinux(5000), bzimage(COMPRESSORS["gzip"](vmlinux(5000)))
+MODULE = module("a,b", "pre: c")
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), source=st.sampled_from([VMLINUX, BZIMAGE, multiboot(1 << 16), MODULE]))
+def test_damage_is_refused_or_survived(data: st.DataObject, source: bytes) -> None:
+    """Headers are small, so most of the damage goes to where they are."""
+    damaged = bytearray(source)
+    places = st.integers(0, min(len(source), 700) - 1) | st.integers(len(source) - 400, len(source) - 1)
+    for _ in range(data.draw(st.integers(1, 6))):
+        damaged[data.draw(places)] = data.draw(
+            st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | st.integers(0, 255)
+        )
+    cut = bytes(damaged[: data.draw(st.just(len(damaged)) | st.integers(0, len(damaged)))])
+    with suppress(PackError):
+        loaded = kernels.load(cut, "k")
+        assert len(loaded.data) < 10 * len(source)
+    with suppress(PackError):
+        modules.dependencies(cut, Path("m.ko"))
 
 
 def test_multiboot_header_is_found_where_the_specification_says() -> None:
