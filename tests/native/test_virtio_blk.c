@@ -381,12 +381,12 @@ static void test_many(uint64_t features)
     store_le16(ram(g, RING_USED + 2), start);
     store_le16(ram(g, RING_USED + 4 + 8 * 8), start);
     for (unsigned round = 0; round < 5000; round++) {
+        if (g->event_idx) /* interrupt me for the second */
+            __atomic_store_n((uint16_t *)ram(g, RING_AVAIL + 4 + 2 * 8), g->used_seen + 1, __ATOMIC_RELEASE);
         for (uint16_t i = 0; i < 2; i++) {
             put_request(g, (uint16_t)(3 * i), 0, (round + i) % DISK_SECTORS, DATA + 512u * i, 512);
             driver_offer(g, (uint16_t)(3 * i));
         }
-        if (g->event_idx) /* interrupt me for the second */
-            store_le16(ram(g, RING_AVAIL + 4 + 2 * 8), (uint16_t)(g->used_seen + 1));
         driver_kick_if_wanted(g, 2);
         if (!driver_wait(g, 2)) {
             CHECK(!"lost requests");
