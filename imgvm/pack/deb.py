@@ -19,7 +19,8 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,7 +74,8 @@ class DebCache:
         if known is not None and known[1] < LISTS_FRESH_SECONDS:
             return known[0]
         try:
-            return self._fetch(suite, package, follow_kernel)
+            with self._usable():
+                return self._fetch(suite, package, follow_kernel)
         except PackError as error:
             if known is None:
                 raise
@@ -86,8 +88,13 @@ class DebCache:
         target = self.folder / "unpacked" / deb.sha256
         if target.is_dir():
             return target
-        self._progress.step(f"unpacking {deb.name}", deb.size_bytes)
+        self._progress.step(f"unpacking {deb.name}")
         self._check(deb)
+        with self._usable():
+            self._unpack(deb, target)
+        return target
+
+    def _unpack(self, deb: Deb, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
         try:
@@ -100,7 +107,17 @@ class DebCache:
                     raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        return target
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """What the host refuses here, it refuses of the cache, not of the image."""
+        try:
+            yield
+        except OSError as error:
+            raise PackError(
+                f"the cache {self.folder} cannot be used: {error.strerror or error}",
+                hint="free some space, or set XDG_CACHE_HOME to another folder",
+            ) from error
 
     def _fetch(self, suite: str, name: str, follow_kernel: bool) -> Deb:
         apt = self._apt(suite, self.folder / "apt" / suite, self._progress)

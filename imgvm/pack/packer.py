@@ -17,7 +17,7 @@ import platformdirs
 
 from imgvm import units
 from imgvm.config import Config, resolved_text
-from imgvm.errors import ImgvmError, PackError
+from imgvm.errors import ImageError, PackError
 from imgvm.machine import Boot, Machine
 from imgvm.pack import disk, initramfs, sources
 from imgvm.pack import kernel as kernels
@@ -225,7 +225,7 @@ def pack(
         return Packer(config, shown, cache).write(Path(output), force=force)
     except OSError as error:
         raise _host_error(error, output) from error
-    except ImgvmError as error:
+    except ImageError as error:
         if error.errno == errno.ENOSPC:
             raise _full(output) from error
         raise

@@ -201,6 +201,19 @@ def test_what_is_no_package(tmp_path: Path) -> None:
 
 
 @needs_dpkg
+def test_a_cache_that_cannot_be_used(repo: Repo, tmp_path: Path) -> None:
+    repo.add("tool", {"bin/busybox": b"x"})
+    deb = repo.cache.get("debian:trixie", "tool")
+    (repo.cache.folder / "unpacked").write_text("in the way")
+    with pytest.raises(PackError, match=r"the cache .* cannot be used: File exists") as caught:
+        repo.cache.unpacked(deb)
+    assert "XDG_CACHE_HOME" in (caught.value.hint or "")
+    (tmp_path / "file").touch()
+    with pytest.raises(PackError, match="cannot be used: Not a directory"):
+        DebCache(tmp_path / "file/cache").get("debian:trixie", "tool")
+
+
+@needs_dpkg
 def test_links_and_other_folders_are_left_out(repo: Repo, tmp_path: Path) -> None:
     repo.add("odd", {"usr/lib/modules/1/kernel/a.ko": b"a", "etc/passwd": b"no"})
     (repo.root / "odd.tree/usr/lib/modules/1/build").symlink_to("/etc")
