@@ -375,11 +375,11 @@ static void test_many(uint64_t features)
     const uint16_t start = 65000;
     pthread_mutex_lock(&g->lock);
     g->device->queues[0].next_avail = g->device->queues[0].used_idx = start;
-    pthread_mutex_unlock(&g->lock);
     g->avail_index = g->used_seen = start;
     store_le16(ram(g, RING_AVAIL + 2), start);
     store_le16(ram(g, RING_USED + 2), start);
     store_le16(ram(g, RING_USED + 4 + 8 * 8), start);
+    pthread_mutex_unlock(&g->lock);
     for (unsigned round = 0; round < 5000; round++) {
         if (g->event_idx) /* interrupt me for the second */
             __atomic_store_n((uint16_t *)ram(g, RING_AVAIL + 4 + 2 * 8), g->used_seen + 1, __ATOMIC_RELEASE);
