@@ -137,6 +137,12 @@ static void test_timer(void)
     pass(1000000000);
     CHECK_EQ(in(ACPI_PM_TMR, 4), 3579545);
 
+    out(ACPI_PM_EVT + 2, 2, 0x0100); /* other events need no timer */
+    CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
+    out(ACPI_PM_EVT + 2, 2, 1);
+    CHECK(timer_queue_next_ns(&queue) > timer_queue_now_ns(&queue) + UINT64_C(590000000000)); /* half of 2^32 ticks */
+    CHECK(timer_queue_next_ns(&queue) < timer_queue_now_ns(&queue) + UINT64_C(600000000000));
+
     start(false);
     pass(UINT64_C(5) * 1000000000);
     CHECK_EQ(in(ACPI_PM_TMR, 4), 5 * 3579545 & 0xffffff);

@@ -65,6 +65,8 @@ static void test_linux_probe(void)
     command(0xd3), write(0x5a);
     CHECK_EQ(status() & 0x21, 0x21);
     CHECK_EQ(data(), 0x5a);
+    command(0xa8);
+    CHECK_EQ(ask(0x20) & 0x20, 0);
     command(0xa7);
     CHECK_EQ(ask(0x20) & 0x20, 0x20);
     command(0xa8);
@@ -98,6 +100,18 @@ static void test_keyboard(void)
     CHECK_EQ(kbd_edges, 2); /* each byte is an edge */
     CHECK_EQ(data(), 0xaa);
     CHECK(!kbd_line);
+    write(0xf5);
+    CHECK_EQ(data(), 0xfa);
+    write(0xff); /* a reset turns scanning on again */
+    CHECK_EQ(data(), 0xfa);
+    CHECK_EQ(data(), 0xaa);
+    CHECK(i8042_press(&kbc, (const uint8_t[]){0x29}, 1));
+    CHECK_EQ(data(), 0x39);
+    command(0x60), write(0x60); /* no interrupt: the byte is polled */
+    CHECK(i8042_press(&kbc, (const uint8_t[]){0x29}, 1));
+    CHECK(!kbd_line);
+    CHECK_EQ(data(), 0x39);
+    command(0x60), write(0x61);
     write(0xf2);
     CHECK_EQ(data(), 0xfa);
     CHECK_EQ(data(), 0xab);

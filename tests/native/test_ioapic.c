@@ -130,8 +130,22 @@ static void test_level(void)
     ioapic_set_irq(&ioapic, 16, true);
     CHECK_EQ(sent, 4);
     ioapic_set_irq(&ioapic, 16, false);
-    out(0x30, 0x12041), out(0x30, 0xa041); /* __eoi_ioapic_pin without it: masked edge, and back */
+    out(0x30, 0xb041); /* a rewrite keeps what is not its own */
+    CHECK_EQ(in(0x30), 0xe041);
+    out(0x30, 0x12041); /* __eoi_ioapic_pin without it: masked edge, and back */
+    CHECK_EQ(in(0x30), 0x12041);
+    out(0x30, 0xa041);
     CHECK_EQ(in(0x30), 0xa041);
+    out(0x34, 0xa143); /* lowest priority is answered with an EOI too; an NMI is not */
+    ioapic_set_irq(&ioapic, 18, true);
+    CHECK_EQ(in(0x34), 0xe143);
+    ioapic_set_irq(&ioapic, 18, false);
+    out(0x34, 0x10000), out(0x34, 0xa400);
+    ioapic_set_irq(&ioapic, 18, true);
+    CHECK_EQ(in(0x34), 0xa400);
+    out(0x34, 0x10000);
+    CHECK_EQ(sent, 6);
+    sent = 4;
 
     out(0x3e, 0xa042), out(0x10, 0xa042); /* the first and the last pin */
     ioapic_set_irq(&ioapic, 23, true), ioapic_set_irq(&ioapic, 0, true);

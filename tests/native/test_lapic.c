@@ -352,6 +352,39 @@ static void test_timer(void)
     CHECK_EQ(lapic_acknowledge(&lapic), 0xed);
 }
 
+/* What stands in a register comes back from it, in xAPIC mode. */
+static void test_read_back(void)
+{
+    static const struct { uint16_t offset; uint32_t written, read; } rows[] = {
+        {TPR, 0xffffffff, 0xff}, {LDR, 0xffffffff, 0xff000000}, {DFR, 0, 0x0fffffff}, {CMCI, 0xffffffff, 0x107ff},
+        {LVTT, 0xffffffff, 0x700ff}, {LVTTHMR, 0xffffffff, 0x107ff}, {LVTPC, 0xffffffff, 0x107ff},
+        {LVT0, 0xffffffff, 0x1a7ff}, {LVT1, 0xffffffff, 0x1a7ff}, {LVTERR, 0xffffffff, 0x100ff},
+        {SVR, 0xffffffff, 0x11ff}, {TDCR, 0xffffffff, 0xb}, {ICR2, 0xffffffff, 0xff000000},
+    };
+    start(0, true);
+    for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        out(rows[i].offset, rows[i].written);
+        CHECK_EQ(in(rows[i].offset), rows[i].read);
+    }
+    out(LVTT, 0x100ec), out(TMICT, 12345);
+    CHECK_EQ(in(TMICT), 12345);
+    out(ID, 0x05000000); /* read-only, and no error either */
+    CHECK_EQ(in(ID), 0);
+    CHECK_EQ(in(0xc0), 0);
+    CHECK_EQ(in(EOI), 0);
+    out(ESR, 0);
+    CHECK_EQ(in(ESR), 0);
+    out(VERSION, 0); /* this one is an error */
+    out(ESR, 0);
+    CHECK_EQ(in(ESR), 0x80);
+    start(0, true); /* software-disabled: all are masked, CMCI too */
+    for (unsigned offset = CMCI; offset <= LVTERR; offset += offset == CMCI ? 0x30 : 0x10)
+        out(offset, 0xf0);
+    out(SVR, 0xff);
+    for (unsigned offset = CMCI; offset <= LVTERR; offset += offset == CMCI ? 0x30 : 0x10)
+        CHECK_EQ(in(offset), MASKED | 0xf0);
+}
+
 static void test_divisors(void)
 {
     static const struct { uint8_t dcr, divisor; } rows[] = {{0, 2}, {1, 4}, {2, 8}, {3, 16}, {8, 32}, {9, 64},
@@ -596,6 +629,7 @@ int main(void)
     test_ipis();
     test_destinations();
     test_timer();
+    test_read_back();
     test_divisors();
     test_tsc_deadline();
     test_local_pins();
