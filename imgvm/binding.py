@@ -14,7 +14,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from imgvm.errors import STATUS_ERROR, STATUS_NOT_FOUND, ImgvmError
+from imgvm.errors import STATUS_ERROR, STATUS_NOT_FOUND, ImageError, ImgvmError
 
 _TEXT_ENCODING = "utf-8"
 
@@ -63,7 +63,8 @@ def failure(kind: type[ImgvmError], code: int, error: Any) -> ImgvmError:
     """The exception for a negative `code` and the imgvm_error that describes it."""
     number = -code
     message = text(error.message) or errno_names.errorcode.get(number, f"error {number}")
-    status = STATUS_NOT_FOUND if number == errno_names.ENOENT else STATUS_ERROR
+    no_image = issubclass(kind, ImageError) and number == errno_names.ENOENT
+    status = STATUS_NOT_FOUND if no_image else STATUS_ERROR
     return kind(message, hint=text(error.hint) or None, status=status, errno=number)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -136,8 +137,9 @@ class Image:
                 raise
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None:
-            self.__exit__(ImageError, None, None)
+        # A forgotten handle is flushed all the same; nobody is left to tell of failure.
+        with suppress(Exception):
+            self.close()
 
     @property
     def info(self) -> ImageInfo:

@@ -155,7 +155,8 @@ static void check_config(imgvm_image *image, const char *text, uint64_t kernel_b
     CHECK_EQ(info.bytes, kernel_bytes);
     uint8_t *kernel = malloc(kernel_bytes + 1);
     CHECK_EQ(imgvm_image_config_read(image, 1, kernel, kernel_bytes, &err), 0);
-    CHECK(kernel_bytes == 0 || kernel[kernel_bytes - 1] == (uint8_t)((kernel_bytes - 1) * 7 + (kernel_bytes - 1) / 256));
+    for (uint64_t i = kernel_bytes > 5000 ? kernel_bytes - 5000 : 0; i < kernel_bytes; i += 7)
+        CHECK_EQ(kernel[i], (uint8_t)(i * 7 + i / 256));
     CHECK_EQ(imgvm_image_config_read(image, 1, kernel, kernel_bytes + 1, &err), (uint64_t)-EINVAL);
     CHECK_EQ(imgvm_image_config_info(image, 3, &info, &err), (uint64_t)-EINVAL);
     free(kernel);

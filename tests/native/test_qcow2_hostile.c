@@ -210,7 +210,8 @@ static void test_tables(const uint8_t *good, size_t bytes, uint64_t cluster_byte
             if (rand_r(&seed) % 3) /* the first words of clusters are the busiest */
                 at = at / cluster_bytes * cluster_bytes + 8 * ((size_t)rand_r(&seed) % 12);
             if (at + 8 <= bytes)
-                store_be64(bad + at, interesting(rand_r(&seed) % INTERESTING, load_be64(bad + at), cluster_bytes, &seed));
+                store_be64(bad + at,
+                           interesting(rand_r(&seed) % INTERESTING, load_be64(bad + at), cluster_bytes, &seed));
         }
         try_file(bad, bytes);
     }

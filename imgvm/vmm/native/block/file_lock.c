@@ -56,8 +56,8 @@ static int busy(struct block_file *file, unsigned permission, imgvm_error *err)
 int file_lock(struct block_file *file, imgvm_error *err)
 {
     /* What QEMU asks of a qcow2 file: a reader, too, cannot bear that somebody changes it meanwhile. */
-    const unsigned used = 1u << PERMISSION_READ | (file->writable ? 1u << PERMISSION_WRITE | 1u << PERMISSION_RESIZE : 0);
     const unsigned unshared = 1u << PERMISSION_WRITE | 1u << PERMISSION_RESIZE;
+    const unsigned used = 1u << PERMISSION_READ | (file->writable ? unshared : 0);
     for (unsigned i = 0; i < PERMISSIONS; i++) {
         int result = 0;
         if (used >> i & 1)

@@ -376,7 +376,8 @@ static int refuse_foreign(const struct qcow2 *q, imgvm_error *err)
 {
     for (uint32_t i = 0; i < q->snapshot_count; i++)
         if (is_named_config(q, &q->snapshots[i]) && !config_extra(q, &q->snapshots[i])) {
-            error_set(err, EEXIST, "%s has a snapshot " CONFIG_SNAPSHOT_NAME " that imgvm did not write", q->file->path);
+            error_set(err, EEXIST, "%s has a snapshot " CONFIG_SNAPSHOT_NAME " that imgvm did not write",
+                      q->file->path);
             return error_hint(err, "delete it with `qemu-img snapshot -d " CONFIG_SNAPSHOT_NAME "`");
         }
     return 0;

@@ -142,8 +142,8 @@ static int parse_backing_name(struct qcow2 *q, const uint8_t *head, size_t head_
     if (!offset || !bytes)
         return 0;
     if (bytes > BACKING_NAME_BYTES_MAX || offset > head_bytes || bytes > head_bytes - offset)
-        return qcow2_corrupt(q, err, "the name of its backing file (%u bytes at %" PRIu64 ") is not in the header", bytes,
-                             offset);
+        return qcow2_corrupt(q, err, "the name of its backing file (%u bytes at %" PRIu64 ") is not in the header",
+                             bytes, offset);
     memcpy(backing->name, head + offset, bytes);
     memcpy(q->backing_file, backing->name, sizeof q->backing_file);
     return 0;
@@ -198,8 +198,8 @@ static int parse_tables(struct qcow2 *q, const uint8_t *head, imgvm_error *err)
     if (disk_bytes > INT64_MAX || l1_entries_of(q->cluster_bits, disk_bytes) > L1_BYTES_MAX / 8)
         return qcow2_corrupt(q, err, "a disk of %" PRIu64 " bytes is too large for its clusters", disk_bytes);
     if (q->l1.count > L1_BYTES_MAX / 8 || q->l1.count < l1_entries_of(q->cluster_bits, disk_bytes))
-        return qcow2_corrupt(q, err, "its L1 table has %" PRIu64 " entries for a disk of %" PRIu64 " bytes", q->l1.count,
-                             disk_bytes);
+        return qcow2_corrupt(q, err, "its L1 table has %" PRIu64 " entries for a disk of %" PRIu64 " bytes",
+                             q->l1.count, disk_bytes);
     q->image->disk_bytes = disk_bytes;
 
     q->refcounts.offset = q->refcount_offset_on_disk = load_be64(head + HEADER_REFCOUNT_TABLE_OFFSET);

@@ -61,7 +61,8 @@ int cluster_inflate(struct qcow2 *q, uint64_t entry, const struct mapping *mappi
     bool whole = q->compression == COMPRESSION_ZSTD ? inflate_zstd(q, mapping->bytes)
                                                      : inflate_deflate(q, mapping->bytes);
     if (!whole)
-        return qcow2_corrupt(q, err, "the compressed cluster at offset %#" PRIx64 " does not decompress", mapping->host);
+        return qcow2_corrupt(q, err, "the compressed cluster at offset %#" PRIx64 " does not decompress",
+                             mapping->host);
     q->inflated_entry = entry;
     return 0;
 }
