@@ -94,6 +94,10 @@ static void test_dependencies_and_live_bits(void)
     for (unsigned i = 0; i < ARRAY_LEN(system); i++)
         cpuid_announce(&config, system[i]);
 
+    cpuid_announce(&config, FEATURE_ARAT);
+    CHECK_EQ(query(&config, 6, 0, EAX), 4);
+    CHECK_EQ(query(&config, 6, 77, EAX), 4); /* no subleaves: ECX does not matter */
+    CHECK_EQ(query(&config, 7, 2, EBX), 0);
     CHECK(!(query(&config, 1, 0, ECX) & 1 << 27));
     config.osxsave = true;
     CHECK(query(&config, 1, 0, ECX) & 1 << 27);

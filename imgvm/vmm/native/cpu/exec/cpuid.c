@@ -247,7 +247,7 @@ static void query_basic(const struct cpuid_config *config, uint32_t leaf, uint32
         put_version(config, out);
         break;
     case 0x2: /* one line: caches are in leaf 4, prefetch 64 bytes, no other descriptor */
-        out[EAX] = 0x00feff01;
+        out[EAX] = 0x0000ff01;
         out[EDX] = 0xf0;
         break;
     case 0x4:
@@ -273,8 +273,8 @@ static void query_basic(const struct cpuid_config *config, uint32_t leaf, uint32
         out[EAX] = out[EBX] = CPUID_TSC_HZ / 1000000;
         out[ECX] = 100;
         break;
-    default:
-        put_features(config, leaf, subleaf, out);
+    default: /* no subleaves */
+        put_features(config, leaf, 0, out);
         break;
     }
 }
