@@ -53,6 +53,7 @@ static int attach(struct block_file *file, const char *path, int flags, imgvm_er
         file->fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
     while (file->fd < 0 && errno == EINTR);
     int result = 0;
+    file->made = file->fd >= 0 && flags & O_EXCL;
     if (file->fd < 0) {
         /* Directories refuse writing; both ways deserve the same words. */
         if (errno == EISDIR)
@@ -79,7 +80,10 @@ int file_open(struct block_file *file, const char *path, bool writable, imgvm_er
 
 int file_create(struct block_file *file, const char *path, imgvm_error *err)
 {
-    return attach(file, path, O_RDWR | O_CREAT | O_EXCL, err);
+    int result = attach(file, path, O_RDWR | O_CREAT | O_EXCL, err);
+    if (result && file->made)
+        unlink(path);
+    return result;
 }
 
 void file_close(struct block_file *file)

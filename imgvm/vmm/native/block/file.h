@@ -13,6 +13,7 @@
 struct block_file {
     int fd;
     bool writable, is_device;
+    bool made; /* by file_create, which takes it away again when it fails */
     uint64_t bytes; /* grows with writes past the end */
     dev_t device;   /* with inode: tells two names of one file */
     ino_t inode;
