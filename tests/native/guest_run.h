@@ -13,7 +13,7 @@
 #include "check.h"
 #include "include/imgvm_api.h"
 
-#define GUEST_TIMEOUT_MS 60000
+#define GUEST_TIMEOUT_MS 10000
 
 struct guest_run {
     imgvm_result result;

@@ -175,17 +175,18 @@ static void power_off(void)
 
 /* ---- what it says ---- */
 
+/* The brand string, or where there is none the vendor. */
 static void put_brand(void)
 {
     uint32_t words[13] = {0};
     cpuid(0x80000000, words);
-    if (words[0] >= 0x80000004) {
-        for (uint32_t i = 0; i < 3; i++)
-            cpuid(0x80000002 + i, words + 4 * i);
-        words[12] = 0;
-    } else {
-        cpuid(0, words);
-        words[0] = words[1], words[1] = words[3], words[3] = 0;
+    int has_brand = words[0] >= 0x80000004;
+    for (uint32_t i = 0; has_brand && i < 3; i++)
+        cpuid(0x80000002 + i, words + 4 * i);
+    if (!has_brand || !words[0]) {
+        uint32_t leaf[4];
+        cpuid(0, leaf);
+        words[0] = leaf[1], words[1] = leaf[3], words[2] = leaf[2], words[3] = 0;
     }
     const char *text = (const char *)words;
     while (*text == ' ')

@@ -3,7 +3,8 @@
  * software. The machine calls an engine through engine_ops; an engine calls the machine through engine_host.
  *
  * Threads: `run` is called by one thread per processor; `kick`, `signal`, `set_irq` and `send_msi` by any
- * thread (with or without the board lock); everything else while no processor runs. */
+ * thread (with or without the board lock); everything else while that processor does not run. The two state calls
+ * need the board lock free: an engine may ask the board for what a local APIC holds. */
 #ifndef IMGVM_BACKEND_BACKEND_H
 #define IMGVM_BACKEND_BACKEND_H
 

@@ -20,8 +20,10 @@ static void report_triple_fault(struct imgvm_vm *vm, unsigned id)
     struct engine *engine = vm->board.engine;
     struct x86_state state;
     imgvm_error err;
+    char panic[sizeof vm->board.report.panic_line];
     pthread_mutex_lock(&vm->board.lock);
-    const char *panic = vm->board.report.panic_line;
+    memcpy(panic, vm->board.report.panic_line, sizeof panic);
+    pthread_mutex_unlock(&vm->board.lock);
     if (*panic)
         vm_finish(vm, IMGVM_REASON_PANIC, 0, "%s", panic);
     else if (engine->ops->get_state(engine, id, &state, &err) < 0)
@@ -32,7 +34,6 @@ static void report_triple_fault(struct imgvm_vm *vm, unsigned id)
                   ", cr3 %#" PRIx64 ", cr4 %#" PRIx64 ", efer %#" PRIx64 ", idt %#" PRIx64 "+%#x)",
                   id, state.segment[CS].selector, state.rip, state.gpr[RSP], state.cr0, state.cr2, state.cr3, state.cr4,
                   state.efer, state.idtr.base, state.idtr.limit);
-    pthread_mutex_unlock(&vm->board.lock);
 }
 
 /* After a kick: stop (false), or wait while the board is being reset. */
