@@ -20,8 +20,8 @@ from setuptools.command.build_ext import build_ext
 
 NATIVE = Path(__file__).parent / "native"
 CFLAGS = shlex.split("-std=gnu11 -O2 -g -fvisibility=hidden -Wall -Wextra -pthread -fno-strict-aliasing")
-# The guest's x87 and vector state stays live in the host's registers while these run (docs/engine.md); a sanitizer's
-# runtime would use them.
+# The guest's x87 and vector state stays live in the host's registers while these run (docs/engine.md);
+# a sanitizer's runtime would use them.
 GENERAL_REGS_ONLY = shlex.split(
     "-mgeneral-regs-only -fno-tree-loop-distribute-patterns -fno-stack-protector -fno-sanitize=all")
 GUEST = Path(__file__).parent / "guest"
