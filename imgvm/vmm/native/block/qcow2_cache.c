@@ -117,22 +117,25 @@ static int by_offset(const void *a, const void *b)
 
 int cache_write_back(struct qcow2 *q, struct table_cache *cache, imgvm_error *err)
 {
+    size_t count = 0;
     if (!cache->dirty_count)
         return 0;
-    qsort(cache->live, cache->live_count, sizeof *cache->live, by_offset);
+    struct table **dirty = malloc(cache->dirty_count * sizeof *dirty);
+    if (!dirty)
+        return qcow2_no_memory(err);
     for (size_t i = 0; i < cache->live_count; i++)
-        cache->live[i]->live = i;
-    for (size_t i = 0; i < cache->live_count; i++) {
-        struct table *table = cache->live[i];
-        if (!table->dirty)
-            continue;
-        int result = file_write(q->file, table->offset, table->data, q->cluster_bytes, err);
-        if (result)
-            return result;
-        table->dirty = false;
+        if (cache->live[i]->dirty)
+            dirty[count++] = cache->live[i];
+    qsort(dirty, count, sizeof *dirty, by_offset);
+    int result = 0;
+    for (size_t i = 0; i < count; i++) {
+        if ((result = file_write(q->file, dirty[i]->offset, dirty[i]->data, q->cluster_bytes, err)))
+            break;
+        dirty[i]->dirty = false;
         cache->dirty_count--;
     }
-    return 0;
+    free(dirty);
+    return result;
 }
 
 void cache_evict_clean(struct table_cache *cache, size_t keep)
