@@ -15,6 +15,13 @@ int guest_mem_init(struct guest_mem *mem, imgvm_error *err)
     *mem = (struct guest_mem){.memfd = memfd_create("imgvm-ram", MFD_CLOEXEC)};
     if (mem->memfd < 0)
         return error_set(err, errno, "cannot make guest memory: %s", strerror(errno));
+    /* its own cache line: every block of the software processor looks at it */
+    mem->code_epoch = aligned_alloc(64, 64);
+    if (!mem->code_epoch) {
+        close(mem->memfd);
+        return error_set(err, ENOMEM, "out of memory");
+    }
+    atomic_store(mem->code_epoch, 0);
     return 0;
 }
 
@@ -26,6 +33,8 @@ void guest_mem_destroy(struct guest_mem *mem)
         free(mem->regions[i].code_generation);
     }
     mem->count = 0;
+    free(mem->code_epoch);
+    mem->code_epoch = NULL;
     if (mem->memfd >= 0)
         close(mem->memfd);
     mem->memfd = -1;
@@ -135,6 +144,7 @@ void guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size)
             if (unlikely(granules & granule_mask(offset, (uint32_t)n))) {
                 atomic_store(&region->code_granules[page], 0);
                 atomic_fetch_add(&region->code_generation[page], 1);
+                atomic_fetch_add(mem->code_epoch, 1);
             }
         }
         gpa += n;

@@ -32,6 +32,7 @@ struct guest_mem {
     unsigned count;
     int memfd; /* backs the RAM regions, in order of addition */
     uint64_t ram_bytes;
+    _Atomic uint32_t *code_epoch; /* one word: bumped with any page's code_generation */
 };
 
 int guest_mem_init(struct guest_mem *mem, imgvm_error *err);

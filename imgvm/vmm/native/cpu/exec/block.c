@@ -54,6 +54,7 @@ static void cache_flush(struct cpu *cpu)
     for (unsigned i = 0; i < ARRAY_LEN(cache->hash); i++)
         cache->hash[i] = NULL;
     cache->used = 0;
+    cpu->block = NULL;
     cache->flushes++;
     cpu->mmu.epoch++;
 }
@@ -212,6 +213,7 @@ struct block *block_single(struct cpu *cpu)
         entry = fetch_page(cpu, linear);
     }
     block->mode = (uint8_t)(cpu->mode | MODE_SINGLE);
+    block->links[0] = block->links[1] = (struct block_link){0};
     block->gpa = 0;
     block_decode(cpu, block, bytes, have, 1);
     return block;
@@ -227,6 +229,7 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
     size_t page = (gpa - region->gpa) / GUEST_PAGE_SIZE;
     unsigned room = GUEST_PAGE_SIZE - (unsigned)(gpa % GUEST_PAGE_SIZE);
     bool first = !atomic_load_explicit(&region->code_granules[page], memory_order_relaxed);
+    block->links[0] = block->links[1] = (struct block_link){0};
     block->generation_now = &region->code_generation[page];
     block->generation = atomic_load(block->generation_now);
     if (!cpu->code64) {
@@ -289,16 +292,30 @@ static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
     return block ? block : block_single(cpu);
 }
 
-struct block *block_find(struct cpu *cpu)
+/* linear UINT64_MAX: to be computed, with the segment's base and limit. */
+struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key)
 {
-    uint64_t linear = code_linear(cpu);
-    struct jump_entry *jump = &cpu->jump[(linear ^ linear >> 12) % JUMP_CACHE_ENTRIES];
-    uint32_t mode = (uint32_t)cpu->mode << 8 | cpu->cpl;
-    if (likely(jump->linear == linear && jump->epoch == cpu->mmu.epoch && jump->mode == mode) &&
-        likely(block_current(jump->block)))
-        return jump->block;
-    struct block *block = block_lookup(cpu, linear);
-    if (!(block->mode & MODE_SINGLE))
-        *jump = (struct jump_entry){linear, cpu->mmu.epoch, mode, block};
+    if (linear == UINT64_MAX) {
+        linear = code_linear(cpu);
+        key = block_key(cpu);
+    }
+    struct block_link *jump = &cpu->jump[(linear ^ linear >> 12) % JUMP_CACHE_ENTRIES];
+    struct block *from = cpu->block, *block;
+    if (likely(jump->linear == linear && jump->key == key)) {
+        block = jump->block;
+    } else {
+        uint64_t flushes = cpu->blocks->flushes;
+        block = block_lookup(cpu, linear);
+        if (block->mode & MODE_SINGLE)
+            return block;
+        key = block_key(cpu); /* decoding may have flushed the TLB */
+        *jump = (struct block_link){linear, key, block};
+        if (flushes != cpu->blocks->flushes)
+            return block; /* `from` is gone */
+    }
+    if (from && cpu->code64) {
+        from->links[1] = from->links[0];
+        from->links[0] = (struct block_link){linear, key, block};
+    }
     return block;
 }

@@ -39,7 +39,14 @@ struct uop {
 #define BLOCK_MAX_INSNS 64
 #define MODE_SINGLE 0x80 /* a block of one instruction, never cached */
 
+/* A block found before by its linear address, good while `key` is the processor's (block_key). */
+struct block_link {
+    uint64_t linear, key;
+    struct block *block;
+};
+
 struct block {
+    struct block_link links[2]; /* where control went from here; true wherever one comes from */
     uint64_t gpa;
     const _Atomic uint32_t *generation_now; /* of the page; differs from `generation` once the code was written */
     uint32_t generation;
@@ -50,12 +57,6 @@ struct block {
 };
 
 #define JUMP_CACHE_ENTRIES 4096u
-struct jump_entry {
-    uint64_t linear;
-    uint32_t epoch;
-    uint32_t mode;
-    struct block *block;
-};
 
 /* Why control left a block other than by its end. */
 enum cpu_event { EVENT_NONE, EVENT_EXCEPTION, EVENT_LEAVE, EVENT_SINGLE, EVENT_SHUTDOWN, EVENT_INTERNAL };
@@ -97,7 +98,7 @@ struct cpu {
 
     struct mmu mmu;
     struct x86_state s; /* cold registers; gpr, rip, rflags, xsave of it are stale while running (see cpu_get_state) */
-    struct jump_entry jump[JUMP_CACHE_ENTRIES];
+    struct block_link jump[JUMP_CACHE_ENTRIES];
     struct block_cache *blocks;
     struct native_cache *native;
     const struct exec_def *(*exec_table)[FORM_OTHER + 1]; /* [op][form] */
@@ -386,7 +387,7 @@ struct exec_def {
 /* each ends with a row of zeros in `set` and `any` */
 extern const struct exec_def exec_int[], exec_shift[], exec_multiply[], exec_bit[], exec_move[], exec_control[],
     exec_stack[], exec_string[], exec_io[], exec_segment[], exec_interrupt[], exec_far[], exec_system[], exec_msr[],
-    exec_fpu_system[];
+    exec_fpu_system[], exec_masked[];
 
 /* ---- interrupt.c ---- */
 
@@ -410,7 +411,27 @@ struct block_cache;
 struct block_cache *block_cache_create(void);
 void block_cache_destroy(struct block_cache *cache);
 /* The block at cpu->rip (raises on a fetch fault), cached or decoded now. */
-struct block *block_find(struct cpu *cpu);
+struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
+
+/* What a linear address means: mode and privilege, and the number of TLB flushes and of writes to code so far (both only
+ * grow, so an equal sum means that neither happened). */
+static inline uint64_t block_key(const struct cpu *cpu)
+{
+    uint32_t mode = (uint32_t)cpu->mode << 2 | cpu->cpl;
+    return (uint64_t)mode << 32 | (cpu->mmu.epoch + atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire));
+}
+static inline struct block *block_find(struct cpu *cpu)
+{
+    struct block *from = cpu->block;
+    if (likely(from && cpu->code64)) {
+        uint64_t key = block_key(cpu);
+        for (unsigned i = 0; i < 2; i++)
+            if (from->links[i].linear == cpu->rip && from->links[i].key == key)
+                return from->links[i].block;
+        return block_find_slow(cpu, cpu->rip, key);
+    }
+    return block_find_slow(cpu, UINT64_MAX, 0);
+}
 /* One instruction at cpu->rip, in the cache's scratch block. */
 struct block *block_single(struct cpu *cpu);
 

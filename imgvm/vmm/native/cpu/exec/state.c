@@ -119,7 +119,7 @@ static void fill_exec_table(struct cpu *cpu)
 {
     static const struct exec_def *const all[] = {exec_int, exec_shift, exec_multiply, exec_bit, exec_move, exec_control,
                                                  exec_stack, exec_string, exec_io, exec_segment, exec_interrupt, exec_far,
-                                                 exec_system, exec_msr, exec_fpu_system};
+                                                 exec_system, exec_msr, exec_fpu_system, exec_masked};
     for (unsigned i = 0; i < ARRAY_LEN(all); i++) {
         for (const struct exec_def *def = all[i]; def->set || def->any; def++) {
             if (def->form != EXEC_ANY_FORM) {
