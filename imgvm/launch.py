@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING
 
 from imgvm.config import Config
 from imgvm.config.overrides import parse_path
-from imgvm.errors import STATUS_CANNOT_RUN, STATUS_NOT_FOUND, ConfigError, ImageError, UsageError
+from imgvm.errors import (
+    STATUS_CANNOT_RUN,
+    STATUS_ERROR,
+    STATUS_NOT_FOUND,
+    ConfigError,
+    ImageError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from imgvm.machine import Machine
@@ -106,8 +113,9 @@ def _machine(path: Path, image: Image, overrides: Sequence[str]) -> Machine:
     try:
         return Config.from_resolved(text, f"{path}:{CONFIG_RESOLVED}", overrides).machine
     except ConfigError as error:
-        # Newer versions know more keys; older images stay readable.
-        raise ConfigError(error.problems, STATUS_CANNOT_RUN) from None
+        # An image of a newer version may use keys that are not known here. A wrong override is our caller's.
+        ours = any(problem.file.startswith("--set") for problem in error.problems)
+        raise ConfigError(error.problems, STATUS_ERROR if ours else STATUS_CANNOT_RUN) from None
 
 
 def program(opened: Opened) -> Program:

@@ -19,7 +19,7 @@ DURATION_UNITS = {"h": 3_600_000_000_000, "m": 60_000_000_000, "s": 1_000_000_00
 SIZE_HINT = "sizes carry a unit: 512MiB, 2GiB, 64KiB"
 DURATION_HINT = "durations carry units: 30s, 10m, 1m30s, 500ms"
 
-_SIZE = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,9}))?([A-Za-z]+)")
+_SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,9}))?([A-Za-z]+)")
 _DURATION = re.compile(r"(?:[0-9]{1,9}(?:ms|h|m|s))+")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|h|m|s)")
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 
 from imgvm import launch, units
 from imgvm.config import Config, resolved_text
-from imgvm.errors import ImgvmError, UsageError
+from imgvm.errors import STATUS_SIGNAL, ImgvmError, UsageError
 from imgvm.log import log
 from imgvm.machine import Machine
 from imgvm.vmm import console, engine
@@ -165,7 +166,8 @@ def _on_terminal(vm: Vm) -> Result:
 
 def _say_end(result: Result) -> None:
     words = REASONS.get(result.reason)
-    if words is not None:
+    # A reader that has seen enough is no error worth a word.
+    if words is not None and result.status != STATUS_SIGNAL + signal.SIGPIPE:
         log.error(f"{words}: {result.message}" if result.message else words)
     rate = ""
     if result.instructions and result.seconds > 0:

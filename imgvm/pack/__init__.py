@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,3 +24,15 @@ def __getattr__(name: str) -> Any:
 
         return getattr(packer, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Callable(ModuleType):
+    """`imgvm.pack` is this package, and `imgvm.pack(config, output)` packs."""
+
+    def __call__(self, *args: Any, **options: Any) -> PackResult:
+        from imgvm.pack import packer
+
+        return packer.pack(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
