@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # Daily work. ./bootstrap sets the environment up; these targets expect .venv.
 PYTHON = .venv/bin/python
 PYTEST = .venv/bin/pytest

@@ -45,12 +45,20 @@ def run(
     try:
         with contextlib.ExitStack() as stack:
             result = _run(source, overrides, stack, print_config=print_config, ephemeral=ephemeral)
+            if result is not None and result.is_stuck:
+                _report(result, result_file)
+                os._exit(result.status)  # closing what its threads use would be worse
     except ImgvmError as error:
         if result_file is not None:
             _write_result(result_file, {"reason": "error", "status": error.status, "message": str(error)})
         raise
     if result is None:
         return 0
+    _report(result, result_file)
+    return result.status
+
+
+def _report(result: Result, result_file: Path | None) -> None:
     if result_file is not None:
         _write_result(result_file, {
             "reason": result.reason,
@@ -61,7 +69,6 @@ def run(
             "message": result.message,
         })
     _say_end(result)
-    return result.status
 
 
 def _run(

@@ -13,6 +13,7 @@ import select
 import signal
 import stat
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -154,10 +155,14 @@ def _stopped_by_signal(vm: Running, number: int) -> Result:
 
 
 def _end(vm: Running, reason: str, status: int, message: str) -> Result:
-    vm.stop()
-    last = vm.wait(_STOP_GRACE_S)
+    # A KVM without hardware may spin in the host's kernel and not heed a stop: no waiting for ever.
+    stopper = threading.Thread(target=vm.stop, daemon=True)
+    stopper.start()
+    stopper.join(_STOP_GRACE_S)
+    last = None if stopper.is_alive() else vm.wait(_STOP_GRACE_S)
     if last is None:
-        return Result(reason, status, "", 0.0, 0, message)
+        message += ", but a processor still runs and is left to the end of this process"
+        return Result(reason, status, "", 0.0, 0, message, is_stuck=True)
     if last.reason != "stopped":
         return last  # the guest ended by itself just before
     return replace(last, reason=reason, status=status, message=message)

@@ -34,6 +34,7 @@ class Result:
     instructions: int  # of the software processor; 0 under KVM
     message: str = ""
     console: str = field(default="", repr=False)
+    is_stuck: bool = False  # its threads still run: nothing that they use may be closed
 
     @property
     def is_crash(self) -> bool:

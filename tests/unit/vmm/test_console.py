@@ -92,6 +92,20 @@ def test_an_end_just_before_the_timeout_counts() -> None:
     assert console.attend(Ended(), timeout_ns=1).status == 7
 
 
+def test_a_machine_that_does_not_stop_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_STOP_GRACE_S", 0.02)
+    release = threading.Event()
+
+    class Stuck(FakeVm):
+        def stop(self) -> None:
+            release.wait(10)
+
+    result = console.attend(Stuck(), timeout_ns=1)
+    release.set()
+    assert (result.reason, result.status, result.is_stuck) == ("timeout", 124, True)
+    assert "a processor still runs" in result.message
+
+
 def test_a_reader_that_is_gone_ends_the_run() -> None:
     reader, writer = os.pipe()
     assert not console.reader_is_gone(writer)
