@@ -110,14 +110,28 @@ static void put_in_use(uint8_t *area, uint64_t features)
     store_le64(area + XSTATE_BV, load_le64(area + XSTATE_BV) | features);
 }
 
+/* Could a load of the area fault, or load what it does not say? Not after a store of ours: the way of every exit to
+ * a device and back must not cost more than it has to. */
+static bool is_clean(const uint8_t *area)
+{
+    uint64_t in_use = load_le64(area + XSTATE_BV), reserved = in_use & ~FEATURES;
+    for (unsigned offset = 8; offset < HEADER_BYTES; offset += 8)
+        reserved |= load_le64(area + XSTATE_BV + offset);
+    uint16_t fcw = load_le16(area + FCW), fsw = load_le16(area + FSW);
+    bool spelled_out = host_has_xsave() || !(~in_use & (XCR0_X87 | XCR0_SSE));
+    bool settled = (fcw & ~FCW_WRITABLE) == FCW_ONE && !(fsw & (FSW_ES | FSW_B)) && !(fsw & ~fcw & FCW_MASKS);
+    return !reserved && spelled_out && settled && fpu_mxcsr_valid(load_le32(area + MXCSR));
+}
+
 void fpu_enter(uint8_t *area)
 {
-    store_le32(area + MXCSR, load_le32(area + MXCSR) & MXCSR_MASK);
-    store_le64(area + XSTATE_BV, load_le64(area + XSTATE_BV) & FEATURES);
-    fpu_zero(area + XCOMP_BV, HEADER_BYTES - 8);
-    spell_out(area); /* FXRSTOR knows no header */
-    settle_exceptions(area);
-    forget_pointers(area);
+    if (!is_clean(area)) {
+        store_le32(area + MXCSR, load_le32(area + MXCSR) & MXCSR_MASK);
+        store_le64(area + XSTATE_BV, load_le64(area + XSTATE_BV) & FEATURES);
+        fpu_zero(area + XCOMP_BV, HEADER_BYTES - 8);
+        spell_out(area); /* FXRSTOR knows no header */
+        settle_exceptions(area);
+    }
     fpu_load(area);
 }
 
@@ -126,7 +140,9 @@ void fpu_leave(uint8_t *area)
     static const uint32_t mxcsr = MXCSR_INIT;
     fpu_store(area);
     /* no pending exception, no tag of an MMX register may reach the C code that comes next */
-    __asm__ volatile("fninit; ldmxcsr %0" : : "m"(mxcsr));
+    if (load_le32(area + FCW) != FCW_INIT || area[FTW])
+        __asm__ volatile("fninit");
+    __asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
     if (host_has_xsave())
         __asm__ volatile("vzeroupper");
 }
