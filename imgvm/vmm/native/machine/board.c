@@ -351,8 +351,10 @@ int board_power_on(struct board *board, imgvm_error *err)
     reset_control_reset(&board->reset_control);
     acpi_pm_reset(&board->acpi_pm);
     report_reset(&board->report);
-    /* The loaders play the firmware, which enables the gate before it starts anything. */
-    board->a20_port92 = true;
+    /* The loaders play the firmware, which opens the gate before it starts anything; the keyboard controller's half
+     * stands open from reset on. */
+    board->a20_keyboard = true;
+    port92_ops.write(&board->port92, 0, 1, 2);
     apply_a20(board);
     pci_host_reset(&board->pci);
     write_cmos(board);
