@@ -90,7 +90,8 @@ static void test_dependencies_and_live_bits(void)
 {
     struct cpuid_config config;
     cpuid_init(&config, 0, 1);
-    static const enum cpu_feature system[] = {FEATURE_FXSR, FEATURE_XSAVE, FEATURE_XSAVEC, FEATURE_APIC, FEATURE_X2APIC};
+    static const enum cpu_feature system[] = {FEATURE_FXSR, FEATURE_XSAVE, FEATURE_XSAVEC, FEATURE_APIC,
+                                              FEATURE_X2APIC};
     for (unsigned i = 0; i < ARRAY_LEN(system); i++)
         cpuid_announce(&config, system[i]);
 

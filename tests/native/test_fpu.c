@@ -50,7 +50,8 @@ static void random_area(uint8_t *area)
 
 static bool same_state(const uint8_t *a, const uint8_t *b)
 {
-    return !memcmp(a, b, 5) && !memcmp(a + 24, b + 24, 4) && !memcmp(a + 32, b + 32, 384) && !memcmp(a + 576, b + 576, 256);
+    return !memcmp(a, b, 5) && !memcmp(a + 24, b + 24, 4) && !memcmp(a + 32, b + 32, 384) &&
+           !memcmp(a + 576, b + 576, 256);
 }
 
 /* The host does `instruction` on `memory` with the registers as in `area`, which afterwards says what they are. */

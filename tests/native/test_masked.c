@@ -21,7 +21,10 @@
 #define DATA 0x40000u       /* three inputs, two outputs, 32 bytes each */
 #define MEMORY 0x50000u     /* one page, then none */
 
-static uint32_t port_read(void *opaque, uint16_t port, unsigned size) { return (void)opaque, (void)port, (void)size, 0; }
+static uint32_t port_read(void *opaque, uint16_t port, unsigned size)
+{
+    return (void)opaque, (void)port, (void)size, 0;
+}
 static void port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
 {
     (void)opaque, (void)port, (void)size, (void)value;
@@ -32,8 +35,14 @@ static void mmio_write(void *opaque, uint64_t gpa, unsigned size, uint64_t value
     (void)opaque, (void)gpa, (void)size, (void)value;
 }
 static int acknowledge(void *opaque) { return (void)opaque, -1; }
-static bool msr_read(void *opaque, uint32_t index, uint64_t *value) { return (void)opaque, (void)index, *value = 0, true; }
-static bool msr_write(void *opaque, uint32_t index, uint64_t value) { return (void)opaque, (void)index, (void)value, true; }
+static bool msr_read(void *opaque, uint32_t index, uint64_t *value)
+{
+    return (void)opaque, (void)index, *value = 0, true;
+}
+static bool msr_write(void *opaque, uint32_t index, uint64_t value)
+{
+    return (void)opaque, (void)index, (void)value, true;
+}
 static uint64_t cr8_read(void *opaque) { return (void)opaque, 0; }
 static void cr8_write(void *opaque, uint64_t value) { (void)opaque, (void)value; }
 static uint64_t time_ns(void *opaque) { return *(uint64_t *)opaque += 10; }
@@ -70,7 +79,8 @@ static void prepare(void)
         put64(TABLES + 0x3000 + 8 * page, page * 4096 == MEMORY + 4096 ? 0 : page * 4096 | 7);
     put64(GDT + 8, UINT64_C(0x00af9b000000ffff));
     put64(GDT + 16, UINT64_C(0x00cf93000000ffff));
-    put64(IDT + 16 * EXC_PF, (PAGE_FAULT & 0xffff) | 8 << 16 | UINT64_C(0x8e00) << 32 | (uint64_t)(PAGE_FAULT >> 16) << 48);
+    put64(IDT + 16 * EXC_PF,
+          (PAGE_FAULT & 0xffff) | 8 << 16 | UINT64_C(0x8e00) << 32 | (uint64_t)(PAGE_FAULT >> 16) << 48);
     put64(PAGE_FAULT, 0xf4); /* hlt */
     host_code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     host_memory = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

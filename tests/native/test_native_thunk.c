@@ -43,8 +43,8 @@ __asm__(".text\nraw_run:\n"
         "mov $7, %eax; xor %edx, %edx; xsave64 raw_state+192(%rip)\n"
         "fninit; push $0x1f80; ldmxcsr (%rsp); pop %rax; vzeroupper; cld\n"
         "pop %r15; pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx; ret\n");
-_Static_assert(offsetof(struct raw, flags) == 128 && offsetof(struct raw, code) == 136 && offsetof(struct raw, area) == 192,
-               "raw_run has these offsets");
+_Static_assert(offsetof(struct raw, flags) == 128 && offsetof(struct raw, code) == 136, "raw_run has these offsets");
+_Static_assert(offsetof(struct raw, area) == 192, "and this one");
 
 static uint64_t random_state = 88172645463325252u;
 static uint64_t rnd(void)
@@ -114,7 +114,8 @@ static bool has_class(const struct isa_row *row, unsigned class)
 
 static bool may_be_memory(const struct isa_row *row)
 {
-    bool operand = has_class(row, CLASS_E) || has_class(row, CLASS_M) || has_class(row, CLASS_W) || has_class(row, CLASS_Q);
+    bool operand = has_class(row, CLASS_E) || has_class(row, CLASS_M) || has_class(row, CLASS_W) ||
+                   has_class(row, CLASS_Q);
     return operand && row->modrm < 0xc0 && (row->modrm & 0xf0) != MR_REG;
 }
 
@@ -233,7 +234,8 @@ static void report(const char *what, const struct insn *insn, const uint8_t *byt
 
 static bool images_equal(const uint8_t *a, const uint8_t *b)
 {
-    return !memcmp(a, b, 5) && !memcmp(a + 24, b + 24, 4) && !memcmp(a + 32, b + 32, 384) && !memcmp(a + 576, b + 576, 256);
+    return !memcmp(a, b, 5) && !memcmp(a + 24, b + 24, 4) && !memcmp(a + 32, b + 32, 384) &&
+           !memcmp(a + 576, b + 576, 256);
 }
 
 static bool compare(const struct insn *insn, const uint8_t *bytes, uint8_t *operand, unsigned size)

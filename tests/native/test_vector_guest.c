@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* C functions full of x87, SSE, AVX2, FMA, AES... run twice: here, and on the software processor with this program's own
- * image mapped at the same addresses. They must leave the same bytes. So decoder, checks, memory operands across
+/* C functions full of x87, SSE, AVX2, FMA, AES... run twice: here, and on the software processor with this program's
+ * own image mapped at the same addresses. They must leave the same bytes. So decoder, checks, memory operands across
  * pages, thunks and FPU images are tested together. */
 // needs: base/error.c arch/state.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c
 #pragma GCC optimize("no-tree-loop-distribute-patterns")
@@ -80,7 +80,8 @@ KERNEL(sse_packed, "sse4.2")
         hash = _mm_xor_si128(_mm_shuffle_epi8(hash, _mm_and_si128(b, _mm_set1_epi8(15))), _mm_sad_epu8(a, b));
         hash = _mm_blendv_epi8(hash, _mm_packus_epi32(a, b), _mm_cmpgt_epi64(a, b));
         hash = _mm_add_epi64(hash, _mm_alignr_epi8(a, b, 5));
-        crc = _mm_crc32_u64(_mm_crc32_u8(crc, in[i]), _mm_extract_epi64(hash, 1)) + _mm_popcnt_u64(_mm_cvtsi128_si64(hash));
+        crc = _mm_crc32_u64(_mm_crc32_u8(crc, in[i]), _mm_extract_epi64(hash, 1));
+        crc += _mm_popcnt_u64(_mm_cvtsi128_si64(hash));
         crc += _mm_cmpestri(a, 7, b, 16, _SIDD_CMP_EQUAL_ANY) + _mm_testc_si128(a, b) + _mm_movemask_epi8(hash);
         crc += _mm_cmpistrz(a, b, _SIDD_CMP_RANGES) + _mm_cmpistrc(a, hash, _SIDD_CMP_EQUAL_ORDERED);
         _mm_storeu_si128((__m128i *)(out + i), hash);
@@ -105,8 +106,10 @@ KERNEL(avx, "avx2,fma,f16c,bmi,bmi2,lzcnt")
         acc = _mm256_fmadd_pd(acc, _mm256_set1_pd(0.5), _mm256_cvtepi32_pd(_mm256_castsi256_si128(hash)));
         acc = _mm256_fnmsub_pd(acc, _mm256_broadcast_sd((const double *)"\0\0\0\0\0\0\xd0\x3f"), acc);
         __m128i half = _mm256_cvtps_ph(_mm256_cvtepi32_ps(_mm256_srai_epi32(hash, 20)), 0);
-        bits = _pext_u64(bits * 3, in[i] | 0xff00ff00ff00ff00) + _pdep_u64(in[i + 1], bits) + _mulx_u64(bits, bits | 1, (unsigned long long *)(out + 16000));
-        bits ^= _bzhi_u64(bits, in[i] & 63) + _tzcnt_u64(bits) + _lzcnt_u64(bits | 1) + _blsi_u64(bits) + _bextr_u64(bits, 3, 9);
+        bits = _pext_u64(bits * 3, in[i] | 0xff00ff00ff00ff00) + _pdep_u64(in[i + 1], bits);
+        bits += _mulx_u64(bits, bits | 1, (unsigned long long *)(out + 16000));
+        bits ^= _bzhi_u64(bits, in[i] & 63) + _tzcnt_u64(bits) + _lzcnt_u64(bits | 1) + _blsi_u64(bits);
+        bits += _bextr_u64(bits, 3, 9);
         _mm256_storeu_si256((__m256i *)(out + i), hash);
         _mm_storeu_si128((__m128i *)(out + 8192 + (i & 2047)), half);
         _mm256_storeu_pd((double *)(out + 11000 + (i & 2047)), acc);
@@ -150,7 +153,7 @@ KERNEL(images, "avx")
                      "mov $6, %%eax; xsavec64 2112(%1); vzeroall; xrstor64 2112(%1); vmovups %%ymm13, 3072(%1);"
                      "fstpt 3104(%1); fninit; vzeroupper"
                      : : "r"(in), "r"(out) : "memory", "eax", "edx");
-    /* fields that processors fill in their own way: pointers, reserved bytes, MXCSR_MASK, XSTATE_BV of what is initial */
+    /* fields that processors fill in their own way: pointers, reserved bytes, MXCSR_MASK */
     for (unsigned i = 0; i < 18; i++)
         out[6 + i] = out[704 + 6 + i] = 0;
     for (unsigned i = 0; i < 4; i++)
@@ -166,7 +169,10 @@ static _Alignas(4096) uint8_t input[IN_BYTES + 64], output[OUT_BYTES + 64], stac
 static const uint8_t halt = 0xf4;
 static uint64_t now;
 
-static uint32_t port_read(void *opaque, uint16_t port, unsigned size) { return (void)opaque, (void)port, (void)size, 0; }
+static uint32_t port_read(void *opaque, uint16_t port, unsigned size)
+{
+    return (void)opaque, (void)port, (void)size, 0;
+}
 static void port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
 {
     (void)opaque, (void)port, (void)size, (void)value;
@@ -177,8 +183,14 @@ static void mmio_write(void *opaque, uint64_t gpa, unsigned size, uint64_t value
     (void)opaque, (void)gpa, (void)size, (void)value;
 }
 static int acknowledge(void *opaque) { return (void)opaque, -1; }
-static bool msr_read(void *opaque, uint32_t index, uint64_t *value) { return (void)opaque, (void)index, *value = 0, true; }
-static bool msr_write(void *opaque, uint32_t index, uint64_t value) { return (void)opaque, (void)index, (void)value, true; }
+static bool msr_read(void *opaque, uint32_t index, uint64_t *value)
+{
+    return (void)opaque, (void)index, *value = 0, true;
+}
+static bool msr_write(void *opaque, uint32_t index, uint64_t value)
+{
+    return (void)opaque, (void)index, (void)value, true;
+}
 static uint64_t cr8_read(void *opaque) { return (void)opaque, 0; }
 static void cr8_write(void *opaque, uint64_t value) { (void)opaque, (void)value; }
 static uint64_t time_ns(void *opaque) { return *(uint64_t *)opaque += 10; }
@@ -268,7 +280,7 @@ static void run_guest(void (*kernel)(uint8_t *, const uint8_t *), unsigned shift
     CHECK_EQ(cpu_run(cpu), CPU_EXIT_HALT);
     cpu_get_state(cpu, &s);
     if (s.rip != end + 1)
-        printf("guest stopped at %#llx cr2 %#llx: %s\n", (unsigned long long)s.rip, (unsigned long long)s.cr2, cpu_message(cpu));
+        printf("guest stopped at %#" PRIx64 ", cr2 %#" PRIx64 ": %s\n", s.rip, s.cr2, cpu_message(cpu));
     CHECK_EQ(s.rip, end + 1);
     CHECK_EQ(s.gpr[RSP], top + 8);
 }

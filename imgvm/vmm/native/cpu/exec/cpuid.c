@@ -104,7 +104,7 @@ void cpuid_withdraw(struct cpuid_config *config, enum cpu_feature feature)
 void cpuid_init(struct cpuid_config *config, uint32_t apic_id, uint32_t count)
 {
     bool exists[FEATURE_COUNT] = {false}, native[FEATURE_COUNT] = {false};
-    *config = (struct cpuid_config){.apic_id = apic_id, .count = count ? count : 1, .xcr0 = XCR0_X87, .apic_enabled = true};
+    *config = (struct cpuid_config){.apic_id = apic_id, .count = MAX(count, 1u), .xcr0 = XCR0_X87, .apic_enabled = true};
 
     for (unsigned op = 0; op < OP_COUNT; op++) {
         const struct op_info *info = &op_infos[op];
