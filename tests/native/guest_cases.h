@@ -63,6 +63,20 @@ static inline void case_devices(uint32_t engine)
     expect(&config, "smp4", IMGVM_REASON_DEBUG_EXIT, 0);
 }
 
+static inline void case_linux_protocol(uint32_t engine)
+{
+    imgvm_vm_config config = guest_config(engine);
+    size_t size;
+    void *kernel = guest_build("tests/guest/long_mode.S", true, &size);
+    guest_run_as(GUEST_LINUX, &config, kernel, size, "k", NULL, &run);
+    CHECK_EQ(run.result.reason, IMGVM_REASON_DEBUG_EXIT);
+    CHECK_EQ(run.result.status, 0);
+    CHECK(!strcmp(run.console, "64 bits\n"));
+    if (run.result.reason != IMGVM_REASON_DEBUG_EXIT)
+        printf("%s\n", run.result.message);
+    free(kernel);
+}
+
 static inline void case_ends(uint32_t engine)
 {
     imgvm_vm_config config = guest_config(engine);
@@ -203,10 +217,11 @@ static inline void case_stop(uint32_t engine)
 static inline int guest_cases(uint32_t engine)
 {
     guest_begin();
-    machine_kernel = guest_build("tests/guest/machine.c", &machine_size);
-    hello_kernel = guest_build("imgvm/vmm/guest/hello.c", &hello_size);
+    machine_kernel = guest_build("tests/guest/machine.c", false, &machine_size);
+    hello_kernel = guest_build("imgvm/vmm/guest/hello.c", false, &hello_size);
     case_hello(engine);
     case_devices(engine);
+    case_linux_protocol(engine);
     case_ends(engine);
     case_console(engine);
     case_flood(engine);

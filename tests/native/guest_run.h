@@ -35,15 +35,16 @@ static inline void guest_end(void)
     CHECK_EQ(system(command), 0);
 }
 
-/* Builds source (relative to the repository) as a 32-bit Multiboot kernel; the file's bytes, to be freed. */
-static inline void *guest_build(const char *source, size_t *size)
+/* Builds source (relative to the repository): a 32-bit Multiboot kernel at 1 MiB, or a 64-bit one at 16 MiB. The
+ * file's bytes, to be freed. */
+static inline void *guest_build(const char *source, bool is64, size_t *size)
 {
-    char here[] = __FILE__, path[600], command[2000];
-    snprintf(path, sizeof path, "%s/../../", dirname(here));
+    char here[] = __FILE__, path[600], how[700], command[2000];
+    snprintf(path, sizeof path, "%s/../..", dirname(here));
+    snprintf(how, sizeof how, is64 ? "-m64 -Wl,-Ttext=0x1000000,-e,start" : "-m32 -Wl,-T,%s/imgvm/vmm/guest/hello.ld", path);
     snprintf(command, sizeof command,
-             "cc -m32 -Os -ffreestanding -fno-pic -no-pie -fno-stack-protector -fno-asynchronous-unwind-tables -nostdlib "
-             "-static -I%s/tests/guest -Wl,-T,%s/imgvm/vmm/guest/hello.ld -Wl,--build-id=none -o %s/guest.elf %s/%s",
-             path, path, guest_folder, path, source);
+             "cc %s -Os -ffreestanding -fno-pic -no-pie -fno-stack-protector -fno-asynchronous-unwind-tables -nostdlib "
+             "-static -Wl,--build-id=none -o %s/guest.elf %s/%s", how, guest_folder, path, source);
     CHECK_EQ(system(command), 0);
     snprintf(command, sizeof command, "%s/guest.elf", guest_folder);
     FILE *file = fopen(command, "rb");
@@ -62,8 +63,10 @@ static inline imgvm_vm_config guest_config(uint32_t engine)
                              .debug_exit = IMGVM_DEBUG_EXIT_RAW, .debug_exit_port = 0xf4, .reset_is_exit = true};
 }
 
+enum guest_protocol { GUEST_MULTIBOOT, GUEST_LINUX };
+
 /* Runs the kernel; when it does not end by itself, stops it. `with` (may be NULL) is called before the start. */
-static inline void guest_run(const imgvm_vm_config *config, const void *kernel, size_t size, const char *cmdline,
+static inline void guest_run_as(enum guest_protocol protocol, const imgvm_vm_config *config, const void *kernel, size_t size, const char *cmdline,
                              void (*with)(imgvm_vm *vm), struct guest_run *run)
 {
     imgvm_vm *vm = NULL;
@@ -79,7 +82,8 @@ static inline void guest_run(const imgvm_vm_config *config, const void *kernel, 
     if (!code && with)
         with(vm);
     if (!code)
-        code = imgvm_vm_load_multiboot(vm, kernel, size, cmdline, &err);
+        code = protocol == GUEST_LINUX ? imgvm_vm_load_linux(vm, kernel, size, "intrd!", 6, cmdline, &err)
+                                       : imgvm_vm_load_multiboot(vm, kernel, size, cmdline, &err);
     if (!code)
         code = imgvm_vm_start(vm, &err);
     CHECK_EQ(code, 0);
@@ -95,6 +99,12 @@ static inline void guest_run(const imgvm_vm_config *config, const void *kernel, 
     ssize_t read_bytes = pread(fd, run->console, sizeof run->console - 1, 0);
     CHECK(read_bytes >= 0);
     close(fd);
+}
+
+static inline void guest_run(const imgvm_vm_config *config, const void *kernel, size_t size, const char *cmdline,
+                             void (*with)(imgvm_vm *vm), struct guest_run *run)
+{
+    guest_run_as(GUEST_MULTIBOOT, config, kernel, size, cmdline, with, run);
 }
 
 #endif
