@@ -71,6 +71,7 @@ struct cpu {
     uint8_t cpl;
     uint8_t mode;     /* enum insn_mode of CS */
     bool stack32;     /* SS.B outside 64-bit mode */
+    uint8_t boundary;  /* instruction boundaries need a look: see cpu_update_boundary */
     uint8_t fpu_ready; /* OPA_X87|MMX|SSE|AVX preconditions met, see fpu_checks in run.c */
     bool fpu_live;    /* the guest's vector state is in the host's registers */
     uint64_t seg_base[8]; /* by enum x86_sreg; [INSN_SEG_FLAT] = 0 */
@@ -166,6 +167,8 @@ void cpu_set_eflags(struct cpu *cpu, uint32_t value, uint32_t mask);
 void cpu_update_mode(struct cpu *cpu);
 /* After a change of IF, NMI blocking or activity: which requests are to be seen. */
 void cpu_update_requests(struct cpu *cpu);
+/* After a change of the interrupt shadow, TF or activity (cpu_update_requests does it too). */
+void cpu_update_boundary(struct cpu *cpu);
 /* The guest's vector state into s.xsave, so that ordinary C code may run. */
 static inline void cpu_fpu_leave(struct cpu *cpu)
 {

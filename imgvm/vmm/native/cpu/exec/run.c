@@ -123,6 +123,7 @@ static void deliver_outside(struct cpu *cpu, uint8_t vector, enum interrupt_sour
 
 void cpu_update_requests(struct cpu *cpu)
 {
+    cpu_update_boundary(cpu);
     cpu->request_mask = ~0u;
     if (!(cpu->eflags & EFLAGS_IF))
         cpu->request_mask &= ~CPU_REQUEST_INTR;
@@ -232,6 +233,50 @@ static void run_one(struct cpu *cpu)
     }
 }
 
+/* Is there anything but the next block? Boundary events that arise on this processor keep cpu->boundary up to date
+ * (cpu_update_boundary); the rest are requests. */
+static inline bool attention(struct cpu *cpu)
+{
+    return cpu->boundary | (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask);
+}
+
+void cpu_update_boundary(struct cpu *cpu)
+{
+    cpu->boundary = cpu->s.interrupt_shadow || (cpu->eflags & EFLAGS_TF) || cpu->s.activity != X86_RUNNING ||
+                    cpu->count_limit != UINT64_MAX;
+}
+
+/* What attention asked for, one thing at a time. true: the caller returns *exit. */
+static bool between_blocks(struct cpu *cpu, enum cpu_exit *exit)
+{
+    if (cpu->budget < 0) {
+        cpu->budget = BUDGET_BLOCKS;
+        if (cpu->deadline_ns != UINT64_MAX && cpu->callbacks.time_ns(cpu->opaque) >= cpu->deadline_ns) {
+            *exit = CPU_EXIT_REQUEST;
+            return true;
+        }
+    }
+    cpu_update_boundary(cpu);
+    cpu_update_requests(cpu);
+    bool requested = atomic_load(&cpu->requests) & cpu->request_mask;
+    if (cpu->s.activity != X86_RUNNING && (cpu->s.activity == X86_SHUTDOWN || !requested)) {
+        *exit = cpu->s.activity == X86_SHUTDOWN ? CPU_EXIT_SHUTDOWN : CPU_EXIT_HALT;
+        return true;
+    }
+    if (cpu->instructions >= cpu->count_limit) {
+        *exit = CPU_EXIT_REQUEST;
+        return true;
+    }
+    if (requested && !cpu->s.interrupt_shadow)
+        return handle_requests(cpu, exit);
+    bool only_count = !cpu->s.interrupt_shadow && !(cpu->eflags & EFLAGS_TF);
+    if (only_count && cpu->instructions + BLOCK_MAX_INSNS <= cpu->count_limit)
+        run_block(cpu, block_find(cpu));
+    else
+        run_one(cpu);
+    return false;
+}
+
 static enum cpu_exit run_loop(struct cpu *cpu)
 {
     enum cpu_exit exit;
@@ -255,35 +300,10 @@ static enum cpu_exit run_loop(struct cpu *cpu)
         }
         cpu_update_requests(cpu);
         for (;;) {
-            if (unlikely(cpu->s.activity != X86_RUNNING)) {
-                if (cpu->s.activity == X86_SHUTDOWN)
-                    return CPU_EXIT_SHUTDOWN;
-                cpu_update_requests(cpu);
-                if (!(atomic_load(&cpu->requests) & cpu->request_mask))
-                    return CPU_EXIT_HALT;
-            }
-            if (unlikely(cpu->s.interrupt_shadow || (cpu->eflags & EFLAGS_TF) || cpu->instructions + BLOCK_MAX_INSNS > cpu->count_limit)) {
-                if (cpu->instructions >= cpu->count_limit)
-                    return CPU_EXIT_REQUEST;
-                if (!cpu->s.interrupt_shadow && (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask)) {
-                    if (handle_requests(cpu, &exit))
-                        return exit;
-                    continue;
-                }
-                run_one(cpu);
-                continue;
-            }
-            if (unlikely(atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask)) {
-                if (handle_requests(cpu, &exit))
-                    return exit;
-                continue;
-            }
-            if (unlikely(--cpu->budget < 0)) {
-                cpu->budget = BUDGET_BLOCKS;
-                if (cpu->deadline_ns != UINT64_MAX && cpu->callbacks.time_ns(cpu->opaque) >= cpu->deadline_ns)
-                    return CPU_EXIT_REQUEST;
-            }
-            run_block(cpu, block_find(cpu));
+            while (likely(!attention(cpu) && --cpu->budget >= 0))
+                run_block(cpu, block_find(cpu));
+            if (between_blocks(cpu, &exit))
+                return exit;
         }
     }
 }
@@ -298,6 +318,7 @@ enum cpu_exit cpu_run_count(struct cpu *cpu, uint64_t count)
     cpu->count_limit = count > UINT64_MAX - cpu->instructions ? UINT64_MAX : cpu->instructions + count;
     cpu->event = EVENT_NONE;
     cpu->budget = BUDGET_BLOCKS;
+    cpu_update_boundary(cpu);
     native_cache_activate(cpu->native);
     atomic_store(&cpu->running, true);
     cpu_flush_now(cpu);

@@ -179,6 +179,7 @@ static void mov_to_sreg(struct cpu *cpu, const struct uop *u)
         raise_ud(cpu, u);
     segment_load(cpu, u, u->in.reg, (uint16_t)rm_read(cpu, u, 2));
     cpu->s.interrupt_shadow = u->in.reg == SS;
+    cpu_update_boundary(cpu);
     END_BLOCK;
 }
 
@@ -214,6 +215,7 @@ static void pop_sreg(struct cpu *cpu, const struct uop *u)
     else
         cpu->gpr[RSP] = popped;
     cpu->s.interrupt_shadow = index == SS;
+    cpu_update_boundary(cpu);
     END_BLOCK;
 }
 

@@ -261,6 +261,7 @@ static void hlt(struct cpu *cpu, const struct uop *u)
 {
     need_cpl0(cpu, u);
     cpu->s.activity = X86_HALTED;
+    cpu_update_boundary(cpu);
     END_BLOCK;
 }
 
