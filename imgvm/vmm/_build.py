@@ -48,7 +48,9 @@ def sources() -> list[str]:
 def file_flags(source: str) -> list[str]:
     """Extra flags of one source file."""
     relative = Path(source).resolve().relative_to(NATIVE.resolve())
-    return GENERAL_REGS_ONLY if relative.parts[0] == "cpu" else []
+    live = relative.parts[0] == "cpu" or relative == Path("mem/guest_mem.c")  # called between two native instructions
+    return GENERAL_REGS_ONLY if live else []
+
 
 def build_guest(folder: Path) -> Path:
     """The embedded guest, hello.elf: freestanding, so that no 32-bit libc is needed."""
