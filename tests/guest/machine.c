@@ -334,6 +334,106 @@ static void test_flood(void)
         out8(COM1, (i & 63) == 63 ? '\n' : (uint8_t)('0' + i % 10));
 }
 
+/* ---- a disk: virtio-blk in slot 1, with an MSI-X interrupt for each request ---- */
+
+static struct {
+    struct __attribute__((packed)) {
+        uint64_t address;
+        uint32_t length;
+        uint16_t flags, next;
+    } descriptor[16];
+    struct {
+        uint16_t flags, index, ring[16];
+    } available;
+    __attribute__((aligned(4))) struct {
+        uint16_t flags;
+        volatile uint16_t index;
+        struct {
+            uint32_t id, length;
+        } ring[16];
+    } used;
+} queue __attribute__((aligned(4096)));
+
+static struct {
+    uint32_t type, reserved;
+    uint64_t sector;
+} request;
+static uint8_t sector[512];
+static volatile uint8_t answer;
+
+static uint32_t config_read(uint32_t offset)
+{
+    out32(0xcf8, 0x80000800 | offset);
+    return in32(0xcfc);
+}
+
+static void enable_msix(uint32_t vector)
+{
+    volatile uint32_t *table = mem32(config_read(0x14) & ~0xfu);
+    table[0] = LAPIC;
+    table[1] = 0;
+    table[2] = vector;
+    table[3] = 0;
+    for (uint32_t at = config_read(0x34) & 0xff; at; at = config_read(at) >> 8 & 0xff)
+        if ((config_read(at) & 0xff) == 0x11) {
+            uint32_t head = config_read(at);
+            out32(0xcfc, head | 1u << 31);
+        }
+}
+
+static void do_request(uint32_t bar, uint32_t type, uint64_t number)
+{
+    uint16_t before = queue.used.index;
+    uint32_t seen = interrupts;
+    request.type = type;
+    request.sector = number;
+    answer = 0xff;
+    queue.descriptor[0].address = (uint32_t)&request, queue.descriptor[0].length = 16;
+    queue.descriptor[0].flags = 1, queue.descriptor[0].next = 1;
+    queue.descriptor[1].address = (uint32_t)sector, queue.descriptor[1].length = 512;
+    queue.descriptor[1].flags = type ? 1 : 3, queue.descriptor[1].next = 2;
+    queue.descriptor[2].address = (uint32_t)&answer, queue.descriptor[2].length = 1, queue.descriptor[2].flags = 2;
+    queue.available.ring[queue.available.index % 16] = 0;
+    __asm__ volatile("" : : : "memory");
+    queue.available.index++;
+    __asm__ volatile("lock addl $0, (%%esp)" : : : "memory");
+    *(volatile uint16_t *)(bar + 0x3000) = 0;
+    wait_interrupts(seen + 1);
+    EXPECT(10, queue.used.index == (uint16_t)(before + 1));
+    EXPECT(11, answer == 0);
+}
+
+static void test_disk(void)
+{
+    EXPECT(1, config_read(0) == 0x10421af4);
+    uint32_t bar = config_read(0x10) & ~0xfu;
+    volatile uint8_t *status = (volatile uint8_t *)(bar + 0x14);
+    load_idt();
+    set_gate(0x50, on_apic);
+    *mem32(LAPIC + 0xf0) = 0x1ff;
+    enable_msix(0x50);
+    *status = 0;
+    *status = 3;
+    *mem32(bar + 8) = 1;
+    *mem32(bar + 12) = 1; /* VERSION_1 alone */
+    *status = 11;
+    EXPECT(2, *status == 11);
+    *(volatile uint16_t *)(bar + 0x16) = 0;
+    *(volatile uint16_t *)(bar + 0x18) = 16;
+    *(volatile uint16_t *)(bar + 0x1a) = 0;
+    *mem32(bar + 0x20) = (uint32_t)queue.descriptor;
+    *mem32(bar + 0x28) = (uint32_t)&queue.available;
+    *mem32(bar + 0x30) = (uint32_t)&queue.used;
+    *(volatile uint16_t *)(bar + 0x1c) = 1;
+    *status = 15;
+    for (uint32_t i = 0; i < 20; i++) { /* sector 0 goes to sectors 1..20, with its number in front */
+        do_request(bar, 0, 0);
+        EXPECT(12, sector[0] == 'D' && sector[511] == 'K');
+        sector[0] = (uint8_t)(i + 1);
+        do_request(bar, 1, i + 1);
+    }
+}
+
 void run(uint32_t magic, const struct multiboot_info *info)
 {
     EXPECT(99, magic == 0x2badb002);
@@ -367,6 +467,8 @@ void run(uint32_t magic, const struct multiboot_info *info)
         test_echo();
     else if (same(name, "flood"))
         test_flood();
+    else if (same(name, "disk"))
+        test_disk();
     else if (same(name, "power-off"))
         out16(0x604, 5 << 10 | 1 << 13);
     else if (same(name, "exec"))

@@ -63,6 +63,35 @@ static inline void case_devices(uint32_t engine)
     expect(&config, "smp4", IMGVM_REASON_DEBUG_EXIT, 0);
 }
 
+static imgvm_image *disk;
+
+static inline void add_disk(imgvm_vm *vm)
+{
+    imgvm_error err;
+    CHECK_EQ(imgvm_vm_add_disk(vm, disk, false, "serial", &err), 0);
+}
+
+/* The guest copies sector 0 about, one interrupt a request. */
+static inline void case_disk(uint32_t engine)
+{
+    imgvm_vm_config config = guest_config(engine);
+    imgvm_error err = {0};
+    uint8_t sector[512] = {'D', [511] = 'K'};
+    char path[64];
+    snprintf(path, sizeof path, "%s/disk", guest_folder);
+    CHECK_EQ(imgvm_image_create(path, 1 << 20, 0, &err), 0);
+    CHECK_EQ(imgvm_image_open(path, IMGVM_IMAGE_READ_WRITE, &disk, &err), 0);
+    CHECK_EQ(imgvm_image_write(disk, 0, sector, sizeof sector, &err), 0);
+    boot(&config, "disk", add_disk);
+    CHECK_EQ(run.result.reason, IMGVM_REASON_DEBUG_EXIT);
+    CHECK_EQ(run.result.status, 0);
+    for (unsigned i = 1; i <= 20; i++) {
+        CHECK_EQ(imgvm_image_read(disk, i * 512, sector, sizeof sector, &err), 0);
+        CHECK(sector[0] == i && sector[511] == 'K');
+    }
+    CHECK_EQ(imgvm_image_close(disk, &err), 0);
+}
+
 static inline void case_linux_protocol(uint32_t engine)
 {
     imgvm_vm_config config = guest_config(engine);
@@ -221,6 +250,7 @@ static inline int guest_cases(uint32_t engine)
     hello_kernel = guest_build("imgvm/vmm/guest/hello.c", false, &hello_size);
     case_hello(engine);
     case_devices(engine);
+    case_disk(engine);
     case_linux_protocol(engine);
     case_ends(engine);
     case_console(engine);
