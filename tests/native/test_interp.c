@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The software processor on small programs, from the state a test sets: arithmetic, faults, paging, interrupts,
  * self-modifying code, native rows, modes. */
-// needs: base/error.c arch/state.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c
+// needs: base/error.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>

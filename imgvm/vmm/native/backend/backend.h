@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../arch/cpu_model.h"
 #include "../arch/state.h"
 #include "../mem/guest_mem.h"
 
@@ -27,6 +28,7 @@ enum engine_exit {
 struct engine_host {
     void *opaque;
     struct guest_mem *mem;
+    const struct cpu_wish *wish; /* the processors' features; NULL: all that the engine has. For `create` alone */
     uint32_t (*port_read)(void *opaque, uint16_t port, unsigned size);
     void (*port_write)(void *opaque, uint16_t port, unsigned size, uint32_t value);
     uint64_t (*mmio_read)(void *opaque, unsigned cpu, uint64_t gpa, unsigned size); /* any size up to 8 */
@@ -39,6 +41,7 @@ struct engine_host {
     bool (*apic_msr_write)(void *opaque, unsigned cpu, uint32_t index, uint64_t value);
     uint64_t (*cr8_read)(void *opaque, unsigned cpu);
     void (*cr8_write)(void *opaque, unsigned cpu, uint64_t value);
+    void (*tsc_offset_changed)(void *opaque, unsigned cpu, uint64_t offset); /* guest TSC = time_ns + offset */
     uint64_t (*timer_next_ns)(void *opaque, unsigned cpu); /* lock-free; UINT64_MAX: none */
     void (*timer_run)(void *opaque, unsigned cpu);
 };
@@ -67,7 +70,8 @@ struct engine_ops {
     enum engine_exit (*run)(struct engine *engine, unsigned cpu);
     void (*kick)(struct engine *engine, unsigned cpu);
     const char *(*message)(struct engine *engine, unsigned cpu);
-    uint64_t (*instructions)(struct engine *engine); /* 0: not counted */
+    uint64_t (*instructions)(struct engine *engine); /* executed in software */
+    uint64_t (*handovers)(struct engine *engine);    /* times that software went on for KVM; NULL: never */
 
     int (*get_state)(struct engine *engine, unsigned cpu, struct x86_state *state, imgvm_error *err);
     int (*set_state)(struct engine *engine, unsigned cpu, const struct x86_state *state, imgvm_error *err);

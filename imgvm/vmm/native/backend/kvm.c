@@ -189,9 +189,8 @@ static int create_cpu(struct kvm_engine *kvm, unsigned id, const struct kvm_cpui
         return error_set(err, ENOMEM, "KVM: out of memory");
     memcpy(cpuid, supported, bytes);
     adapt_cpuid(cpuid, kvm, id);
-    int result = ioctl(cpu->fd, KVM_SET_CPUID2, cpuid);
-    free(cpuid);
-    if (result < 0)
+    cpu->cpuid = cpuid;
+    if (ioctl(cpu->fd, KVM_SET_CPUID2, cpuid) < 0)
         return error_set(err, errno, "KVM: the host refuses processor %u's CPUID: %s", id, strerror(errno));
 
     struct __attribute__((packed)) { /* the set follows the 32-bit length without a gap */
@@ -207,6 +206,8 @@ static void kvm_destroy(struct engine *engine)
 {
     struct kvm_engine *kvm = kvm_of(engine);
     for (unsigned i = 0; i < kvm->cpus; i++) {
+        handover_destroy(kvm->cpu[i].handover);
+        free(kvm->cpu[i].cpuid);
         if (kvm->cpu[i].run)
             munmap(kvm->cpu[i].run, kvm->run_bytes);
         if (kvm->cpu[i].fd >= 0)
@@ -332,6 +333,74 @@ static enum engine_exit fail(struct kvm_engine *kvm, unsigned id)
     return ENGINE_EXIT_INTERNAL;
 }
 
+/* ---- when KVM cannot go on ---- */
+
+static void cpuid_of_guest(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    const struct kvm_cpuid2 *cpuid = ((struct kvm_cpu *)opaque)->cpuid;
+    for (unsigned i = 0; i < cpuid->nent; i++) {
+        const struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
+        bool indexed = entry->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+        if (entry->function != leaf || (indexed && entry->index != subleaf))
+            continue;
+        out[0] = entry->eax;
+        out[1] = entry->ebx;
+        out[2] = entry->ecx;
+        out[3] = entry->edx;
+        return;
+    }
+    out[0] = out[1] = out[2] = out[3] = 0;
+}
+
+static uint64_t tsc_of_guest(void *opaque)
+{
+    struct kvm_cpu *cpu = opaque;
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry[1];
+    } msr = {.head.nmsrs = 1, .entry[0].index = 0x10};
+    return ioctl(cpu->fd, KVM_GET_MSRS, &msr) == 1 ? msr.entry[0].data : 0;
+}
+
+/* The software processor goes on from here until KVM can. */
+static enum engine_exit hand_over(struct kvm_engine *kvm, unsigned id, bool *go_on)
+{
+    struct kvm_cpu *cpu = &kvm->cpu[id];
+    imgvm_error err = {0};
+    struct x86_state state;
+    *go_on = false;
+    if (!cpu->handover) {
+        const struct handover_host host = {&kvm->host, cpu, cpuid_of_guest, tsc_of_guest};
+        if (handover_create(&host, id, &cpu->handover, &err) < 0)
+            goto failed;
+    }
+    if (kvm_state_get(kvm, id, &state, &err) < 0)
+        goto failed;
+    switch (handover_run(cpu->handover, &state)) {
+    case HANDOVER_SHUTDOWN:
+        return kvm_state_set(kvm, id, &state, &err) < 0 ? ENGINE_EXIT_INTERNAL : ENGINE_EXIT_SHUTDOWN;
+    case HANDOVER_FAILED:
+        snprintf(cpu->message, sizeof cpu->message, "%s", handover_message(cpu->handover));
+        return ENGINE_EXIT_INTERNAL;
+    case HANDOVER_DONE:
+        break;
+    }
+    if (kvm_state_set(kvm, id, &state, &err) < 0)
+        goto failed;
+    cpu->handovers++;
+    *go_on = true;
+    return ENGINE_EXIT_KICKED;
+failed:
+    snprintf(cpu->message, sizeof cpu->message, "%s", err.message);
+    return ENGINE_EXIT_INTERNAL;
+}
+
+static bool software_can(const struct kvm_run *run)
+{
+    return (run->exit_reason == KVM_EXIT_INTERNAL_ERROR && run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) ||
+           run->exit_reason == KVM_EXIT_FAIL_ENTRY;
+}
+
 static void consume_kick_signal(void)
 {
     sigset_t set;
@@ -388,6 +457,13 @@ static enum engine_exit kvm_run_cpu(struct engine *engine, unsigned id)
         case KVM_EXIT_SHUTDOWN:
             return ENGINE_EXIT_SHUTDOWN;
         default:
+            if (software_can(cpu->run)) {
+                bool go_on;
+                enum engine_exit exit = hand_over(kvm, id, &go_on);
+                if (!go_on)
+                    return exit;
+                break;
+            }
             return fail(kvm, id);
         }
     }
@@ -406,10 +482,23 @@ static const char *kvm_message(struct engine *engine, unsigned id)
     return kvm_of(engine)->cpu[id].message;
 }
 
+/* Only what the software processor did for KVM is counted. */
 static uint64_t kvm_instructions(struct engine *engine)
 {
-    (void)engine;
-    return 0;
+    struct kvm_engine *kvm = kvm_of(engine);
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < kvm->cpus; i++)
+        sum += kvm->cpu[i].handover ? handover_instructions(kvm->cpu[i].handover) : 0;
+    return sum;
+}
+
+static uint64_t kvm_handovers(struct engine *engine)
+{
+    struct kvm_engine *kvm = kvm_of(engine);
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < kvm->cpus; i++)
+        sum += kvm->cpu[i].handovers;
+    return sum;
 }
 
 static int kvm_get_state(struct engine *engine, unsigned cpu, struct x86_state *state, imgvm_error *err)
@@ -490,6 +579,7 @@ const struct engine_ops engine_kvm_ops = {
     .kick = kvm_kick,
     .message = kvm_message,
     .instructions = kvm_instructions,
+    .handovers = kvm_handovers,
     .get_state = kvm_get_state,
     .set_state = kvm_set_state,
     .set_a20 = kvm_set_a20,

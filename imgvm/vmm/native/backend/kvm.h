@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "backend.h"
+#include "handover.h"
 
 struct kvm_cpu {
     int fd;
@@ -15,6 +16,9 @@ struct kvm_cpu {
     pthread_t thread;
     _Atomic bool running_once; /* `thread` is valid */
     _Atomic bool kicked;
+    struct kvm_cpuid2 *cpuid; /* as the guest sees it */
+    struct handover *handover; /* made when first needed */
+    uint64_t handovers;
     char message[480];
 };
 

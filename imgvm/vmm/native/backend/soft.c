@@ -99,6 +99,12 @@ static uint64_t on_time_ns(void *opaque)
     return c->engine->host.time_ns(c->engine->host.opaque);
 }
 
+static void on_tsc_offset_changed(void *opaque, uint64_t offset)
+{
+    struct soft_cpu *c = opaque;
+    c->engine->host.tsc_offset_changed(c->engine->host.opaque, c->index, offset);
+}
+
 /* Two processors may wait for each other here: each honours the other's request meanwhile. */
 static void on_code_page_added(void *opaque)
 {
@@ -139,9 +145,12 @@ static int soft_create(const struct engine_host *host, unsigned cpus, struct eng
     struct cpu_callbacks callbacks = {
         on_port_read, on_port_write, on_mmio_read, on_mmio_write, on_interrupt_acknowledge, on_msr_read, on_msr_write,
         on_cr8_read, on_cr8_write, on_time_ns, cpus > 1 ? on_code_page_added : NULL,
+        .tsc_offset_changed = on_tsc_offset_changed,
     };
-    int r = cpu_install_trap_handlers(err);
-    if (r < 0)
+    struct feature_set features;
+    cpu_offered_features(cpus, &features);
+    int r = host->wish ? cpu_wish_grant(host->wish, &features, &features, err) : 0;
+    if (r < 0 || (r = cpu_install_trap_handlers(err)) < 0)
         return r;
     struct soft_engine *engine = calloc(1, sizeof *engine + cpus * sizeof engine->cpus[0]);
     if (!engine)
@@ -153,7 +162,7 @@ static int soft_create(const struct engine_host *host, unsigned cpus, struct eng
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     for (unsigned i = 0; i < cpus && r == 0; i++) {
         struct soft_cpu *c = &engine->cpus[i];
-        struct cpu_options options = {.id = i, .count = cpus};
+        struct cpu_options options = {.id = i, .count = cpus, .features = &features};
         c->engine = engine;
         c->index = i;
         pthread_mutex_init(&c->sleep_lock, NULL);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "error.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -20,7 +21,7 @@ int error_set(imgvm_error *err, int errno_value, const char *format, ...)
 int error_hint(imgvm_error *err, const char *format, ...)
 {
     if (!err)
-        return 0;
+        return -EIO; /* the number is lost with the error; it must not read as success */
     va_list args;
     va_start(args, format);
     vsnprintf(err->hint, sizeof err->hint, format, args);

@@ -98,6 +98,8 @@ typedef struct {
     bool entropy;          /* a virtio-rng device */
     bool reset_is_exit;    /* a guest's reset ends the run (exit.on_reboot: exit) */
     int64_t rtc_offset_sec; /* added to the host's UTC for the CMOS clock */
+    const char *cpu_model;    /* portable, x86-64, x86-64-v2, x86-64-v3; host or NULL: all that the engine has */
+    const char *cpu_features; /* "+name -name ...", names as in /proc/cpuinfo; or NULL. -ENOTSUP: not to be had here */
 } imgvm_vm_config;
 
 #define IMGVM_REASON_RUNNING 0
@@ -113,7 +115,8 @@ typedef struct {
 typedef struct {
     uint32_t reason;
     uint32_t status;
-    uint64_t instructions; /* executed by the software processor; 0 under KVM */
+    uint64_t instructions; /* executed by the software processor; under KVM, in its hand-overs */
+    uint64_t handovers;    /* times that KVM could not go on and the software processor did */
     uint64_t run_ns;       /* from start to end */
     char message[480];
 } imgvm_result;

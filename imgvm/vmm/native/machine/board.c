@@ -141,24 +141,13 @@ static void sleep_state(void *opaque, unsigned type)
         board->host.power_off(board->host.opaque);
 }
 
-static void apply_a20(struct board *board)
+/* One gate with two handles, the keyboard controller's and port 92h's: the last one moved counts, as on chip sets
+ * since the PS/2. */
+static void set_a20(void *opaque, bool enabled)
 {
+    struct board *board = opaque;
     if (board->engine)
-        board->engine->ops->set_a20(board->engine, board->a20_keyboard || board->a20_port92);
-}
-
-static void keyboard_a20(void *opaque, bool enabled)
-{
-    struct board *board = opaque;
-    board->a20_keyboard = enabled;
-    apply_a20(board);
-}
-
-static void port92_a20(void *opaque, bool enabled)
-{
-    struct board *board = opaque;
-    board->a20_port92 = enabled;
-    apply_a20(board);
+        board->engine->ops->set_a20(board->engine, enabled);
 }
 
 static void transmit(void *opaque, const uint8_t *data, size_t size)
@@ -195,14 +184,14 @@ static int add_ports(struct board *board, const struct port_device *rows, unsign
 
 static int add_chips(struct board *board, const struct board_config *config, imgvm_error *err)
 {
-    const struct i8042_host keyboard = {keyboard_a20, reset_machine, board};
+    const struct i8042_host keyboard = {set_a20, reset_machine, board};
     const struct serial_host serial = {transmit, receive_ready, board};
     const struct acpi_pm_host power = {sleep_state, board};
     const struct report_host report = {config->host.panic, config->host.exec_status, config->host.opaque};
     rtc_init(&board->rtc, &board->timers, config->utc_base_ns, gsi(board, IRQ_RTC));
     serial_init(&board->serial, &board->timers, gsi(board, IRQ_COM1), &serial);
     i8042_init(&board->i8042, gsi(board, IRQ_KEYBOARD), gsi(board, IRQ_MOUSE), &keyboard);
-    port92_init(&board->port92, port92_a20, reset_machine, board);
+    port92_init(&board->port92, set_a20, reset_machine, board);
     reset_control_init(&board->reset_control, reset_machine, board);
     acpi_pm_init(&board->acpi_pm, &board->timers, gsi(board, IRQ_SCI), true, &power);
     report_init(&board->report, &report);
@@ -285,6 +274,7 @@ int board_init(struct board *board, const struct board_config *config, imgvm_err
             return error_hint(err, "choose another devices.debug_exit.port");
     }
     struct engine_host host = interrupts_engine_host(board);
+    host.wish = config->wish;
     if ((result = config->engine->create(&host, config->cpus, &board->engine, err)) < 0)
         return result;
     if (config->entropy) {
@@ -351,11 +341,9 @@ int board_power_on(struct board *board, imgvm_error *err)
     reset_control_reset(&board->reset_control);
     acpi_pm_reset(&board->acpi_pm);
     report_reset(&board->report);
-    /* The loaders play the firmware, which opens the gate before it starts anything; the keyboard controller's half
-     * stands open from reset on. */
-    board->a20_keyboard = true;
+    /* The loaders play the firmware, which opens the gate before it starts anything. */
     port92_ops.write(&board->port92, 0, 1, 2);
-    apply_a20(board);
+    set_a20(board, true);
     pci_host_reset(&board->pci);
     write_cmos(board);
     result = pci_assign_resources(&board->pci, &windows, err);

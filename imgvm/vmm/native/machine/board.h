@@ -90,7 +90,6 @@ struct board {
     struct report report;
     struct pci_host pci;
     bool has_pci;
-    bool a20_keyboard, a20_port92;
     struct board_doorbell doorbells[BOARD_VIRTIO_MAX];
     unsigned doorbell_count, virtio_count;
 };
@@ -102,6 +101,7 @@ struct board_config {
     uint32_t debug_exit; /* IMGVM_DEBUG_EXIT_* */
     uint16_t debug_exit_port;
     bool entropy;
+    const struct cpu_wish *wish; /* NULL: all the features that the engine has */
     int64_t utc_base_ns;
     struct board_host host;
 };

@@ -248,10 +248,12 @@ static int interrupt_acknowledge(void *opaque, unsigned id)
     struct board_cpu *cpu = &board->cpu[id];
     int vector = -1;
     pthread_mutex_lock(&board->lock);
-    if (lapic_extint_pending(&cpu->lapic))
+    if (lapic_extint_pending(&cpu->lapic)) {
         vector = pic_acknowledge(&board->pic);
-    else if (lapic_pending_vector(&cpu->lapic) >= 0)
+        lapic_extint_taken(&cpu->lapic);
+    } else if (lapic_pending_vector(&cpu->lapic) >= 0) {
         vector = lapic_acknowledge(&cpu->lapic);
+    }
     pthread_mutex_unlock(&board->lock);
     return vector;
 }
@@ -272,6 +274,15 @@ static bool apic_msr_write(void *opaque, unsigned cpu, uint32_t index, uint64_t 
     bool known = lapic_msr_write(&board->cpu[cpu].lapic, index, value);
     pthread_mutex_unlock(&board->lock);
     return known;
+}
+
+static void tsc_offset_changed(void *opaque, unsigned id, uint64_t offset)
+{
+    struct board *board = opaque;
+    pthread_mutex_lock(&board->lock);
+    board->cpu[id].tsc_offset = offset;
+    lapic_tsc_moved(&board->cpu[id].lapic);
+    pthread_mutex_unlock(&board->lock);
 }
 
 static uint64_t cr8_read(void *opaque, unsigned cpu)
@@ -312,6 +323,7 @@ struct engine_host interrupts_engine_host(struct board *board)
         .mmio_read = mmio_read, .mmio_write = mmio_write, .time_ns = time_ns,
         .interrupt_acknowledge = interrupt_acknowledge, .apic_msr_read = apic_msr_read,
         .apic_msr_write = apic_msr_write, .cr8_read = cr8_read, .cr8_write = cr8_write,
+        .tsc_offset_changed = tsc_offset_changed,
         .timer_next_ns = timer_next_ns, .timer_run = timer_run,
     };
 }

@@ -151,6 +151,10 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
     const struct engine_ops *ops = engine_find(config->engine);
     if (!ops)
         return error_set(err, EINVAL, "there is no engine %u", config->engine);
+    struct cpu_wish wish;
+    int result = cpu_wish_parse(&wish, config->cpu_model, config->cpu_features, err);
+    if (result < 0)
+        return result;
     struct imgvm_vm *vm = calloc(1, sizeof *vm);
     if (!vm)
         return error_set(err, ENOMEM, "out of memory for a machine");
@@ -161,16 +165,17 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
     pthread_cond_init(&vm->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
     vm->config = *config;
+    vm->config.cpu_model = vm->config.cpu_features = NULL; /* the caller's, for this call */
     console_init(&vm->console);
     vm->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     const struct board_config board = {
         .engine = ops, .cpus = config->cpus, .memory_bytes = config->memory_bytes, .debug_exit = config->debug_exit,
         .debug_exit_port = config->debug_exit_port, .entropy = config->entropy,
-        .utc_base_ns = utc_at_zero_ns(config->rtc_offset_sec),
+        .wish = &wish, .utc_base_ns = utc_at_zero_ns(config->rtc_offset_sec),
         .host = {on_power_off, on_reset, on_debug_exit, on_exec_status, on_panic, on_serial_output, on_serial_ready,
                  on_throttle, vm},
     };
-    int result = board_init(&vm->board, &board, err);
+    result = board_init(&vm->board, &board, err);
     if (result == 0 && vm->wake_fd < 0)
         result = error_set(err, errno, "cannot create an eventfd: %s", strerror(errno));
     if (result < 0) {

@@ -188,6 +188,7 @@ static void finish_run(struct imgvm_vm *vm)
     drain_output(vm);
     pthread_mutex_lock(&vm->lock);
     vm->result.instructions = engine->ops->instructions(engine);
+    vm->result.handovers = engine->ops->handovers ? engine->ops->handovers(engine) : 0;
     vm->result.run_ns = clock_now_ns(&vm->board.clock) - vm->result.run_ns; /* held the start until now */
     vm->ended = true;
     pthread_cond_broadcast(&vm->changed);

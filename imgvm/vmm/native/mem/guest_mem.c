@@ -152,6 +152,20 @@ void guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size)
     }
 }
 
+void guest_mem_forget_code(const struct guest_mem *mem)
+{
+    for (unsigned i = 0; i < mem->count; i++) {
+        const struct guest_region *region = &mem->regions[i];
+        for (size_t page = 0; page < region->size / GUEST_PAGE_SIZE; page++) {
+            if (!atomic_load_explicit(&region->code_granules[page], memory_order_relaxed))
+                continue;
+            atomic_store(&region->code_granules[page], 0);
+            atomic_fetch_add(&region->code_generation[page], 1);
+        }
+    }
+    atomic_fetch_add(mem->code_epoch, 1);
+}
+
 void guest_mem_mark_code(const struct guest_region *region, uint64_t gpa, uint32_t size)
 {
     size_t page = (gpa - region->gpa) / GUEST_PAGE_SIZE;

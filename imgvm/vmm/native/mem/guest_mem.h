@@ -52,6 +52,8 @@ bool guest_mem_write(struct guest_mem *mem, uint64_t gpa, const void *data, uint
 bool guest_mem_load(struct guest_mem *mem, uint64_t gpa, const void *data, uint64_t size);
 /* [gpa, gpa+size) was changed: cached code from there is stale. */
 void guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size);
+/* Anything may have been changed by somebody who does not tell (KVM's guest): all cached code is stale. */
+void guest_mem_forget_code(const struct guest_mem *mem);
 /* The bytes at gpa (size <= 4096, inside one page) are about to be cached as code. */
 void guest_mem_mark_code(const struct guest_region *region, uint64_t gpa, uint32_t size);
 
