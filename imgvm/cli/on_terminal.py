@@ -66,6 +66,7 @@ def _report(result: Result, result_file: Path | None) -> None:
             "accel": result.accel,
             "seconds": round(result.seconds, 6),
             "instructions": result.instructions,
+            "handovers": result.handovers,
             "message": result.message,
         })
     _say_end(result)

@@ -6,6 +6,7 @@ The guest runs on native threads; Python only starts it, waits for its end, and 
 
 from __future__ import annotations
 
+import errno
 import struct
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from imgvm import binding
-from imgvm.errors import STATUS_ERROR, STATUS_PANIC, EngineError
+from imgvm.errors import STATUS_CANNOT_RUN, STATUS_ERROR, STATUS_PANIC, EngineError
 from imgvm.machine import Machine
 from imgvm.vmm import engine as _engine
 from imgvm.vmm.capture import Capture
@@ -31,7 +32,8 @@ class Result:
     status: int
     accel: str
     seconds: float
-    instructions: int  # of the software processor; 0 under KVM
+    instructions: int  # executed in software (under KVM: in hand-overs)
+    handovers: int = 0  # times that KVM could not go on and the software processor did
     message: str = ""
     console: str = field(default="", repr=False)
     is_stuck: bool = False  # its threads still run: nothing that they use may be closed
@@ -85,13 +87,26 @@ class Vm:
         self._started_at = 0.0
         self._capture: Capture | None = None
         self._result: Result | None = None
-        self._handle: Any = binding.open_handle(EngineError, "imgvm_vm_create", self._config())
+        self._handle: Any = self._create()
         try:
             for drive in self._drives:
                 self._call("add_disk", drive.handle, drive.read_only, drive.serial.encode())
             self._load(program)
         except BaseException:
             self.close()
+            raise
+
+    def _create(self) -> Any:
+        # The config only points to these.
+        model = binding.ffi().new("char[]", self.machine.hardware.cpu.model.encode())
+        features = binding.ffi().new("char[]", " ".join(self.machine.hardware.cpu.features).encode())
+        config = self._config()
+        config.cpu_model, config.cpu_features = model, features
+        try:
+            return binding.open_handle(EngineError, "imgvm_vm_create", config)
+        except EngineError as error:
+            if error.errno == errno.ENOTSUP:
+                error.status = STATUS_CANNOT_RUN
             raise
 
     def _config(self) -> Any:
@@ -176,6 +191,7 @@ class Vm:
             accel=self.accel,
             seconds=out.run_ns / 1e9,
             instructions=out.instructions,
+            handovers=out.handovers,
             message=binding.text(out.message),
             console=self._capture.text() if self._capture else "",
         )
