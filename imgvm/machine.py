@@ -21,6 +21,14 @@ DEFAULT_PACKAGE = "linux-image-cloud-amd64"
 
 
 @dataclass(frozen=True)
+class Cpu:
+    """`machine.cpu`: which features each processor has."""
+
+    model: str = "portable"  # portable | x86-64 | x86-64-v2 | x86-64-v3 | host
+    features: tuple[str, ...] = ()  # +name and -name of CPUID features
+
+
+@dataclass(frozen=True)
 class Hardware:
     """`machine:` in the config."""
 
@@ -28,6 +36,7 @@ class Hardware:
     memory_bytes: int = 512 * units.MIB
     accel: str = "auto"  # auto | kvm | interp
     entropy: bool = True  # a virtio-rng device
+    cpu: Cpu = field(default_factory=Cpu)
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,12 @@ def _hardware(doc: Document) -> Hardware:
         memory_bytes=_size(doc, "memory") or Hardware.memory_bytes,
         accel=doc.get("accel", "auto"),
         entropy=doc.get("entropy", True),
+        cpu=_cpu(doc.get("cpu", {})),
     )
+
+
+def _cpu(doc: Document) -> Cpu:
+    return Cpu(model=doc.get("model", Cpu.model), features=tuple(doc.get("features", ())))
 
 
 def _kernel(value: str | Document) -> Kernel:
@@ -241,6 +255,7 @@ def to_document(machine: Machine) -> Document:
         "memory": units.format_size(hardware.memory_bytes),
         "accel": hardware.accel,
         "entropy": hardware.entropy,
+        "cpu": {"model": hardware.cpu.model, "features": list(hardware.cpu.features)},
     }
     if machine.boot is not None:
         doc["boot"] = _boot_document(machine.boot)

@@ -9,6 +9,8 @@ from typing import Any
 
 from imgvm import units
 from imgvm.config.document import Path, Tree
+from imgvm.config.features import CPU_FEATURES
+from imgvm.config.suggest import did_you_mean
 from imgvm.errors import Problem
 
 MIN_MEMORY_BYTES = units.MIB
@@ -20,7 +22,7 @@ MAX_CMDLINE_BYTES = 2047  # what Linux on x86 keeps (COMMAND_LINE_SIZE with the 
 
 
 def check(tree: Tree) -> list[Problem]:
-    return [*_sizes(tree), *_boot(tree), *_timeout(tree)]
+    return [*_sizes(tree), *_cpu(tree), *_boot(tree), *_timeout(tree)]
 
 
 def _get(data: Any, path: Path) -> Any:
@@ -62,6 +64,20 @@ def _size(tree: Tree, path: Path, least: int, most: int, multiple: int) -> Itera
         yield tree.problem(path, f"must be at most {units.format_size(most)}, not {text}")
     elif size % multiple:
         yield tree.problem(path, f"must be a multiple of {multiple} bytes, not {text}")
+
+
+def _cpu(tree: Tree) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for index, feature in enumerate(_get(tree.data, ("machine", "cpu", "features")) or ()):
+        at: Path = ("machine", "cpu", "features", index)
+        sign, name = feature[0], feature[1:]
+        if name not in CPU_FEATURES:
+            guess = did_you_mean(name, CPU_FEATURES)
+            hint = f"did you mean {sign}{guess}?" if guess else "names are those of /proc/cpuinfo"
+            yield tree.problem(at, f"{name} is not a processor feature", hint)
+        elif seen.get(name, sign) != sign:
+            yield tree.problem(at, f"{name} is both given and taken away", "decide for one of them")
+        seen.setdefault(name, sign)
 
 
 def _timeout(tree: Tree) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ _SYNONYMS = {
     "readonly": "read_only", "ro": "read_only", "file": "source", "cmd": "command", "environment": "env",
     "workdir": "cwd", "working_dir": "cwd", "hardware": "machine", "rng": "entropy",
     "interpreter": "interp", "tcg": "interp", "img": "raw", "symlink": "link",
+    "lzcnt": "abm", "pni": "sse3", "sha": "sha_ni", "tsc_deadline": "tsc_deadline_timer",
 }  # fmt: skip
 
 

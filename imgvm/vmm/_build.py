@@ -48,7 +48,8 @@ def sources() -> list[str]:
 def file_flags(source: str) -> list[str]:
     """Extra flags of one source file."""
     relative = Path(source).resolve().relative_to(NATIVE.resolve())
-    live = relative.parts[0] == "cpu" or relative == Path("mem/guest_mem.c")  # called between two native instructions
+    # These are called between two native instructions.
+    live = relative.parts[0] in ("cpu", "arch") or relative == Path("mem/guest_mem.c")
     return GENERAL_REGS_ONLY if live else []
 
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Masked moves and gathers: the same code on the software processor and on the host, memory ending at a page that is
  * not there, so that some elements must fault and masked ones must not. */
-// needs: base/error.c arch/state.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c
+// needs: base/error.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c
 #include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>

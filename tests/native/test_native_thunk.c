@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* needs: cpu/exec/native.c cpu/exec/native_emit.c cpu/exec/fpu.c cpu/exec/cpuid.c cpu/exec/trap.c cpu/decode/[a-z]*.c
- * needs: base/error.c */
+ * needs: base/error.c arch/cpu_feature.c */
 /* Every NATIVE row of the tables, in many random encodings: its thunk against the same bytes executed as they are.
  * Compared are general registers, status flags, all x87 and vector state and memory; further, that the memory operand
  * has exactly the size the row says and is written exactly when the row says so. Then the traps. */

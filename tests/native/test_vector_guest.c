@@ -2,7 +2,7 @@
 /* C functions full of x87, SSE, AVX2, FMA, AES... run twice: here, and on the software processor with this program's
  * own image mapped at the same addresses. They must leave the same bytes. So decoder, checks, memory operands across
  * pages, thunks and FPU images are tested together. */
-// needs: base/error.c arch/state.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c
+// needs: base/error.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c
 #pragma GCC optimize("no-tree-loop-distribute-patterns")
 #include <immintrin.h>
 #include <stdlib.h>

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from imgvm import units
 from imgvm.config import Config, report
+from imgvm.config.features import CPU_FEATURES
 from imgvm.config.schema import schema, schema_text
 from imgvm.errors import ConfigError, ImgvmError, UsageError
-from imgvm.machine import DebugExit, Disk, Exec, File, Kernel
+from imgvm.machine import Cpu, DebugExit, Disk, Exec, File, Kernel
+from imgvm.vmm import _build
 
 HEAD = "version: 1\nboot: {kernel: k}\n"  # what follows begins in line 3
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
@@ -37,13 +40,19 @@ def test_defaults() -> None:
     assert machine.image.cluster_bytes == 65536
 
 
+def test_the_features_are_those_of_the_native_core() -> None:
+    rows = (Path(_build.__file__).parent / "native" / "arch" / "cpuid.def").read_text()
+    named = re.findall(r'^FEATURE\(\w+, .*"(\w+)", (\w+)\)', rows, re.M)
+    assert tuple(name for name, kind in named if kind != "LIVE") == CPU_FEATURES
+
+
 FULL = """
 version: 1
 name: full
 description: "costs $5 and ${nothing}"
 labels: {team: core}
 x-mine: [1, "${kept}"]
-machine: {cpus: 2, memory: 1.5GiB, accel: interp, entropy: false}
+machine: {cpus: 2, memory: 1.5GiB, accel: interp, entropy: false, cpu: {model: x86-64-v3, features: [+aes, -fma]}}
 boot:
   kernel: {distro: "debian:trixie"}
   initrd: auto
@@ -71,6 +80,7 @@ def test_every_key_reaches_the_machine() -> None:
     assert machine.labels == {"team": "core"}
     assert (machine.hardware.cpus, machine.hardware.memory_bytes) == (2, 1536 << 20)
     assert not machine.hardware.entropy
+    assert machine.hardware.cpu == Cpu("x86-64-v3", ("+aes", "-fma"))
     assert boot.kernel == Kernel(distro="debian:trixie", package="linux-image-cloud-amd64")
     assert boot.cmdline == "console=ttyS0 a=$b"
     assert boot.files == (
@@ -116,6 +126,14 @@ def test_examples_are_valid(path: Path) -> None:
                                   " (supported: auto, kvm, interp)"),
         ("machine: {accel: intrep}",
          'f:3:18: machine.accel: must be one of auto, kvm, interp, not "intrep" (did you mean interp?)'),
+        ("machine:\n  cpu: {model: x86-64-v4}",
+         'f:4:16: machine.cpu.model: must be one of portable, x86-64, x86-64-v2, x86-64-v3, host, not "x86-64-v4"'),
+        ("machine:\n  cpu: {features: [+aes, -avx_2]}",
+         "f:4:26: machine.cpu.features[1]: avx_2 is not a processor feature (did you mean -avx2?)"),
+        ("machine:\n  cpu: {features: [+aes, -aes]}",
+         "f:4:26: machine.cpu.features[1]: aes is both given and taken away (decide for one of them)"),
+        ("machine:\n  cpu: {features: [aes]}",
+         "f:4:20: machine.cpu.features[0]: \"aes\" must be + or - and the name of a processor feature, such as +aes"),
         ("machine: {memory: 512}",
          "f:3:19: machine.memory: must be a size such as 512MiB, not 512 (sizes carry a unit: 512MiB?)"),
         ('machine: {memory: "512MiB\\n"}', "is not a size"),

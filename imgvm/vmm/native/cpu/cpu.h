@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../arch/cpu_feature.h"
 #include "../arch/state.h"
 #include "../mem/guest_mem.h"
 
@@ -50,7 +51,11 @@ enum cpu_exit {
 struct cpu_options {
     unsigned id;        /* initial APIC ID */
     unsigned count;     /* processors of the machine, for CPUID topology */
+    const struct feature_set *features; /* of those it offers, what it is to have; NULL: all */
 };
+
+/* What a processor on this host can have, as one of `count`. */
+void cpu_offered_features(unsigned count, struct feature_set *out);
 
 struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, struct guest_mem *mem,
                        const struct cpu_options *options, imgvm_error *err);

@@ -88,6 +88,11 @@ static exec_fn *exec_select(struct cpu *cpu, const struct insn *in, bool ea_slow
         return exec_select_jcc(in, cpu->code64);
     }
     uint16_t feature = op_infos[in->op].feature;
+    /* hints are no-operations where they are not known; LAHF and SAHF are a feature in 64-bit mode alone */
+    if (in->op == OP_LAHF || in->op == OP_SAHF)
+        feature = cpu->code64 ? FEATURE_LAHF64 : FEATURE_BASE;
+    else if (op_infos[in->op].attributes & OPA_NO_MEM)
+        feature = FEATURE_BASE;
     if (feature != FEATURE_BASE && !cpuid_has(&cpu->cpuid, (enum cpu_feature)feature))
         return NULL;
     const struct exec_def *def = cpu->exec_table[in->op][in->form];
@@ -117,6 +122,11 @@ static void uop_prepare(struct cpu *cpu, struct uop *u, unsigned offset, unsigne
         else
             in->disp = disp; /* from now on relative to the block, which gpr[17] holds */
     }
+    /* F3 before BSF and BSR means nothing to a processor without TZCNT and LZCNT, and compilers count on it */
+    if (in->op == OP_TZCNT && !cpuid_has(&cpu->cpuid, FEATURE_BMI1))
+        in->op = OP_BSF;
+    else if (in->op == OP_LZCNT && !cpuid_has(&cpu->cpuid, FEATURE_LZCNT))
+        in->op = OP_BSR;
     if (op_infos[in->op].kind == OPK_NATIVE)
         exec_select_native(cpu, u);
     else

@@ -8,37 +8,7 @@
 #include "../decode/insn.h"
 #include "fpu.h"
 
-enum { EAX, EBX, ECX, EDX };
-
-struct feature_row {
-    uint32_t leaf;
-    uint8_t subleaf, reg, bit;
-    const char *name;
-};
-
-static const struct feature_row features[FEATURE_COUNT] = {
-#define FEATURE(name, leaf, subleaf, reg, bit, text) [FEATURE_##name] = {leaf, subleaf, reg, bit, text},
-#include "../../arch/cpuid.def"
-#undef FEATURE
-};
-
-/* Without the second the first is not to be announced (SDM vol. 1, chapters 12-14: how software detects them).
- * A parent stands above its children. */
-static const struct {
-    uint16_t feature, needs;
-} dependencies[] = {
-    {FEATURE_SSE, FEATURE_FXSR}, {FEATURE_SSE2, FEATURE_SSE}, {FEATURE_SSE3, FEATURE_SSE2},
-    {FEATURE_SSSE3, FEATURE_SSE3}, {FEATURE_SSE41, FEATURE_SSSE3}, {FEATURE_SSE42, FEATURE_SSE41},
-    {FEATURE_AES, FEATURE_SSE2}, {FEATURE_PCLMULQDQ, FEATURE_SSE2}, {FEATURE_SHA, FEATURE_SSE2},
-    {FEATURE_GFNI, FEATURE_SSE2}, {FEATURE_XSAVE, FEATURE_FXSR}, {FEATURE_XSAVEOPT, FEATURE_XSAVE},
-    {FEATURE_XSAVEC, FEATURE_XSAVE}, {FEATURE_XGETBV1, FEATURE_XSAVE}, {FEATURE_XSAVES, FEATURE_XSAVEC},
-    {FEATURE_AVX, FEATURE_XSAVE}, {FEATURE_F16C, FEATURE_AVX}, {FEATURE_FMA, FEATURE_AVX},
-    {FEATURE_AVX2, FEATURE_AVX}, {FEATURE_VAES, FEATURE_AVX}, {FEATURE_VPCLMULQDQ, FEATURE_AVX},
-    {FEATURE_AVX_VNNI, FEATURE_AVX2}, {FEATURE_X2APIC, FEATURE_APIC}, {FEATURE_TSC_DEADLINE, FEATURE_APIC},
-    {FEATURE_SYSCALL, FEATURE_LM}, {FEATURE_LAHF64, FEATURE_LM}, {FEATURE_PDPE1GB, FEATURE_LM},
-    {FEATURE_PCID, FEATURE_LM}, {FEATURE_FSGSBASE, FEATURE_LM}, {FEATURE_CX16, FEATURE_CX8},
-    {FEATURE_INVARIANT_TSC, FEATURE_TSC}, {FEATURE_RDTSCP, FEATURE_TSC}, {FEATURE_TSC_ADJUST, FEATURE_TSC},
-};
+enum { EAX, EBX, ECX, EDX }; /* CPUID_EAX... */
 
 /* ---- the host ---- */
 
@@ -64,18 +34,18 @@ static bool stands_on_avx(enum cpu_feature feature)
 {
     while (feature != FEATURE_AVX) {
         size_t i = 0;
-        while (i < ARRAY_LEN(dependencies) && dependencies[i].feature != feature)
+        while (i < cpu_feature_dependency_count && cpu_feature_dependencies[i].feature != feature)
             i++;
-        if (i == ARRAY_LEN(dependencies))
+        if (i == cpu_feature_dependency_count)
             return false;
-        feature = dependencies[i].needs;
+        feature = cpu_feature_dependencies[i].needs;
     }
     return true;
 }
 
 bool cpuid_host_has(enum cpu_feature feature)
 {
-    const struct feature_row *row = &features[feature];
+    const struct cpu_feature_row *row = &cpu_feature_rows[feature];
     uint32_t out[4];
     if (feature == FEATURE_BASE)
         return true;
@@ -90,15 +60,12 @@ bool cpuid_host_has(enum cpu_feature feature)
 
 void cpuid_announce(struct cpuid_config *config, enum cpu_feature feature)
 {
-    config->announced[feature / 64] |= BIT(feature % 64);
+    feature_set_add(&config->announced, feature);
 }
 
 void cpuid_withdraw(struct cpuid_config *config, enum cpu_feature feature)
 {
-    config->announced[feature / 64] &= ~BIT(feature % 64);
-    for (size_t i = 0; i < ARRAY_LEN(dependencies); i++)
-        if (dependencies[i].needs == feature)
-            cpuid_withdraw(config, dependencies[i].feature);
+    feature_set_remove(&config->announced, feature);
 }
 
 void cpuid_init(struct cpuid_config *config, uint32_t apic_id, uint32_t count)
@@ -121,11 +88,36 @@ void cpuid_init(struct cpuid_config *config, uint32_t apic_id, uint32_t count)
         cpuid_announce(config, FEATURE_HTT); /* more than one processor in the package */
 }
 
+uint64_t cpuid_cr4_bits(const struct cpuid_config *config)
+{
+    static const struct {
+        uint16_t feature;
+        uint64_t bits;
+    } rows[] = {
+        {FEATURE_VME, CR4_VME | CR4_PVI}, {FEATURE_TSC, CR4_TSD}, {FEATURE_DE, CR4_DE}, {FEATURE_PSE, CR4_PSE},
+        {FEATURE_PAE, CR4_PAE}, {FEATURE_MCE, CR4_MCE}, {FEATURE_PGE, CR4_PGE}, {FEATURE_FXSR, CR4_OSFXSR},
+        {FEATURE_SSE, CR4_OSXMMEXCPT}, {FEATURE_UMIP, CR4_UMIP}, {FEATURE_VMX, CR4_VMXE}, {FEATURE_FSGSBASE, CR4_FSGSBASE},
+        {FEATURE_PCID, CR4_PCIDE}, {FEATURE_XSAVE, CR4_OSXSAVE}, {FEATURE_SMEP, CR4_SMEP}, {FEATURE_SMAP, CR4_SMAP},
+        {FEATURE_PKU, CR4_PKE},
+    };
+    uint64_t bits = CR4_PCE;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (cpuid_has(config, rows[i].feature))
+            bits |= rows[i].bits;
+    return bits;
+}
+
+uint64_t cpuid_efer_bits(const struct cpuid_config *config)
+{
+    return (cpuid_has(config, FEATURE_SYSCALL) ? EFER_SCE : 0) | (cpuid_has(config, FEATURE_LM) ? EFER_LME | EFER_LMA : 0) |
+           (cpuid_has(config, FEATURE_NX) ? EFER_NXE : 0);
+}
+
 /* Announced, and everything it stands on too. */
 static bool feature_visible(const struct cpuid_config *config, enum cpu_feature feature)
 {
-    for (size_t i = 0; i < ARRAY_LEN(dependencies); i++)
-        if (dependencies[i].feature == feature && !feature_visible(config, dependencies[i].needs))
+    for (size_t i = 0; i < cpu_feature_dependency_count; i++)
+        if (cpu_feature_dependencies[i].feature == feature && !feature_visible(config, cpu_feature_dependencies[i].needs))
             return false;
     return cpuid_has(config, feature);
 }
@@ -148,7 +140,7 @@ static unsigned id_bits(uint32_t count)
 static void put_features(const struct cpuid_config *config, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     for (unsigned feature = FEATURE_BASE + 1; feature < FEATURE_COUNT; feature++) {
-        const struct feature_row *row = &features[feature];
+        const struct cpu_feature_row *row = &cpu_feature_rows[feature];
         if (row->leaf == leaf && row->subleaf == subleaf && feature_visible(config, feature))
             out[row->reg] |= 1u << row->bit;
     }
@@ -314,23 +306,4 @@ void cpuid_query(const struct cpuid_config *config, uint32_t leaf, uint32_t subl
         /* beyond the last leaf, a processor answers what its last basic leaf says (SDM vol. 2, CPUID) */
         query_basic(config, leaf <= MAX_BASIC ? leaf : MAX_BASIC, subleaf, out);
     }
-}
-
-/* ---- names ---- */
-
-const char *cpuid_feature_name(enum cpu_feature feature)
-{
-    return features[feature].name;
-}
-
-enum cpu_feature cpuid_feature_named(const char *name)
-{
-    for (unsigned feature = FEATURE_BASE + 1; feature < FEATURE_COUNT; feature++) {
-        const char *a = features[feature].name, *b = name;
-        while (*a && *a == *b)
-            a++, b++;
-        if (*a == *b)
-            return feature;
-    }
-    return FEATURE_BASE;
 }

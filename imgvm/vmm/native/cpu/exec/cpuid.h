@@ -37,7 +37,7 @@
 
 struct cpuid_config {
     uint32_t apic_id, count; /* this processor; processors of the machine (one socket, one thread a core) */
-    uint64_t announced[(FEATURE_COUNT + 63) / 64];
+    struct feature_set announced;
     /* live: keep equal to the processor's */
     uint64_t xcr0;
     bool osxsave;      /* CR4.OSXSAVE */
@@ -54,15 +54,16 @@ void cpuid_withdraw(struct cpuid_config *config, enum cpu_feature feature);
 /* An instruction whose feature is not announced is #UD. */
 static inline bool cpuid_has(const struct cpuid_config *config, enum cpu_feature feature)
 {
-    return config->announced[feature / 64] >> (feature % 64) & 1;
+    return feature_set_has(&config->announced, feature);
 }
+
+/* Bits of CR4 and EFER that a processor with these features has; setting another one is #GP. */
+uint64_t cpuid_cr4_bits(const struct cpuid_config *config);
+uint64_t cpuid_efer_bits(const struct cpuid_config *config);
 
 /* out: EAX, EBX, ECX, EDX. */
 void cpuid_query(const struct cpuid_config *config, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 
-/* The bit's word ("sse4_1"), and back: FEATURE_BASE when no feature is called so. */
-const char *cpuid_feature_name(enum cpu_feature feature);
-enum cpu_feature cpuid_feature_named(const char *name);
 /* Does this host's processor and operating system have it? */
 bool cpuid_host_has(enum cpu_feature feature);
 

@@ -115,6 +115,8 @@ void exec_select_native(struct cpu *cpu, struct uop *u)
     u->fn = native_missing;
     if (!cpuid_has(&cpu->cpuid, (enum cpu_feature)info->feature) && info->feature != FEATURE_BASE)
         return;
+    if (u->in.vl == 32 && isa_rows[u->in.row].attributes & A_AVX2 && !cpuid_has(&cpu->cpuid, FEATURE_AVX2))
+        return;
     u->native = native_thunk(cpu->native, &u->in, info);
     if (!u->native)
         return;

@@ -109,7 +109,7 @@ static bool set_base(struct cpu *cpu, unsigned index, uint64_t value)
 
 static bool set_efer(struct cpu *cpu, uint64_t value)
 {
-    if (value & ~(uint64_t)(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE))
+    if (value & ~cpuid_efer_bits(&cpu->cpuid))
         return false;
     if (((value ^ cpu->s.efer) & EFER_LME) && (cpu->s.cr0 & CR0_PG))
         return false;

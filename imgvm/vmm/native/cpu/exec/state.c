@@ -132,6 +132,23 @@ static void fill_exec_table(struct cpu *cpu)
     }
 }
 
+static void announce_all(struct cpuid_config *config, unsigned id, unsigned count)
+{
+    static const enum cpu_feature system_features[] = {
+#include "system_features.h"
+    };
+    cpuid_init(config, id, count);
+    for (unsigned i = 0; i < ARRAY_LEN(system_features); i++)
+        cpuid_announce(config, system_features[i]);
+}
+
+void cpu_offered_features(unsigned count, struct feature_set *out)
+{
+    struct cpuid_config config;
+    announce_all(&config, 0, count);
+    *out = config.announced;
+}
+
 struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, struct guest_mem *mem,
                        const struct cpu_options *options, imgvm_error *err)
 {
@@ -148,12 +165,9 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     cpu->deadline_ns = UINT64_MAX;
     cpu->delivering = NO_VECTOR;
     mmu_init(&cpu->mmu, mem);
-    cpuid_init(&cpu->cpuid, options->id, options->count);
-    static const enum cpu_feature system_features[] = {
-#include "system_features.h"
-    };
-    for (unsigned i = 0; i < ARRAY_LEN(system_features); i++)
-        cpuid_announce(&cpu->cpuid, system_features[i]);
+    announce_all(&cpu->cpuid, options->id, options->count);
+    if (options->features)
+        cpu->cpuid.announced = *options->features;
     cpu->cpuid.apic_enabled = true;
     cpu->blocks = block_cache_create();
     cpu->native = native_cache_create(err);

@@ -59,7 +59,7 @@ static void set_cr3(struct cpu *cpu, const struct uop *u, uint64_t value)
 static void set_cr4(struct cpu *cpu, const struct uop *u, uint64_t value)
 {
     uint64_t old = cpu->s.cr4;
-    if (value & ~(uint64_t)CR4_KNOWN || ((cpu->s.efer & EFER_LMA) && !(value & CR4_PAE)))
+    if (value & ~(CR4_KNOWN & cpuid_cr4_bits(&cpu->cpuid)) || ((cpu->s.efer & EFER_LMA) && !(value & CR4_PAE)))
         raise_gp(cpu, u, 0);
     if (((value ^ old) & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP)) && (cpu->s.cr0 & CR0_PG) && !(cpu->s.efer & EFER_LMA) &&
         (value & CR4_PAE) && !mmu_load_pdptes(&cpu->mmu, cpu->s.cr3))
@@ -346,7 +346,7 @@ static void xgetbv(struct cpu *cpu, const struct uop *u)
     uint64_t value;
     if (index == 0) {
         value = cpu->s.xcr0;
-    } else if (index == 1) {
+    } else if (index == 1 && cpuid_has(&cpu->cpuid, FEATURE_XGETBV1)) {
         cpu_fpu_leave(cpu);
         value = fpu_in_use(cpu->s.xsave, cpu->s.xcr0);
     } else {
