@@ -20,6 +20,7 @@
 /* What `run` came back for. Halting is the engine's own affair: a halted processor sleeps inside `run`. */
 enum engine_exit {
     ENGINE_EXIT_KICKED,   /* somebody called kick */
+    ENGINE_EXIT_DEBUG,    /* what a debugger asked for has come: stop_of says what */
     ENGINE_EXIT_SHUTDOWN, /* triple fault; the state says where */
     ENGINE_EXIT_INTERNAL, /* a bug or a limit of the engine; message says which */
 };
@@ -54,6 +55,35 @@ struct engine_host {
 #define ENGINE_SIGNAL_NO_INTR 0x10u /* the interrupt request has gone */
 #define ENGINE_SIGNAL_TIMER 0x20u   /* the processor's next timer has moved nearer */
 
+/* ---- for debuggers ---- */
+
+#define ENGINE_POINT_EXECUTE 1u
+#define ENGINE_POINT_WRITE 2u
+#define ENGINE_POINT_READ 4u
+
+/* A breakpoint (EXECUTE: on the instruction that begins at `linear`) or a watchpoint on [linear, linear + size). */
+struct engine_point {
+    uint64_t linear, size;
+    uint32_t kinds;
+};
+
+enum engine_stop_reason {
+    ENGINE_STOP_STEPS, /* the instructions asked for are done */
+    ENGINE_STOP_POINT, /* before a breakpoint's instruction; behind the instruction that met a watchpoint */
+    ENGINE_STOP_HALT,  /* halted before the steps were done */
+};
+
+struct engine_stop {
+    enum engine_stop_reason reason;
+    struct engine_point point; /* the one that was met, and how (kinds) and where (linear) */
+    uint64_t linear;
+    uint32_t kinds;
+};
+
+/* How the next run goes. */
+#define ENGINE_GO_QUIET 1u /* no interrupt is taken */
+#define ENGINE_GO_PASS 2u  /* a breakpoint on the first instruction is passed over */
+
 struct engine {
     const struct engine_ops *ops;
 };
@@ -76,6 +106,13 @@ struct engine_ops {
     int (*get_state)(struct engine *engine, unsigned cpu, struct x86_state *state, imgvm_error *err);
     int (*set_state)(struct engine *engine, unsigned cpu, const struct x86_state *state, imgvm_error *err);
     void (*set_a20)(struct engine *engine, bool enabled);
+
+    /* For debuggers, while no processor runs. set_points replaces all: -ENOSPC when the engine cannot have that many.
+     * set_steps: from now on `run` ends with ENGINE_EXIT_DEBUG after that many instructions; 0: no such limit. */
+    int (*set_points)(struct engine *engine, const struct engine_point *points, unsigned count, imgvm_error *err);
+    void (*set_steps)(struct engine *engine, unsigned cpu, uint64_t steps, uint32_t go);
+    struct engine_stop (*stop_of)(struct engine *engine, unsigned cpu);
+    bool (*translate)(struct engine *engine, unsigned cpu, uint64_t linear, uint64_t *gpa);
 
     /* without irqchip */
     void (*signal)(struct engine *engine, unsigned cpu, uint32_t signals, uint8_t sipi_vector);

@@ -19,6 +19,8 @@ struct soft_cpu {
     struct cpu *cpu;
     pthread_t thread; /* valid while in_run */
     _Atomic bool in_run, kicked;
+    uint64_t steps; /* a debugger's: instructions left; 0: no limit */
+    struct engine_stop stop;
     /* a halted processor waits here */
     pthread_mutex_t sleep_lock;
     pthread_cond_t wake;
@@ -225,6 +227,63 @@ static uint64_t run_timers(struct soft_cpu *c)
     return next;
 }
 
+/* ---- debuggers ---- */
+
+static int soft_set_points(struct engine *base, const struct engine_point *points, unsigned count, imgvm_error *err)
+{
+    struct soft_engine *engine = soft_of(base);
+    _Static_assert(ENGINE_POINT_EXECUTE == CPU_POINT_EXECUTE && ENGINE_POINT_WRITE == CPU_POINT_WRITE &&
+                       ENGINE_POINT_READ == CPU_POINT_READ, "kinds of points");
+    struct cpu_point *list = calloc(count ? count : 1, sizeof *list);
+    if (!list)
+        return error_set(err, ENOMEM, "out of memory for %u breakpoints", count);
+    for (unsigned i = 0; i < count; i++)
+        list[i] = (struct cpu_point){points[i].linear, points[i].size, points[i].kinds};
+    int result = 0;
+    for (unsigned i = 0; i < engine->count && !result; i++)
+        result = cpu_set_points(engine->cpus[i].cpu, list, count, err);
+    free(list);
+    return result;
+}
+
+static void soft_set_steps(struct engine *base, unsigned index, uint64_t steps, uint32_t go)
+{
+    struct soft_cpu *c = &soft_of(base)->cpus[index];
+    c->steps = steps;
+    cpu_hold_interrupts(c->cpu, go & ENGINE_GO_QUIET);
+    if (go & ENGINE_GO_PASS)
+        cpu_pass_point(c->cpu);
+}
+
+static struct engine_stop soft_stop_of(struct engine *base, unsigned index)
+{
+    return soft_of(base)->cpus[index].stop;
+}
+
+static bool soft_translate(struct engine *base, unsigned index, uint64_t linear, uint64_t *gpa)
+{
+    return cpu_probe(soft_of(base)->cpus[index].cpu, linear, gpa);
+}
+
+/* After a piece of running: has the debugger's turn come? */
+static bool debugger_stops(struct soft_cpu *c, enum cpu_exit exit, uint64_t done)
+{
+    struct cpu_hit hit;
+    if (cpu_take_hit(c->cpu, &hit)) {
+        const struct engine_point point = {hit.point.linear, hit.point.size, hit.point.kinds};
+        c->stop = (struct engine_stop){ENGINE_STOP_POINT, point, hit.linear, hit.kinds};
+        return true;
+    }
+    if (!c->steps)
+        return false;
+    if (done >= c->steps || exit == CPU_EXIT_HALT) {
+        c->stop = (struct engine_stop){.reason = done >= c->steps ? ENGINE_STOP_STEPS : ENGINE_STOP_HALT};
+        return true;
+    }
+    c->steps -= done;
+    return false;
+}
+
 static enum engine_exit soft_run(struct engine *base, unsigned index)
 {
     struct soft_cpu *c = &soft_of(base)->cpus[index];
@@ -238,7 +297,12 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
             break;
         }
         cpu_set_deadline_ns(c->cpu, next);
-        enum cpu_exit exit = cpu_run(c->cpu);
+        uint64_t before = cpu_instructions(c->cpu);
+        enum cpu_exit exit = cpu_run_count(c->cpu, c->steps ? c->steps : UINT64_MAX);
+        if (debugger_stops(c, exit, cpu_instructions(c->cpu) - before)) {
+            result = ENGINE_EXIT_DEBUG;
+            break;
+        }
         if (exit == CPU_EXIT_HALT) {
             sleep_until(c, run_timers(c));
         } else if (exit == CPU_EXIT_SHUTDOWN) {
@@ -333,5 +397,9 @@ const struct engine_ops engine_soft_ops = {
     .get_state = soft_get_state,
     .set_state = soft_set_state,
     .set_a20 = soft_set_a20,
+    .set_points = soft_set_points,
+    .set_steps = soft_set_steps,
+    .stop_of = soft_stop_of,
+    .translate = soft_translate,
     .signal = soft_signal,
 };

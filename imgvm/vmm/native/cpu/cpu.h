@@ -84,6 +84,35 @@ void cpu_set_state(struct cpu *cpu, const struct x86_state *state);
 /* A20 gate: false masks bit 20 of every physical address. */
 void cpu_set_a20(struct cpu *cpu, bool enabled);
 
+/* ---- for debuggers: all between two cpu_run calls ---- */
+
+#define CPU_POINT_EXECUTE 1u
+#define CPU_POINT_WRITE 2u
+#define CPU_POINT_READ 4u
+
+struct cpu_point {
+    uint64_t linear, size; /* [linear, linear + size); a breakpoint on code looks at `linear` alone */
+    uint32_t kinds;        /* CPU_POINT_* */
+};
+
+struct cpu_hit {
+    struct cpu_point point;
+    uint64_t linear; /* what was executed, or the first byte of the point that was touched */
+    uint32_t kinds;  /* how */
+};
+
+/* Replaces all break- and watchpoints, which the guest does not see. At one, cpu_run ends with CPU_EXIT_REQUEST: before
+ * the instruction that a breakpoint is on, after the one that touched a watched byte. They cost nothing while unset. */
+int cpu_set_points(struct cpu *cpu, const struct cpu_point *points, unsigned count, imgvm_error *err);
+/* Whether that is why it ended; asked once a hit. */
+bool cpu_take_hit(struct cpu *cpu, struct cpu_hit *out);
+/* The next instruction runs whatever breakpoint is on it. */
+void cpu_pass_point(struct cpu *cpu);
+/* While held, neither INTR nor NMI is taken. */
+void cpu_hold_interrupts(struct cpu *cpu, bool hold);
+/* The physical address behind a linear one, as the page tables have it; nothing is marked and nothing faults. */
+bool cpu_probe(struct cpu *cpu, uint64_t linear, uint64_t *gpa);
+
 uint64_t cpu_instructions(const struct cpu *cpu);
 const char *cpu_message(const struct cpu *cpu);
 /* Once a process, before the first cpu_run: installs the SIGFPE/SIGSEGV/SIGBUS handlers that turn a native

@@ -20,6 +20,13 @@ static _Noreturn void raise_fault(struct cpu *cpu, const struct uop *u, uint64_t
     raise_error(cpu, u, EXC_PF, fault->error_code);
 }
 
+/* Debuggers' watchpoints; none of the access has happened yet. */
+static inline void meet_points(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint32_t kinds)
+{
+    if (unlikely(cpu->points.data))
+        points_meet_data(cpu, u, linear, size, kinds);
+}
+
 static struct span resolve(struct cpu *cpu, const struct uop *u, uint64_t linear, bool write, bool user)
 {
     struct mmu_fault fault;
@@ -123,6 +130,7 @@ static uint64_t next_page(const struct cpu *cpu, uint64_t linear)
 
 static uint64_t read_value(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool user)
 {
+    meet_points(cpu, u, linear, size, CPU_POINT_READ);
     unsigned n = first_part(linear, size);
     struct span low = resolve(cpu, u, linear, false, user);
     if (likely(n == size))
@@ -143,6 +151,7 @@ static void write_span(struct cpu *cpu, const struct span *span, unsigned size, 
 
 static void write_value(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value, bool user)
 {
+    meet_points(cpu, u, linear, size, CPU_POINT_WRITE);
     unsigned n = first_part(linear, size);
     struct span low = resolve(cpu, u, linear, true, user);
     if (likely(n == size)) {
@@ -189,6 +198,8 @@ void *access_page_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, uns
     struct tlb_entry *e = tlb_at(cpu, linear);
     if (likely((linear ^ (write ? e->write_tag : e->read_tag)) <= GUEST_PAGE_SIZE - size))
         return (void *)(linear + e->addend);
+    if (unlikely(cpu->points.data) && points_watch(&cpu->points, linear, size))
+        return NULL;
     struct span span = resolve(cpu, u, linear, write, cpu->cpl == 3);
     if (!write)
         return span.host;
@@ -221,6 +232,7 @@ void *access_load_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, un
 {
     bool user = cpu->cpl == 3;
     unsigned n = first_part(linear, size);
+    meet_points(cpu, u, linear, size, CPU_POINT_READ);
     struct span low = resolve(cpu, u, linear, false, user);
     if (n == size && low.host)
         return low.host;
@@ -239,6 +251,7 @@ void *access_rmw_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, uns
 {
     bool user = cpu->cpl == 3;
     unsigned n = first_part(linear, size);
+    meet_points(cpu, u, linear, size, CPU_POINT_WRITE | (read ? CPU_POINT_READ : 0));
     struct span low = resolve(cpu, u, linear, true, user);
     if (low.region)
         check_code_write(cpu, u, &low, n);

@@ -200,6 +200,8 @@ struct block *block_single(struct cpu *cpu)
     uint8_t bytes[INSN_MAX_BYTES];
     unsigned have = 0;
     uint64_t linear = code_linear(cpu);
+    if (unlikely(cpu->points.code))
+        points_meet_code(cpu, linear);
     struct fetch_entry *entry = fetch_page(cpu, linear);
     for (;;) {
         unsigned offset = (unsigned)(linear % GUEST_PAGE_SIZE);
@@ -284,7 +286,7 @@ static bool block_current(const struct block *block)
 static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
 {
     const struct fetch_entry *entry = fetch_page(cpu, linear);
-    if (unlikely(!entry->region))
+    if (unlikely(!entry->region) || unlikely(cpu->points.code && points_on_page(&cpu->points, linear)))
         return block_single(cpu);
     uint64_t gpa = entry->gpa + linear % GUEST_PAGE_SIZE;
     struct block **link = &cpu->blocks->hash[(gpa ^ gpa >> HASH_BITS) % ARRAY_LEN(cpu->blocks->hash)];

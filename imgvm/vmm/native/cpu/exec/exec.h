@@ -18,6 +18,7 @@
 #include "cpuid.h"
 #include "fpu.h"
 #include "native.h"
+#include "points.h"
 
 struct uop;
 struct cpu;
@@ -59,7 +60,7 @@ struct block {
 #define JUMP_CACHE_ENTRIES 4096u
 
 /* Why control left a block other than by its end. */
-enum cpu_event { EVENT_NONE, EVENT_EXCEPTION, EVENT_LEAVE, EVENT_SINGLE, EVENT_SHUTDOWN, EVENT_INTERNAL };
+enum cpu_event { EVENT_NONE, EVENT_EXCEPTION, EVENT_LEAVE, EVENT_SINGLE, EVENT_STOP, EVENT_SHUTDOWN, EVENT_INTERNAL };
 
 #define GPR_ZERO INSN_REG_NONE
 #define GPR_BLOCK_RIP INSN_REG_RIP
@@ -95,6 +96,7 @@ struct cpu {
     uint32_t error_code;
     bool in_soft_interrupt;      /* INT n is being delivered: a fault returns to the instruction itself */
     uint64_t soft_interrupt_rip;
+    bool hold_interrupts; /* a debugger steps */
     uint8_t delivering; /* exception being delivered, NO_VECTOR if none: what a second one meets */
 
     struct mmu mmu;
@@ -109,6 +111,7 @@ struct cpu {
     _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
     uint64_t bounce_linear;
 
+    struct points points; /* a debugger's break- and watchpoints */
     struct cpu_callbacks callbacks;
     void *opaque;
     unsigned id, count;
@@ -189,7 +192,7 @@ void access_commit(struct cpu *cpu, const struct uop *u, unsigned size);
 /* Implicit supervisor access to system structures (descriptor tables, TSS, and what SDM vol. 3, 4.6 lists). */
 uint64_t access_system_read(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);
 void access_system_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value);
-/* Host address of `size` bytes within one page, for page-wise copies; NULL: MMIO or ROM, go by elements. */
+/* Host address of `size` bytes within one page, for page-wise copies; NULL: MMIO, ROM or a debugger watches: go by elements. */
 void *access_page_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write);
 /* Raises unless [linear, linear+size) can be written (size <= 4096). */
 void access_probe_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);

@@ -127,6 +127,8 @@ void cpu_update_requests(struct cpu *cpu)
     cpu->request_mask = ~0u;
     if (!(cpu->eflags & EFLAGS_IF))
         cpu->request_mask &= ~CPU_REQUEST_INTR;
+    if (cpu->hold_interrupts)
+        cpu->request_mask &= ~(CPU_REQUEST_INTR | CPU_REQUEST_NMI);
     if (cpu->s.nmi_blocked)
         cpu->request_mask &= ~CPU_REQUEST_NMI;
     if (cpu->s.activity != X86_WAIT_FOR_SIPI)
@@ -293,6 +295,8 @@ static enum cpu_exit run_loop(struct cpu *cpu)
         case EVENT_SINGLE:
             run_one(cpu);
             break;
+        case EVENT_STOP:
+            return CPU_EXIT_REQUEST;
         case EVENT_INTERNAL:
             return CPU_EXIT_INTERNAL;
         default:

@@ -191,6 +191,8 @@ void cpu_destroy(struct cpu *cpu)
         return;
     block_cache_destroy(cpu->blocks);
     native_cache_destroy(cpu->native);
+    free(cpu->points.point);
+    free(cpu->mmu.held_page);
     free(cpu->exec_table);
     free(cpu);
 }

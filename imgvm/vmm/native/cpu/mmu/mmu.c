@@ -287,6 +287,9 @@ bool mmu_probe(struct mmu *mmu, uint64_t linear, uint64_t *gpa)
 void mmu_fill(struct mmu *mmu, uint64_t linear, uint64_t gpa, const struct guest_region *region, bool user, bool writable)
 {
     uint64_t page = align_down(linear, GUEST_PAGE_SIZE), gpa_page = align_down(gpa, GUEST_PAGE_SIZE);
+    for (unsigned held = 0; held < mmu->held_count; held++)
+        if (unlikely(mmu->held_page[held] == page))
+            return;
     unsigned i = (page / GUEST_PAGE_SIZE) % TLB_ENTRIES;
     struct tlb_entry *entry = &mmu->tlb[user][i];
     uint64_t offset = gpa_page - region->gpa;

@@ -43,6 +43,8 @@ struct mmu {
     /* A 2 MiB or 1 GiB page is cached as 4 KiB entries. One range per canonical half covers all large pages cached
      * since the last flush: an INVLPG inside it must flush everything. mask 0: none. */
     struct { uint64_t base, mask; } large[2];
+    uint64_t *held_page; /* linear pages that a debugger watches: never entered in the TLB */
+    unsigned held_count;
     uint64_t walks, flushes; /* statistics */
 };
 
