@@ -31,6 +31,15 @@ struct cpu_callbacks {
     /* A page became code: before this returns, every other processor must have dropped its cached write translations
      * (CPU_REQUEST_FLUSH, cpu_flush_pending). May be NULL when there is one processor. */
     void (*code_page_added)(void *opaque);
+
+    /* The rest may be NULL. */
+    /* false: this port (or physical address) is not to be touched by this processor, because somebody else keeps the
+     * device. The instruction has not begun and cpu_run returns CPU_EXIT_REFUSED. */
+    bool (*may_access)(void *opaque, bool port, uint64_t address);
+    /* Answers CPUID instead of the processor's own table. */
+    void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+    /* The guest moved its TSC: guest TSC = time_ns + offset from now on. */
+    void (*tsc_offset_changed)(void *opaque, uint64_t offset);
 };
 
 /* Requests from outside, a bit each. INTR is sticky until interrupt_acknowledge says -1 or it is withdrawn. */
@@ -45,6 +54,7 @@ enum cpu_exit {
     CPU_EXIT_REQUEST,  /* CPU_REQUEST_EXIT was seen, or the deadline passed */
     CPU_EXIT_HALT,     /* HLT or wait-for-SIPI and nothing to do: wait until cpu_has_work */
     CPU_EXIT_SHUTDOWN, /* triple fault */
+    CPU_EXIT_REFUSED,  /* may_access said no to the instruction at rip */
     CPU_EXIT_INTERNAL, /* a bug or a limit of ours; cpu_message says which */
 };
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Memory operands that the inline TLB check does not serve: misses, faults, page crossings,
  * MMIO, ROM, and writes to pages that hold decoded code. */
+#include "debug.h"
 #include "exec.h"
 
 /* How one page's worth of an access was resolved. */
@@ -10,12 +11,35 @@ struct span {
     uint8_t *host;
 };
 
-static _Noreturn void raise_fault(struct cpu *cpu, const struct uop *u, uint64_t linear, const struct mmu_fault *fault)
+/* Is this access of 64-bit code one to the stack: by an instruction that implies it, or with rSP or rBP as base? Then a
+ * non-canonical address is #SS (SDM vol. 2, 3.1.1.18 and the instructions' own pages). */
+static bool is_stack_access(const struct uop *u, bool write)
 {
-    if (fault->general_protection) {
-        bool stack = u && u->in.segment == SS && (u->in.flags & INSN_MEM);
-        raise_error(cpu, u, stack ? EXC_SS : EXC_GP, 0);
+    if (!u)
+        return false;
+    const struct insn *in = &u->in;
+    switch (in->op) {
+    case OP_PUSH: case OP_CALL: case OP_CALL_FAR: /* a memory operand is only read, the stack only written */
+        if (write)
+            return true;
+        break;
+    case OP_POP:
+        if (!write)
+            return true;
+        break;
+    case OP_PUSHF: case OP_POPF: case OP_ENTER: case OP_LEAVE: case OP_RET: case OP_RETF: case OP_IRET:
+    case OP_PUSH_SREG: case OP_POP_SREG: case OP_PUSHA: case OP_POPA:
+        return true;
+    default:
+        break;
     }
+    return (in->flags & INSN_MEM) && (in->segment == SS || (in->segment == INSN_SEG_FLAT && (in->base == RSP || in->base == RBP)));
+}
+
+static _Noreturn void raise_fault(struct cpu *cpu, const struct uop *u, uint64_t linear, bool write, const struct mmu_fault *fault)
+{
+    if (fault->general_protection)
+        raise_error(cpu, u, is_stack_access(u, write) ? EXC_SS : EXC_GP, 0);
     cpu->s.cr2 = linear;
     raise_error(cpu, u, EXC_PF, fault->error_code);
 }
@@ -27,18 +51,18 @@ static inline void meet_points(struct cpu *cpu, const struct uop *u, uint64_t li
         points_meet_data(cpu, u, linear, size, kinds);
 }
 
-static struct span resolve(struct cpu *cpu, const struct uop *u, uint64_t linear, bool write, bool user)
+static struct span resolve(struct cpu *cpu, const struct uop *u, uint64_t linear, bool write, enum mmu_who who)
 {
     struct mmu_fault fault;
     struct span span;
     bool writable;
-    if (!mmu_translate(&cpu->mmu, linear, write ? MMU_WRITE : MMU_READ, user, &span.gpa, &writable, &fault))
-        raise_fault(cpu, u, linear, &fault);
+    if (!mmu_translate(&cpu->mmu, linear, write ? MMU_WRITE : MMU_READ, who, &span.gpa, &writable, &fault))
+        raise_fault(cpu, u, linear, write, &fault);
     span.region = guest_mem_find(cpu->mmu.mem, span.gpa);
     span.host = NULL;
     if (span.region) {
         span.host = span.region->host + (span.gpa - span.region->gpa);
-        mmu_fill(&cpu->mmu, linear, span.gpa, span.region, user, writable);
+        mmu_fill(&cpu->mmu, linear, span.gpa, span.region, who, writable);
         if (write && span.region->read_only)
             span.region = NULL;
     }
@@ -77,8 +101,9 @@ static void store_sized(void *p, unsigned size, uint64_t value)
     }
 }
 
-static uint64_t read_mmio(struct cpu *cpu, uint64_t gpa, unsigned size)
+static uint64_t read_mmio(struct cpu *cpu, const struct uop *u, uint64_t gpa, unsigned size)
 {
+    cpu_check_access(cpu, u, false, gpa);
     cpu_fpu_leave(cpu);
     if (size == 1 || size == 2 || size == 4 || size == 8)
         return cpu->callbacks.mmio_read(cpu->opaque, gpa, size);
@@ -88,8 +113,9 @@ static uint64_t read_mmio(struct cpu *cpu, uint64_t gpa, unsigned size)
     return value;
 }
 
-static void write_mmio(struct cpu *cpu, uint64_t gpa, unsigned size, uint64_t value)
+static void write_mmio(struct cpu *cpu, const struct uop *u, uint64_t gpa, unsigned size, uint64_t value)
 {
+    cpu_check_access(cpu, u, false, gpa);
     cpu_fpu_leave(cpu);
     if (size == 1 || size == 2 || size == 4 || size == 8) {
         cpu->callbacks.mmio_write(cpu->opaque, gpa, size, value);
@@ -128,69 +154,104 @@ static uint64_t next_page(const struct cpu *cpu, uint64_t linear)
     return cpu->s.efer & EFER_LMA && cpu->code64 ? next : (uint32_t)next;
 }
 
-static uint64_t read_value(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool user)
+static uint64_t read_value(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, enum mmu_who who)
 {
     meet_points(cpu, u, linear, size, CPU_POINT_READ);
     unsigned n = first_part(linear, size);
-    struct span low = resolve(cpu, u, linear, false, user);
+    struct span low = resolve(cpu, u, linear, false, who);
     if (likely(n == size))
-        return low.host ? load_sized(low.host, size) : read_mmio(cpu, low.gpa, size);
-    struct span high = resolve(cpu, u, next_page(cpu, linear), false, user);
-    uint64_t value = low.host ? load_bytes(low.host, n) : read_mmio(cpu, low.gpa, n);
-    uint64_t rest = high.host ? load_bytes(high.host, size - n) : read_mmio(cpu, high.gpa, size - n);
+        return low.host ? load_sized(low.host, size) : read_mmio(cpu, u, low.gpa, size);
+    struct span high = resolve(cpu, u, next_page(cpu, linear), false, who);
+    uint64_t value = low.host ? load_bytes(low.host, n) : read_mmio(cpu, u, low.gpa, n);
+    uint64_t rest = high.host ? load_bytes(high.host, size - n) : read_mmio(cpu, u, high.gpa, size - n);
     return value | rest << (8 * n);
 }
 
-static void write_span(struct cpu *cpu, const struct span *span, unsigned size, uint64_t value)
+static void write_span(struct cpu *cpu, const struct uop *u, const struct span *span, unsigned size, uint64_t value)
 {
     if (span->region)
         store_sized(span->host, size, value);
     else
-        write_mmio(cpu, span->gpa, size, value);
+        write_mmio(cpu, u, span->gpa, size, value);
 }
 
-static void write_value(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value, bool user)
+static void write_value(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value, enum mmu_who who)
 {
     meet_points(cpu, u, linear, size, CPU_POINT_WRITE);
     unsigned n = first_part(linear, size);
-    struct span low = resolve(cpu, u, linear, true, user);
+    struct span low = resolve(cpu, u, linear, true, who);
     if (likely(n == size)) {
         if (low.region)
             check_code_write(cpu, u, &low, size);
-        write_span(cpu, &low, size, value);
+        write_span(cpu, u, &low, size, value);
         return;
     }
-    struct span high = resolve(cpu, u, next_page(cpu, linear), true, user);
+    struct span high = resolve(cpu, u, next_page(cpu, linear), true, who);
     if (low.region)
         check_code_write(cpu, u, &low, n);
     if (high.region)
         check_code_write(cpu, u, &high, size - n);
-    write_span(cpu, &low, n, value & bits_mask_bytes(n));
-    write_span(cpu, &high, size - n, value >> (8 * n));
+    write_span(cpu, u, &low, n, value & bits_mask_bytes(n));
+    write_span(cpu, u, &high, size - n, value >> (8 * n));
+}
+
+static enum mmu_who who_is(const struct cpu *cpu)
+{
+    return cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR;
+}
+
+/* What only matters while alignment is checked or data breakpoints are set. */
+static void check_unusual(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write)
+{
+    /* SDM vol. 3, table 6-7; larger operands have rules of their own (#GP) or none */
+    unsigned alignment = size == 10 ? 8 : size <= 8 && !(size & (size - 1)) ? size : 1;
+    if (cpu->alignment_checked && linear % alignment) {
+        resolve(cpu, u, linear, write, who_is(cpu)); /* a page fault comes first */
+        if (first_part(linear, size) != size)
+            resolve(cpu, u, next_page(cpu, linear), write, who_is(cpu));
+        raise_error(cpu, u, EXC_AC, 0);
+    }
+    debug_check_data(cpu, u, linear, size, write);
+}
+
+static inline void check_access(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write)
+{
+    if (unlikely(cpu->alignment_checked || cpu->mmu.watch_count))
+        check_unusual(cpu, u, linear, size, write);
 }
 
 uint64_t access_read_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size)
 {
-    return read_value(cpu, u, linear, size, cpu->cpl == 3);
+    check_access(cpu, u, linear, size, false);
+    return read_value(cpu, u, linear, size, who_is(cpu));
 }
 
 void access_write_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value)
 {
-    write_value(cpu, u, linear, size, value, cpu->cpl == 3);
+    check_access(cpu, u, linear, size, true);
+    write_value(cpu, u, linear, size, value, who_is(cpu));
 }
 
 uint64_t access_system_read(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size)
 {
     if (!(cpu->s.efer & EFER_LMA))
         linear = (uint32_t)linear;
-    return read_value(cpu, u, linear, size, false);
+    return read_value(cpu, u, linear, size, MMU_IMPLICIT);
 }
 
 void access_system_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value)
 {
     if (!(cpu->s.efer & EFER_LMA))
         linear = (uint32_t)linear;
-    write_value(cpu, u, linear, size, value, false);
+    write_value(cpu, u, linear, size, value, MMU_IMPLICIT);
+}
+
+void access_system_probe(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write)
+{
+    linear = cpu->s.efer & EFER_LMA ? linear : (uint32_t)linear;
+    resolve(cpu, u, linear, write, MMU_IMPLICIT);
+    if (first_part(linear, size) != size)
+        resolve(cpu, u, next_page(cpu, linear), write, MMU_IMPLICIT);
 }
 
 void *access_page_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write)
@@ -200,7 +261,9 @@ void *access_page_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, uns
         return (void *)(linear + e->addend);
     if (unlikely(cpu->points.data) && points_watch(&cpu->points, linear, size))
         return NULL;
-    struct span span = resolve(cpu, u, linear, write, cpu->cpl == 3);
+    if (unlikely(cpu->alignment_checked || cpu->mmu.watch_count))
+        return NULL; /* each element is to be looked at */
+    struct span span = resolve(cpu, u, linear, write, who_is(cpu));
     if (!write)
         return span.host;
     if (!span.region)
@@ -211,48 +274,50 @@ void *access_page_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, uns
 
 void access_probe_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size)
 {
-    resolve(cpu, u, linear, true, cpu->cpl == 3);
+    resolve(cpu, u, linear, true, who_is(cpu));
     if (first_part(linear, size) != size)
-        resolve(cpu, u, next_page(cpu, linear), true, cpu->cpl == 3);
+        resolve(cpu, u, next_page(cpu, linear), true, who_is(cpu));
 }
 
-static void copy_in(struct cpu *cpu, const struct span *span, uint8_t *to, unsigned size)
+static void copy_in(struct cpu *cpu, const struct uop *u, const struct span *span, uint8_t *to, unsigned size)
 {
     for (unsigned i = 0; i < size;) {
         unsigned n = span->host ? 1 : MIN(size - i, 8u);
         if (span->host)
             to[i] = span->host[i];
         else
-            store_sized(to + i, n, read_mmio(cpu, span->gpa + i, n));
+            store_sized(to + i, n, read_mmio(cpu, u, span->gpa + i, n));
         i += n;
     }
 }
 
 void *access_load_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size)
 {
-    bool user = cpu->cpl == 3;
+    enum mmu_who who = who_is(cpu);
+    check_access(cpu, u, linear, size, false);
     unsigned n = first_part(linear, size);
     meet_points(cpu, u, linear, size, CPU_POINT_READ);
-    struct span low = resolve(cpu, u, linear, false, user);
+    struct span low = resolve(cpu, u, linear, false, who);
     if (n == size && low.host)
         return low.host;
     uint8_t *p = cpu->bounce + (linear & 63);
     if (n == size) {
-        copy_in(cpu, &low, p, size);
+        copy_in(cpu, u, &low, p, size);
         return p;
     }
-    struct span high = resolve(cpu, u, next_page(cpu, linear), false, user);
-    copy_in(cpu, &low, p, n);
-    copy_in(cpu, &high, p + n, size - n);
+    struct span high = resolve(cpu, u, next_page(cpu, linear), false, who);
+    copy_in(cpu, u, &low, p, n);
+    copy_in(cpu, u, &high, p + n, size - n);
     return p;
 }
 
 void *access_rmw_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool read)
 {
-    bool user = cpu->cpl == 3;
+    enum mmu_who who = who_is(cpu);
+    check_access(cpu, u, linear, size, true);
     unsigned n = first_part(linear, size);
     meet_points(cpu, u, linear, size, CPU_POINT_WRITE | (read ? CPU_POINT_READ : 0));
-    struct span low = resolve(cpu, u, linear, true, user);
+    struct span low = resolve(cpu, u, linear, true, who);
     if (low.region)
         check_code_write(cpu, u, &low, n);
     if (n == size && low.region)
@@ -260,15 +325,15 @@ void *access_rmw_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, uns
     uint8_t *p = cpu->bounce + (linear & 63);
     cpu->bounce_linear = linear;
     if (n != size) {
-        struct span high = resolve(cpu, u, next_page(cpu, linear), true, user);
+        struct span high = resolve(cpu, u, next_page(cpu, linear), true, who);
         if (high.region)
             check_code_write(cpu, u, &high, size - n);
         if (read) {
-            copy_in(cpu, &low, p, n);
-            copy_in(cpu, &high, p + n, size - n);
+            copy_in(cpu, u, &low, p, n);
+            copy_in(cpu, u, &high, p + n, size - n);
         }
     } else if (read) {
-        copy_in(cpu, &low, p, size);
+        copy_in(cpu, u, &low, p, size);
     }
     return p;
 }
@@ -280,8 +345,8 @@ void access_commit(struct cpu *cpu, const struct uop *u, unsigned size)
     const uint8_t *p = cpu->bounce + (linear & 63);
     while (size) {
         unsigned n = MIN(first_part(linear, size), 8u);
-        struct span span = resolve(cpu, u, linear, true, cpu->cpl == 3);
-        write_span(cpu, &span, n, load_bytes(p, n));
+        struct span span = resolve(cpu, u, linear, true, who_is(cpu));
+        write_span(cpu, u, &span, n, load_bytes(p, n));
         linear += n;
         p += n;
         size -= n;

@@ -60,7 +60,7 @@ struct block {
 #define JUMP_CACHE_ENTRIES 4096u
 
 /* Why control left a block other than by its end. */
-enum cpu_event { EVENT_NONE, EVENT_EXCEPTION, EVENT_LEAVE, EVENT_SINGLE, EVENT_STOP, EVENT_SHUTDOWN, EVENT_INTERNAL };
+enum cpu_event { EVENT_NONE, EVENT_EXCEPTION, EVENT_LEAVE, EVENT_SINGLE, EVENT_STOP, EVENT_REFUSED, EVENT_INTERNAL };
 
 #define GPR_ZERO INSN_REG_NONE
 #define GPR_BLOCK_RIP INSN_REG_RIP
@@ -99,7 +99,15 @@ struct cpu {
     bool hold_interrupts; /* a debugger steps */
     uint8_t delivering; /* exception being delivered, NO_VECTOR if none: what a second one meets */
 
+    /* debugging (debug.h) */
+    uint32_t trap;     /* DR6 bits of the trap that comes at the end of the instruction */
+    bool debug_single; /* code or port breakpoints are enabled: an instruction at a time */
+    bool task_trap;    /* the task switched to wants a debug trap (T bit of its TSS) */
+    bool ss_shadow;    /* the last instruction was MOV SS or POP SS */
+
     struct mmu mmu;
+    struct tlb_entry nothing[TLB_ENTRIES]; /* the TLB bank while alignment is checked: every access goes the slow way */
+    bool alignment_checked;                /* CR0.AM, EFLAGS.AC and CPL 3 */
     struct x86_state s; /* cold registers; gpr, rip, rflags, xsave of it are stale while running (see cpu_get_state) */
     struct block_link jump[JUMP_CACHE_ENTRIES];
     struct block_cache *blocks;
@@ -160,6 +168,8 @@ static inline _Noreturn void raise_ud(struct cpu *cpu, const struct uop *u)
 }
 /* Back to the run loop with cpu->rip as set by the caller; this instruction counts as executed if `done`. */
 _Noreturn void leave_block(struct cpu *cpu, const struct uop *u, bool done);
+/* The instruction at u must not touch this port or physical address: back to the caller of cpu_run (may_access). */
+void cpu_check_access(struct cpu *cpu, const struct uop *u, bool port, uint64_t address);
 /* A bug or a limit of ours: ends this machine, not the process. */
 _Noreturn void internal_error(struct cpu *cpu, const struct uop *u, const char *what);
 
@@ -192,7 +202,9 @@ void access_commit(struct cpu *cpu, const struct uop *u, unsigned size);
 /* Implicit supervisor access to system structures (descriptor tables, TSS, and what SDM vol. 3, 4.6 lists). */
 uint64_t access_system_read(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);
 void access_system_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value);
-/* Host address of `size` bytes within one page, for page-wise copies; NULL: MMIO, ROM or a debugger watches: go by elements. */
+/* Raises unless such an access to [linear, linear+size) would succeed (size <= 4096). */
+void access_system_probe(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write);
+/* Host address of `size` bytes within one page, for page-wise copies; NULL: MMIO or ROM, go by elements. */
 void *access_page_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write);
 /* Raises unless [linear, linear+size) can be written (size <= 4096). */
 void access_probe_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);
@@ -408,6 +420,8 @@ void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector
 
 void cpu_set_segment(struct cpu *cpu, unsigned segment, const struct x86_segment *value);
 void cpu_set_cpl(struct cpu *cpu, uint8_t cpl);
+/* After a change of CPL, EFLAGS.AC, CR0.AM or CR4.SMAP. */
+void cpu_select_tlb(struct cpu *cpu);
 /* Guest TSC: nanoseconds of the machine's clock, plus the offset the guest set. */
 uint64_t cpu_tsc(struct cpu *cpu);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* IN OUT INS OUTS: the one port-I/O path of the software processor, all sizes, modes and REP forms, behind the
  * permission check of SDM vol. 1, 18.5. */
+#include "debug.h"
 #include "exec.h"
 
 static void check_permission(struct cpu *cpu, const struct uop *u, uint16_t port, unsigned size)
@@ -50,7 +51,9 @@ static void in(struct cpu *cpu, const struct uop *u)
     unsigned size = MIN(u->in.osize, 4);
     uint16_t port = port_of(cpu, u, port_is_immediate(u));
     check_permission(cpu, u, port, size);
+    cpu_check_access(cpu, u, true, port);
     reg_write(cpu, RAX, size, port_read(cpu, port, size));
+    debug_check_port(cpu, port, size);
     END_BLOCK;
 }
 
@@ -59,7 +62,9 @@ static void out(struct cpu *cpu, const struct uop *u)
     unsigned size = MIN(u->in.osize, 4);
     uint16_t port = port_of(cpu, u, port_is_immediate(u));
     check_permission(cpu, u, port, size);
+    cpu_check_access(cpu, u, true, port);
     port_write(cpu, port, size, (uint32_t)cpu->gpr[RAX]);
+    debug_check_port(cpu, port, size);
     END_BLOCK;
 }
 
@@ -79,6 +84,7 @@ static void string_io(struct cpu *cpu, const struct uop *u, bool input)
     bool repeated = u->in.flags & (INSN_REP | INSN_REPNE);
     int64_t step = cpu->eflags & EFLAGS_DF ? -(int64_t)size : (int64_t)size;
     check_permission(cpu, u, port, size);
+    cpu_check_access(cpu, u, true, port);
     for (;;) {
         uint64_t count = cpu->gpr[RCX] & bits_mask_bytes(u->in.asize);
         if (repeated && !count)
@@ -91,11 +97,12 @@ static void string_io(struct cpu *cpu, const struct uop *u, bool input)
         } else {
             port_write(cpu, port, size, (uint32_t)mem_read(cpu, u, linear, size));
         }
+        debug_check_port(cpu, port, size);
         reg_write(cpu, index, u->in.asize, cpu->gpr[index] + (uint64_t)step);
         if (!repeated)
             break;
         reg_write(cpu, RCX, u->in.asize, count - 1);
-        if (count > 1 && (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask)) {
+        if (count > 1 && ((atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask) | cpu->trap)) {
             cpu->rip = cpu_this_rip(cpu, u) & cpu_rip_mask(cpu);
             leave_block(cpu, u, false);
         }

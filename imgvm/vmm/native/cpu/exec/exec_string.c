@@ -37,7 +37,7 @@ static uint64_t destination_linear(struct cpu *cpu, const struct uop *u, unsigne
 /* Between iterations: give way to requests, with the instruction to be resumed. */
 static inline void poll(struct cpu *cpu, const struct uop *u)
 {
-    if (unlikely(atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask)) {
+    if (unlikely((atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask) | cpu->trap)) {
         cpu->rip = cpu_this_rip(cpu, u) & cpu_rip_mask(cpu);
         leave_block(cpu, u, false);
     }
@@ -124,7 +124,7 @@ static uint64_t room_in_page(uint64_t linear, unsigned size)
 static uint64_t movs_chunk(struct cpu *cpu, const struct uop *u, uint64_t count)
 {
     unsigned size = u->in.osize;
-    if (!cpu->code64 || (cpu->eflags & EFLAGS_DF))
+    if (!cpu->code64 || (cpu->eflags & (EFLAGS_DF | EFLAGS_TF)))
         return 0;
     uint64_t from = source_linear(cpu, u, size), to = destination_linear(cpu, u, size, true);
     uint64_t n = MIN(MIN(room_in_page(from, size), room_in_page(to, size)), count);
@@ -143,7 +143,7 @@ static uint64_t movs_chunk(struct cpu *cpu, const struct uop *u, uint64_t count)
 static uint64_t stos_chunk(struct cpu *cpu, const struct uop *u, uint64_t count)
 {
     unsigned size = u->in.osize;
-    if (!cpu->code64 || (cpu->eflags & EFLAGS_DF))
+    if (!cpu->code64 || (cpu->eflags & (EFLAGS_DF | EFLAGS_TF)))
         return 0;
     uint64_t to = destination_linear(cpu, u, size, true);
     uint64_t n = MIN(room_in_page(to, size), count);

@@ -1,18 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Far jumps, calls and returns; SYSCALL, SYSRET, SYSENTER, SYSEXIT (SDM vol. 2).
- * Not here yet: jumps and calls through task gates and to a TSS. */
+ * SYSCALL and SYSRET are those of Intel's processors: #UD outside 64-bit mode. */
 #include "exec.h"
+#include "frame.h"
 #include "segment.h"
-
-static bool real_or_v86(const struct cpu *cpu)
-{
-    return !(cpu->s.cr0 & CR0_PE) || (cpu->eflags & EFLAGS_VM);
-}
-
-static bool canonical(uint64_t address)
-{
-    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
+#include "task.h"
 
 static void far_pointer(struct cpu *cpu, const struct uop *u, uint16_t *selector, uint64_t *offset)
 {
@@ -49,11 +41,6 @@ static void far_real(struct cpu *cpu, const struct uop *u, uint16_t selector, ui
 static uint64_t stack_at(struct cpu *cpu, const struct uop *u, uint64_t rsp, unsigned size, bool write)
 {
     return cpu->code64 ? rsp : access_segment(cpu, u, SS, rsp & stack_mask(cpu), size, write);
-}
-
-static unsigned dpl_of(const struct x86_segment *segment)
-{
-    return (segment->attributes & SEG_DPL) >> SEG_DPL_SHIFT;
 }
 
 /* Checks a code segment as the target of a direct far transfer or of a gate. */
@@ -102,60 +89,57 @@ static void call_gate_inner(struct cpu *cpu, const struct uop *u, struct x86_seg
 {
     bool long_mode = cpu->s.efer & EFER_LMA;
     unsigned cpl = dpl_of(&cs);
-    uint64_t rsp;
-    struct x86_segment ss = {0};
-    uint64_t tss = cpu->s.tr.base;
-    if (long_mode) {
-        rsp = access_system_read(cpu, u, tss + 4 + 8 * cpl, 8);
-        if (!canonical(rsp))
-            raise_error(cpu, u, EXC_SS, 0);
-    } else {
-        bool wide = (cpu->s.tr.attributes & SEG_TYPE) >= 9;
-        uint64_t at = tss + (wide ? 4 + 8 * cpl : 2 + 4 * cpl);
-        rsp = access_system_read(cpu, u, at, wide ? 4 : 2);
-        uint16_t selector = (uint16_t)access_system_read(cpu, u, at + (wide ? 4 : 2), 2);
-        ss = segment_from_descriptor(selector, segment_descriptor(cpu, u, selector, EXC_TS));
-        if ((selector & 3u) != cpl || dpl_of(&ss) != cpl ||
-            (ss.attributes & (SEG_S | SEG_CODE | SEG_WRITE_READ)) != (SEG_S | SEG_WRITE_READ))
-            raise_error(cpu, u, EXC_TS, selector & 0xfffc);
-        if (!(ss.attributes & SEG_P))
-            raise_error(cpu, u, EXC_SS, selector & 0xfffc);
-    }
-    uint64_t mask = long_mode ? ~UINT64_C(0) : ss.attributes & SEG_DB ? 0xffffffffu : 0xffffu;
-    uint64_t values[4] = {cpu->s.segment[SS].selector, cpu->gpr[RSP], cpu->s.segment[CS].selector, cpu_next_rip(cpu, u)};
-    uint64_t top = rsp;
-    for (unsigned i = 0; i < 4; i++) {
-        if (i == 2) {
-            for (unsigned p = parameters; p-- > 0;) {
-                uint64_t value = mem_read(cpu, u, stack_at(cpu, u, cpu->gpr[RSP] + p * size, size, false), size);
-                top = (top - size) & mask;
-                access_system_write(cpu, u, ss.base + top, size, value);
-            }
-        }
-        top = (top - size) & mask;
-        access_system_write(cpu, u, ss.base + top, size, values[i]);
-    }
+    struct frame frame = long_mode ? frame_from_tss64(cpu, u, cpl, 0) : frame_from_tss(cpu, u, cpl, 0);
+    frame_check(cpu, &frame, (4 + parameters) * size);
+    uint64_t old_rsp = cpu->gpr[RSP];
+    frame_push(cpu, &frame, size, cpu->s.segment[SS].selector);
+    frame_push(cpu, &frame, size, old_rsp);
+    for (unsigned p = parameters; p-- > 0;)
+        frame_push(cpu, &frame, size, mem_read(cpu, u, stack_at(cpu, u, old_rsp + p * size, size, false), size));
+    frame_push(cpu, &frame, size, cpu->s.segment[CS].selector);
+    frame_push(cpu, &frame, size, cpu_next_rip(cpu, u));
+    segment_set_accessed(cpu, u, cs.selector, descriptor);
     if (long_mode)
         segment_load_null_ss(cpu, (uint16_t)cpl, cpl);
     else
-        cpu_set_segment(cpu, SS, &ss);
+        cpu_set_segment(cpu, SS, &frame.segment);
     enter_code(cpu, u, cs, descriptor, cpl, offset);
-    stack_set(cpu, top);
+    stack_set(cpu, frame.rsp);
+}
+
+static void far_task(struct cpu *cpu, const struct uop *u, uint16_t selector, bool call)
+{
+    cpu->rip = cpu_next_rip(cpu, u);
+    task_switch(cpu, u, selector, call ? TASK_CALL : TASK_JUMP, 0);
+    task_debug_trap(cpu);
+}
+
+/* Pushes CS and the return address, in the new code's way, without leaving the ring. */
+static void push_return(struct cpu *cpu, const struct uop *u, unsigned size, bool flat)
+{
+    struct frame frame = frame_current(cpu, u, flat, 0);
+    frame_check(cpu, &frame, 2 * size);
+    frame_push(cpu, &frame, size, cpu->s.segment[CS].selector);
+    frame_push(cpu, &frame, size, cpu_next_rip(cpu, u));
+    if (flat)
+        cpu->gpr[RSP] = frame.rsp;
+    else
+        stack_set(cpu, frame.rsp);
 }
 
 static void far_gate(struct cpu *cpu, const struct uop *u, uint16_t gate_selector, uint64_t gate, bool call)
 {
     bool long_mode = cpu->s.efer & EFER_LMA;
     unsigned type = (unsigned)(gate >> 40) & 15, dpl = (unsigned)(gate >> 45) & 3;
-    if (type == 1 || type == 3 || type == 5 || type == 9 || type == 11) {
-        if (!long_mode)
-            internal_error(cpu, u, "task switches are not implemented yet");
-        raise_gp(cpu, u, gate_selector & 0xfffc);
-    }
-    if ((type != 12 && (type != 4 || long_mode)) || dpl < cpu->cpl || dpl < (gate_selector & 3u))
+    bool task = !long_mode && (type == 1 || type == 5 || type == 9);
+    if ((type != 12 && !(type == 4 && !long_mode) && !task) || dpl < cpu->cpl || dpl < (gate_selector & 3u))
         raise_gp(cpu, u, gate_selector & 0xfffc);
     if (!(gate >> 47 & 1))
         raise_error(cpu, u, EXC_NP, gate_selector & 0xfffc);
+    if (task) {
+        far_task(cpu, u, type == 5 ? (uint16_t)(gate >> 16) : gate_selector, call);
+        return;
+    }
     uint64_t offset = type == 4 ? gate & 0xffff : (gate & 0xffff) | (gate >> 48) << 16;
     if (long_mode)
         offset |= segment_system_base_high(cpu, u, gate_selector, EXC_GP);
@@ -169,12 +153,8 @@ static void far_gate(struct cpu *cpu, const struct uop *u, uint16_t gate_selecto
         call_gate_inner(cpu, u, cs, descriptor, offset, size, long_mode ? 0 : (unsigned)(gate >> 32) & 31);
         return;
     }
-    if (call) {
-        uint64_t rsp = cpu->gpr[RSP];
-        mem_write(cpu, u, stack_at(cpu, u, rsp - size, size, true), size, cpu->s.segment[CS].selector);
-        mem_write(cpu, u, stack_at(cpu, u, rsp - 2 * size, size, true), size, cpu_next_rip(cpu, u));
-        stack_set(cpu, rsp - 2 * size);
-    }
+    if (call)
+        push_return(cpu, u, size, long_mode);
     enter_code(cpu, u, cs, descriptor, cpu->cpl, offset);
 }
 
@@ -196,13 +176,8 @@ static void far_transfer(struct cpu *cpu, const struct uop *u, bool call)
     }
     struct x86_segment cs = code_target(cpu, u, selector, selector & 3, false, call, &descriptor);
     check_offset(cpu, u, &cs, offset);
-    if (call) {
-        unsigned size = u->in.osize;
-        uint64_t rsp = cpu->gpr[RSP];
-        mem_write(cpu, u, stack_at(cpu, u, rsp - size, size, true), size, cpu->s.segment[CS].selector);
-        mem_write(cpu, u, stack_at(cpu, u, rsp - 2 * size, size, true), size, cpu_next_rip(cpu, u));
-        stack_set(cpu, rsp - 2 * size);
-    }
+    if (call)
+        push_return(cpu, u, u->in.osize, cpu->code64);
     enter_code(cpu, u, cs, descriptor, cpu->cpl, offset);
 }
 
@@ -257,49 +232,41 @@ static void flat_segments(struct cpu *cpu, uint16_t cs_selector, uint16_t ss_sel
     cpu_update_mode(cpu);
 }
 
+/* SYSCALL and SYSRET are stepped over by the TF they leave, not the one they found: the step belongs to the program. */
+static void step_by_new_flags(struct cpu *cpu)
+{
+    cpu->trap = (cpu->trap & ~(uint32_t)DR6_BS) | (cpu->eflags & EFLAGS_TF ? DR6_BS : 0);
+    cpu_update_boundary(cpu);
+}
+
 static void syscall(struct cpu *cpu, const struct uop *u)
 {
-    if (!(cpu->s.efer & EFER_SCE))
+    if (!(cpu->s.efer & EFER_SCE) || !cpu->code64)
         raise_ud(cpu, u);
     uint16_t cs = (uint16_t)(cpu->s.star >> 32) & 0xfffc;
-    uint64_t next = cpu_next_rip(cpu, u);
-    if (cpu->s.efer & EFER_LMA) {
-        uint64_t target = cpu->code64 ? cpu->s.lstar : cpu->s.cstar;
-        cpu->gpr[RCX] = next;
-        cpu->gpr[R11] = cpu_get_eflags(cpu) & ~EFLAGS_RF;
-        cpu_set_eflags(cpu, 0, (uint32_t)cpu->s.sfmask | EFLAGS_RF);
-        flat_segments(cpu, cs, (uint16_t)(cs + 8), 0, true);
-        cpu->rip = target;
-    } else {
-        cpu->gpr[RCX] = (uint32_t)next;
-        cpu_set_eflags(cpu, 0, EFLAGS_IF | EFLAGS_RF | EFLAGS_VM);
-        flat_segments(cpu, cs, (uint16_t)(cs + 8), 0, false);
-        cpu->rip = (uint32_t)cpu->s.star;
-    }
+    uint64_t target = cpu->s.lstar;
+    cpu->gpr[RCX] = cpu_next_rip(cpu, u);
+    cpu->gpr[R11] = cpu_get_eflags(cpu) & ~EFLAGS_RF;
+    cpu_set_eflags(cpu, 0, (uint32_t)cpu->s.sfmask | EFLAGS_RF);
+    flat_segments(cpu, cs, (uint16_t)(cs + 8), 0, true);
+    cpu->rip = target;
+    step_by_new_flags(cpu);
 }
 
 static void sysret(struct cpu *cpu, const struct uop *u)
 {
-    if (!(cpu->s.efer & EFER_SCE))
+    if (!(cpu->s.efer & EFER_SCE) || !cpu->code64)
         raise_ud(cpu, u);
-    if (cpu->cpl || !(cpu->s.cr0 & CR0_PE))
+    bool to64 = u->in.osize == 8;
+    if (cpu->cpl || (to64 && !canonical(cpu->gpr[RCX])))
         raise_gp(cpu, u, 0);
     uint16_t base = (uint16_t)(cpu->s.star >> 48);
-    bool to64 = u->in.osize == 8;
-    if (cpu->s.efer & EFER_LMA) {
-        if (to64 && !canonical(cpu->gpr[RCX]))
-            raise_gp(cpu, u, 0);
-        uint64_t target = to64 ? cpu->gpr[RCX] : (uint32_t)cpu->gpr[RCX];
-        uint32_t flags = (uint32_t)cpu->gpr[R11] & 0x3c7fd7;
-        flat_segments(cpu, (uint16_t)((base + (to64 ? 16 : 0)) | 3), (uint16_t)((base + 8) | 3), 3, to64);
-        cpu_set_eflags(cpu, flags, ~(uint32_t)(EFLAGS_RF | EFLAGS_VM));
-        cpu->rip = target;
-    } else {
-        uint64_t target = (uint32_t)cpu->gpr[RCX];
-        flat_segments(cpu, (uint16_t)(base | 3), (uint16_t)((base + 8) | 3), 3, false);
-        cpu_set_eflags(cpu, EFLAGS_IF, EFLAGS_IF);
-        cpu->rip = target;
-    }
+    uint64_t target = to64 ? cpu->gpr[RCX] : (uint32_t)cpu->gpr[RCX];
+    uint32_t flags = (uint32_t)cpu->gpr[R11] & 0x3c7fd7;
+    flat_segments(cpu, (uint16_t)((base + (to64 ? 16 : 0)) | 3), (uint16_t)((base + 8) | 3), 3, to64);
+    cpu_set_eflags(cpu, flags, ~(uint32_t)EFLAGS_VM);
+    cpu->rip = target;
+    step_by_new_flags(cpu);
 }
 
 static void sysenter(struct cpu *cpu, const struct uop *u)

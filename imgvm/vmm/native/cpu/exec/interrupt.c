@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Interrupts and exceptions through IVT and IDT, and IRET (SDM vol. 3, chapter 6; vol. 2, INT and IRET).
- * Nothing of the processor changes before the last memory access has succeeded.
- * Not here yet: task gates and task switches, virtual-8086 extensions (VME). */
+/* Interrupts and exceptions through IVT and IDT, and IRET (SDM vol. 3, chapters 6 and 20; vol. 2, INT and IRET).
+ * Nothing of the processor changes before the last memory access has succeeded. */
+#include "debug.h"
 #include "exec.h"
+#include "frame.h"
 #include "segment.h"
+#include "task.h"
 
 #define GATE_TASK 5u
 #define GATE_INTERRUPT16 6u
@@ -11,87 +13,29 @@
 #define GATE_INTERRUPT32 14u
 #define GATE_TRAP32 15u
 
-/* A stack being written before it becomes the processor's. */
-struct stack {
-    uint64_t base, rsp, mask;
-    struct x86_segment segment;
-    bool user, flat;
-};
-
-static void push_to(struct cpu *cpu, struct stack *stack, unsigned size, uint64_t value)
+/* Through a table of far pointers: the IVT, or the one at linear 0 of a virtual-8086 task (20.3.3). */
+static void enter_vector16(struct cpu *cpu, const struct uop *u, uint64_t entry, uint32_t pushed_flags, uint32_t cleared)
 {
-    stack->rsp = (stack->rsp - size) & stack->mask;
-    if (!stack->flat) {
-        uint64_t last = stack->rsp + size - 1;
-        bool down = stack->segment.attributes & SEG_EXPAND_CONFORM;
-        if (down ? stack->rsp <= stack->segment.limit : last > stack->segment.limit)
-            raise_error(cpu, NULL, EXC_SS, 0);
-    }
-    uint64_t linear = stack->flat ? stack->rsp : (uint32_t)(stack->base + stack->rsp);
-    if (stack->user)
-        access_write_slow(cpu, NULL, linear, size, value);
-    else
-        access_system_write(cpu, NULL, linear, size, value);
-}
-
-static uint64_t stack_mask_of(const struct x86_segment *ss)
-{
-    return ss->attributes & SEG_DB ? 0xffffffffu : 0xffffu;
+    uint32_t target = (uint32_t)access_system_read(cpu, u, entry, 4);
+    struct frame frame = frame_current(cpu, u, false, 0);
+    frame.mask = 0xffff;
+    frame.rsp &= 0xffff;
+    frame_push(cpu, &frame, 2, pushed_flags);
+    frame_push(cpu, &frame, 2, cpu->s.segment[CS].selector);
+    frame_push(cpu, &frame, 2, cpu->rip);
+    *(uint16_t *)&cpu->gpr[RSP] = (uint16_t)frame.rsp;
+    segment_load_real(cpu, CS, (uint16_t)(target >> 16));
+    cpu->rip = target & 0xffff;
+    cpu_set_eflags(cpu, 0, cleared);
+    cpu_update_mode(cpu);
 }
 
 static void deliver_real(struct cpu *cpu, uint8_t vector)
 {
-    uint64_t entry = cpu->s.idtr.base + 4u * vector;
     if (4u * vector + 3u > cpu->s.idtr.limit)
-        raise_error(cpu, NULL, vector == EXC_DF ? EXC_GP : EXC_GP, 0);
-    uint32_t target = (uint32_t)access_system_read(cpu, NULL, entry, 4);
-    struct stack stack = {.base = cpu->seg_base[SS], .rsp = cpu->gpr[RSP] & 0xffff, .mask = 0xffff, .segment = cpu->s.segment[SS]};
-    push_to(cpu, &stack, 2, cpu_get_eflags(cpu));
-    push_to(cpu, &stack, 2, cpu->s.segment[CS].selector);
-    push_to(cpu, &stack, 2, cpu->rip);
-    *(uint16_t *)&cpu->gpr[RSP] = (uint16_t)stack.rsp;
-    segment_load_real(cpu, CS, (uint16_t)(target >> 16));
-    cpu->rip = target & 0xffff;
-    cpu_set_eflags(cpu, 0, EFLAGS_IF | EFLAGS_TF | EFLAGS_AC | EFLAGS_RF);
-    cpu_update_mode(cpu);
-}
-
-/* Stack pointer for a privilege (or IST entry) from the TSS. */
-static uint64_t tss_rsp64(struct cpu *cpu, unsigned slot_offset)
-{
-    if (slot_offset + 7 > cpu->s.tr.limit)
-        raise_error(cpu, NULL, EXC_TS, cpu->s.tr.selector & 0xfffc);
-    uint64_t rsp = access_system_read(cpu, NULL, cpu->s.tr.base + slot_offset, 8);
-    if ((uint64_t)((int64_t)(rsp << 16) >> 16) != rsp)
-        raise_error(cpu, NULL, EXC_SS, 0);
-    return rsp;
-}
-
-static void tss_stack32(struct cpu *cpu, unsigned cpl, uint16_t *selector, uint32_t *esp)
-{
-    bool wide = (cpu->s.tr.attributes & SEG_TYPE) >= 9;
-    unsigned offset = wide ? 4 + 8 * cpl : 2 + 4 * cpl;
-    if (offset + (wide ? 5u : 3u) > cpu->s.tr.limit)
-        raise_error(cpu, NULL, EXC_TS, cpu->s.tr.selector & 0xfffc);
-    *esp = (uint32_t)access_system_read(cpu, NULL, cpu->s.tr.base + offset, wide ? 4 : 2);
-    *selector = (uint16_t)access_system_read(cpu, NULL, cpu->s.tr.base + offset + (wide ? 4 : 2), 2);
-}
-
-/* The stack segment of a more privileged ring, with the checks of SDM vol. 2, INT, INTER-PRIVILEGE-LEVEL-INTERRUPT. */
-static struct x86_segment inner_stack_segment(struct cpu *cpu, uint16_t selector, unsigned cpl)
-{
-    if (!(selector & ~3))
-        raise_error(cpu, NULL, EXC_TS, selector & 0xfffc);
-    uint64_t descriptor = segment_descriptor(cpu, NULL, selector, EXC_TS);
-    struct x86_segment ss = segment_from_descriptor(selector, descriptor);
-    if ((selector & 3u) != cpl || (ss.attributes & SEG_DPL) >> SEG_DPL_SHIFT != cpl ||
-        (ss.attributes & (SEG_S | SEG_CODE | SEG_WRITE_READ)) != (SEG_S | SEG_WRITE_READ))
-        raise_error(cpu, NULL, EXC_TS, selector & 0xfffc);
-    if (!(ss.attributes & SEG_P))
-        raise_error(cpu, NULL, EXC_SS, selector & 0xfffc);
-    segment_set_accessed(cpu, NULL, selector, descriptor);
-    ss.attributes |= SEG_ACCESSED;
-    return ss;
+        raise_error(cpu, NULL, EXC_GP, 0);
+    enter_vector16(cpu, NULL, cpu->s.idtr.base + 4u * vector, cpu_get_eflags(cpu),
+                   EFLAGS_IF | EFLAGS_TF | EFLAGS_AC | EFLAGS_RF);
 }
 
 static void load_data_null(struct cpu *cpu)
@@ -136,74 +80,86 @@ static struct gate read_gate(struct cpu *cpu, uint8_t vector, bool soft, uint32_
 
 static bool pushes_rf(uint8_t vector, enum interrupt_source source)
 {
-    /* faults set RF in the pushed image, traps do not (SDM vol. 3, 17.3.1.1) */
+    /* faults set RF in the pushed image, traps do not; a #DB says for itself (17.3.1.1, debug.c) */
     return source == INTERRUPT_EXCEPTION && vector != EXC_DB && vector != EXC_BP && vector != EXC_OF && vector != EXC_DF;
+}
+
+/* The gate's code segment; *descriptor as it stands in the table. */
+static struct x86_segment gate_code(struct cpu *cpu, const struct gate *gate, uint32_t ext, uint64_t *descriptor)
+{
+    bool long_mode = cpu->s.efer & EFER_LMA;
+    uint32_t error = (gate->selector & 0xfffcu) | ext;
+    if (!segment_descriptor_try(cpu, NULL, gate->selector, descriptor)) /* a null selector: error code EXT alone */
+        raise_error(cpu, NULL, EXC_GP, error);
+    struct x86_segment cs = segment_from_descriptor(gate->selector, *descriptor);
+    if ((cs.attributes & (SEG_S | SEG_CODE)) != (SEG_S | SEG_CODE) || dpl_of(&cs) > cpu->cpl ||
+        (long_mode && (cs.attributes & (SEG_L | SEG_DB)) != SEG_L))
+        raise_error(cpu, NULL, EXC_GP, error);
+    if (!(cs.attributes & SEG_P))
+        raise_error(cpu, NULL, EXC_NP, error);
+    /* from virtual-8086 mode only ring 0 may be entered (20.3.1.1) */
+    bool conforming = cs.attributes & SEG_EXPAND_CONFORM;
+    if (cpu->eflags & EFLAGS_VM && (conforming || dpl_of(&cs) != 0))
+        raise_error(cpu, NULL, EXC_GP, error);
+    bool reachable = long_mode ? canonical(gate->offset) : (uint32_t)gate->offset <= cs.limit;
+    if (!reachable)
+        raise_error(cpu, NULL, EXC_GP, ext);
+    return cs;
 }
 
 static void deliver_protected(struct cpu *cpu, uint8_t vector, enum interrupt_source source, bool has_error, uint32_t error)
 {
     bool soft = source == INTERRUPT_SOFTWARE;
     bool long_mode = cpu->s.efer & EFER_LMA, v86 = cpu->eflags & EFLAGS_VM;
-    uint32_t ext = soft || source == INTERRUPT_INT1 ? 0 : 1;
+    uint32_t ext = soft ? 0 : 1;
     struct gate gate = read_gate(cpu, vector, soft, ext);
-    if (gate.type == GATE_TASK)
-        internal_error(cpu, NULL, "task gates are not implemented yet");
-
-    if (!(gate.selector & ~3))
-        raise_error(cpu, NULL, EXC_GP, ext);
-    uint64_t descriptor;
-    if (!segment_descriptor_try(cpu, NULL, gate.selector, &descriptor))
-        raise_error(cpu, NULL, EXC_GP, (gate.selector & 0xfffc) + ext);
-    struct x86_segment cs = segment_from_descriptor(gate.selector, descriptor);
-    unsigned dpl = (cs.attributes & SEG_DPL) >> SEG_DPL_SHIFT;
-    bool conforming = cs.attributes & SEG_EXPAND_CONFORM;
-    if ((cs.attributes & (SEG_S | SEG_CODE)) != (SEG_S | SEG_CODE) || dpl > cpu->cpl ||
-        (long_mode && (cs.attributes & (SEG_L | SEG_DB)) != SEG_L))
-        raise_error(cpu, NULL, EXC_GP, (gate.selector & 0xfffc) + ext);
-    if (!(cs.attributes & SEG_P))
-        raise_error(cpu, NULL, EXC_NP, (gate.selector & 0xfffc) + ext);
-    unsigned new_cpl = conforming ? cpu->cpl : dpl;
-    if (v86 && new_cpl != 0)
-        raise_error(cpu, NULL, EXC_GP, (gate.selector & 0xfffc) + ext);
-
-    bool inner = new_cpl < cpu->cpl;
+    if (gate.type == GATE_TASK) {
+        if (pushes_rf(vector, source))
+            cpu->eflags |= EFLAGS_RF;
+        task_switch(cpu, NULL, gate.selector, TASK_EVENT, ext);
+        if (has_error)
+            task_push_error(cpu, error);
+        task_debug_trap(cpu);
+        return;
+    }
     bool wide32 = gate.type >= GATE_INTERRUPT32;
+    if (!wide32)
+        gate.offset &= 0xffff;
+    uint64_t descriptor;
+    struct x86_segment cs = gate_code(cpu, &gate, ext, &descriptor);
+    unsigned new_cpl = cs.attributes & SEG_EXPAND_CONFORM ? cpu->cpl : dpl_of(&cs);
+    bool inner = new_cpl < cpu->cpl;
     unsigned size = long_mode ? 8 : wide32 ? 4 : 2;
     uint64_t flags = cpu_get_eflags(cpu) | (pushes_rf(vector, source) ? EFLAGS_RF : 0);
-    struct x86_segment old_ss = cpu->s.segment[SS];
+    uint16_t old_ss = cpu->s.segment[SS].selector;
     uint64_t old_rsp = cpu->gpr[RSP];
-    struct stack stack = {.user = new_cpl == 3, .flat = long_mode, .mask = ~UINT64_C(0), .segment = old_ss};
+    struct frame frame;
     if (long_mode) {
-        stack.rsp = gate.ist ? tss_rsp64(cpu, 36 + 8 * (gate.ist - 1)) : inner ? tss_rsp64(cpu, 4 + 8 * new_cpl) : old_rsp;
-        stack.rsp &= ~UINT64_C(15);
-    } else if (inner) {
-        uint16_t selector;
-        uint32_t esp;
-        tss_stack32(cpu, new_cpl, &selector, &esp);
-        stack.segment = inner_stack_segment(cpu, selector, new_cpl);
-        stack.base = stack.segment.base;
-        stack.mask = stack_mask_of(&stack.segment);
-        stack.rsp = esp;
+        frame = gate.ist ? frame_from_tss64(cpu, NULL, 3 + gate.ist, ext)
+                : inner  ? frame_from_tss64(cpu, NULL, new_cpl, ext)
+                         : frame_current(cpu, NULL, true, ext);
+        frame.rsp &= ~UINT64_C(15);
     } else {
-        stack.base = old_ss.base;
-        stack.mask = stack_mask_of(&old_ss);
-        stack.rsp = old_rsp & stack.mask;
+        frame = inner ? frame_from_tss(cpu, NULL, new_cpl, ext) : frame_current(cpu, NULL, false, ext);
     }
+    frame.user = new_cpl == 3;
+    unsigned slots = 3 + (v86 ? 4 : 0) + (long_mode || inner ? 2 : 0) + has_error;
+    frame_check(cpu, &frame, slots * size);
 
     if (v86) {
         static const uint8_t order[] = {GS, FS, DS, ES};
         for (unsigned i = 0; i < 4; i++)
-            push_to(cpu, &stack, size, cpu->s.segment[order[i]].selector);
+            frame_push(cpu, &frame, size, cpu->s.segment[order[i]].selector);
     }
     if (long_mode || inner) {
-        push_to(cpu, &stack, size, old_ss.selector);
-        push_to(cpu, &stack, size, old_rsp);
+        frame_push(cpu, &frame, size, old_ss);
+        frame_push(cpu, &frame, size, old_rsp);
     }
-    push_to(cpu, &stack, size, flags);
-    push_to(cpu, &stack, size, cpu->s.segment[CS].selector);
-    push_to(cpu, &stack, size, cpu->rip);
+    frame_push(cpu, &frame, size, flags);
+    frame_push(cpu, &frame, size, cpu->s.segment[CS].selector);
+    frame_push(cpu, &frame, size, cpu->rip);
     if (has_error)
-        push_to(cpu, &stack, size, error);
+        frame_push(cpu, &frame, size, error);
     segment_set_accessed(cpu, NULL, gate.selector, descriptor);
 
     /* from here on nothing faults */
@@ -220,15 +176,15 @@ static void deliver_protected(struct cpu *cpu, uint8_t vector, enum interrupt_so
         if (long_mode)
             segment_load_null_ss(cpu, (uint16_t)new_cpl, new_cpl);
         else
-            cpu_set_segment(cpu, SS, &stack.segment);
+            cpu_set_segment(cpu, SS, &frame.segment);
     }
     cpu_set_cpl(cpu, (uint8_t)new_cpl);
     cpu_update_mode(cpu);
     if (long_mode)
-        cpu->gpr[RSP] = stack.rsp;
+        cpu->gpr[RSP] = frame.rsp;
     else
-        stack_set(cpu, stack.rsp);
-    cpu->rip = long_mode ? gate.offset : wide32 ? (uint32_t)gate.offset : (uint16_t)gate.offset;
+        stack_set(cpu, frame.rsp);
+    cpu->rip = long_mode ? gate.offset : (uint32_t)gate.offset;
 }
 
 void interrupt_deliver(struct cpu *cpu, uint8_t vector, enum interrupt_source source, bool has_error, uint32_t error)
@@ -251,20 +207,34 @@ static uint64_t frame_read(struct cpu *cpu, const struct uop *u, uint64_t rsp, u
 static void iret_real(struct cpu *cpu, const struct uop *u)
 {
     unsigned size = u->in.osize;
-    if (cpu->eflags & EFLAGS_VM && (cpu->eflags & EFLAGS_IOPL) != EFLAGS_IOPL)
-        raise_gp(cpu, u, 0);
+    bool v86 = cpu->eflags & EFLAGS_VM, virtual_flag = false;
+    if (v86 && (cpu->eflags & EFLAGS_IOPL) != EFLAGS_IOPL) {
+        /* IOPL below 3: only IRETW, and only with VME, whose VIF then plays IF (20.3.3.2, and vol. 2, IRET) */
+        virtual_flag = (cpu->s.cr4 & CR4_VME) && size == 2;
+        if (!virtual_flag)
+            raise_gp(cpu, u, 0);
+    }
     uint64_t rsp = cpu->gpr[RSP];
-    uint64_t rip = frame_read(cpu, u, rsp, 0, size), cs = frame_read(cpu, u, rsp, 1, size), flags = frame_read(cpu, u, rsp, 2, size);
-    if (rip > cpu->s.segment[CS].limit)
+    uint64_t rip = frame_read(cpu, u, rsp, 0, size), cs = frame_read(cpu, u, rsp, 1, size);
+    uint32_t flags = (uint32_t)frame_read(cpu, u, rsp, 2, size);
+    if (rip > (v86 ? 0xffff : cpu->s.segment[CS].limit))
+        raise_gp(cpu, u, 0);
+    if (virtual_flag && ((flags & EFLAGS_TF) || ((flags & EFLAGS_IF) && (cpu->eflags & EFLAGS_VIP))))
         raise_gp(cpu, u, 0);
     stack_set(cpu, rsp + 3 * size);
     segment_load_real(cpu, CS, (uint16_t)cs);
-    uint32_t mask = EFLAGS_STATUS | EFLAGS_TF | EFLAGS_IF | EFLAGS_DF | EFLAGS_NT | EFLAGS_RF;
-    if (!(cpu->eflags & EFLAGS_VM))
-        mask |= EFLAGS_IOPL;
+    uint32_t mask = EFLAGS_STATUS | EFLAGS_TF | EFLAGS_DF | EFLAGS_NT;
     if (size == 4)
-        mask |= EFLAGS_AC | EFLAGS_ID;
-    cpu_set_eflags(cpu, (uint32_t)flags, mask);
+        mask |= EFLAGS_AC | EFLAGS_ID | EFLAGS_RF;
+    if (!v86)
+        mask |= EFLAGS_IOPL;
+    if (virtual_flag) {
+        mask |= EFLAGS_VIF;
+        flags = (flags & ~EFLAGS_VIF) | (flags & EFLAGS_IF ? EFLAGS_VIF : 0);
+    } else {
+        mask |= EFLAGS_IF;
+    }
+    cpu_set_eflags(cpu, flags, mask);
     cpu->rip = rip;
     cpu_update_mode(cpu);
 }
@@ -278,13 +248,15 @@ static void iret_to_v86(struct cpu *cpu, const struct uop *u, uint64_t rsp, uint
     uint16_t selector[4];
     for (unsigned i = 0; i < 4; i++)
         selector[i] = (uint16_t)frame_read(cpu, u, rsp, 5 + i, 4);
+    if (rip > 0xffff)
+        raise_gp(cpu, u, 0);
     cpu_set_eflags(cpu, flags, ~0u);
     segment_load_real(cpu, CS, cs);
     segment_load_real(cpu, SS, ss);
     for (unsigned i = 0; i < 4; i++)
         segment_load_real(cpu, order[i], selector[i]);
     cpu->gpr[RSP] = (uint32_t)new_esp;
-    cpu->rip = rip & 0xffff;
+    cpu->rip = rip;
     cpu_set_cpl(cpu, 3);
     cpu_update_mode(cpu);
 }
@@ -295,7 +267,7 @@ static void drop_inner_segments(struct cpu *cpu)
     static const uint8_t data[] = {ES, DS, FS, GS};
     for (unsigned i = 0; i < 4; i++) {
         const struct x86_segment *segment = &cpu->s.segment[data[i]];
-        unsigned dpl = (segment->attributes & SEG_DPL) >> SEG_DPL_SHIFT;
+        unsigned dpl = dpl_of(segment);
         bool conforming = (segment->attributes & (SEG_CODE | SEG_EXPAND_CONFORM)) == (SEG_CODE | SEG_EXPAND_CONFORM);
         if (segment->attributes & SEG_UNUSABLE || conforming || dpl >= cpu->cpl)
             continue;
@@ -321,7 +293,7 @@ void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector
         raise_gp(cpu, u, 0);
     uint64_t descriptor = segment_descriptor(cpu, u, cs_selector, EXC_GP);
     struct x86_segment cs = segment_from_descriptor(cs_selector, descriptor);
-    unsigned dpl = (cs.attributes & SEG_DPL) >> SEG_DPL_SHIFT;
+    unsigned dpl = dpl_of(&cs);
     bool conforming = cs.attributes & SEG_EXPAND_CONFORM;
     if ((cs.attributes & (SEG_S | SEG_CODE)) != (SEG_S | SEG_CODE) || rpl < cpu->cpl || (conforming ? dpl > rpl : dpl != rpl) ||
         (long_mode && (cs.attributes & (SEG_L | SEG_DB)) == (SEG_L | SEG_DB)))
@@ -329,8 +301,7 @@ void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector
     if (!(cs.attributes & SEG_P))
         raise_error(cpu, u, EXC_NP, cs_selector & 0xfffc);
     bool to64 = long_mode && (cs.attributes & SEG_L);
-    bool canonical = (uint64_t)((int64_t)(rip << 16) >> 16) == rip;
-    if (to64 ? !canonical : (uint32_t)rip > cs.limit)
+    if (to64 ? !canonical(rip) : (uint32_t)rip > cs.limit)
         raise_gp(cpu, u, 0);
 
     struct x86_segment ss = cpu->s.segment[SS];
@@ -343,7 +314,7 @@ void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector
         } else {
             uint64_t ss_descriptor = segment_descriptor(cpu, u, ss_selector, EXC_GP);
             ss = segment_from_descriptor(ss_selector, ss_descriptor);
-            if ((ss_selector & 3u) != rpl || (ss.attributes & SEG_DPL) >> SEG_DPL_SHIFT != rpl ||
+            if ((ss_selector & 3u) != rpl || dpl_of(&ss) != rpl ||
                 (ss.attributes & (SEG_S | SEG_CODE | SEG_WRITE_READ)) != (SEG_S | SEG_WRITE_READ))
                 raise_gp(cpu, u, ss_selector & 0xfffc);
             if (!(ss.attributes & SEG_P))
@@ -380,7 +351,11 @@ static void iret_protected(struct cpu *cpu, const struct uop *u)
     if (cpu->eflags & EFLAGS_NT) {
         if (long_mode)
             raise_gp(cpu, u, 0);
-        internal_error(cpu, u, "task returns are not implemented yet");
+        uint16_t link = (uint16_t)access_system_read(cpu, u, cpu->s.tr.base, 2);
+        cpu->rip = cpu_next_rip(cpu, u);
+        task_switch(cpu, u, link, TASK_IRET, 0);
+        task_debug_trap(cpu);
+        return;
     }
     uint64_t rsp = cpu->gpr[RSP];
     uint64_t rip = frame_read(cpu, u, rsp, 0, size);
@@ -411,28 +386,57 @@ static void iret_protected(struct cpu *cpu, const struct uop *u)
 
 static void iret(struct cpu *cpu, const struct uop *u)
 {
-    if (!(cpu->s.cr0 & CR0_PE) || (cpu->eflags & EFLAGS_VM))
+    cpu->s.nmi_blocked = false; /* even if the IRET faults (6.7.1) */
+    if (real_or_v86(cpu))
         iret_real(cpu, u);
     else
         iret_protected(cpu, u);
-    cpu->s.nmi_blocked = false;
-    cpu->eflags &= ~(uint64_t)EFLAGS_RF; /* there are no code breakpoints to suppress yet */
     cpu_update_requests(cpu);
 }
 
 /* ---- INT n, INT3, INTO, INT1, BOUND, UD ---- */
 
+/* INT n in virtual-8086 mode with VME: does the task's own IVT serve this vector? (20.3.3) */
+static bool is_redirected(struct cpu *cpu, const struct uop *u, uint8_t vector)
+{
+    const struct x86_segment *tr = &cpu->s.tr;
+    unsigned type = tr->attributes & SEG_TYPE;
+    if ((type != 9 && type != 11) || tr->limit < 103)
+        raise_gp(cpu, u, 0);
+    uint64_t map = access_system_read(cpu, u, tr->base + 102, 2); /* the redirection map ends where this one begins */
+    if (map < 32 || map - 32 + vector / 8 > tr->limit)
+        raise_gp(cpu, u, 0);
+    return !(access_system_read(cpu, u, tr->base + map - 32 + vector / 8, 1) >> (vector % 8) & 1);
+}
+
+static void deliver_redirected(struct cpu *cpu, uint8_t vector)
+{
+    bool iopl3 = (cpu->eflags & EFLAGS_IOPL) == EFLAGS_IOPL;
+    uint32_t flags = cpu_get_eflags(cpu);
+    if (!iopl3)
+        flags = (flags & ~EFLAGS_IF) | EFLAGS_IOPL | (flags & EFLAGS_VIF ? EFLAGS_IF : 0);
+    enter_vector16(cpu, NULL, 4u * vector, flags, EFLAGS_TF | EFLAGS_RF | EFLAGS_AC | (iopl3 ? EFLAGS_IF : EFLAGS_VIF));
+}
+
 static void software_interrupt(struct cpu *cpu, const struct uop *u, uint8_t vector, enum interrupt_source source)
 {
-    if (cpu->eflags & EFLAGS_VM && u->in.op == OP_INT && (cpu->eflags & EFLAGS_IOPL) != EFLAGS_IOPL)
-        raise_gp(cpu, u, 0);
+    bool redirected = false;
+    if (cpu->eflags & EFLAGS_VM && u->in.op == OP_INT) {
+        redirected = (cpu->s.cr4 & CR4_VME) && is_redirected(cpu, u, vector);
+        if (!redirected && (cpu->eflags & EFLAGS_IOPL) != EFLAGS_IOPL)
+            raise_gp(cpu, u, 0);
+    }
     /* a fault while delivering must find the instruction itself, not its successor */
-    uint64_t this_rip = cpu_this_rip(cpu, u);
+    uint64_t this_rip = cpu_this_rip(cpu, u) & cpu_rip_mask(cpu);
     cpu->rip = cpu_next_rip(cpu, u);
     cpu->soft_interrupt_rip = this_rip;
     cpu->in_soft_interrupt = true;
-    interrupt_deliver(cpu, vector, source, false, 0);
+    if (redirected)
+        deliver_redirected(cpu, vector);
+    else
+        interrupt_deliver(cpu, vector, source, false, 0);
     cpu->in_soft_interrupt = false;
+    cpu->trap &= ~(uint32_t)DR6_BS; /* TF went with the old flags (17.3.1.4) */
 }
 
 static void int_n(struct cpu *cpu, const struct uop *u)

@@ -121,6 +121,16 @@ static bool set_efer(struct cpu *cpu, uint64_t value)
     return true;
 }
 
+static void move_tsc(struct cpu *cpu, uint64_t delta)
+{
+    cpu->s.tsc_offset += delta;
+    cpu->s.tsc_adjust += delta;
+    if (cpu->callbacks.tsc_offset_changed) {
+        cpu_fpu_leave(cpu);
+        cpu->callbacks.tsc_offset_changed(cpu->opaque, cpu->s.tsc_offset);
+    }
+}
+
 static bool write_msr(struct cpu *cpu, uint32_t index, uint64_t value)
 {
     uint64_t valid;
@@ -136,16 +146,8 @@ static bool write_msr(struct cpu *cpu, uint32_t index, uint64_t value)
         return cpu->callbacks.msr_write(cpu->opaque, index, value);
     }
     switch (index) {
-    case IA32_TSC: {
-        uint64_t delta = value - cpu_tsc(cpu);
-        cpu->s.tsc_offset += delta;
-        cpu->s.tsc_adjust += delta;
-        return true;
-    }
-    case IA32_TSC_ADJUST:
-        cpu->s.tsc_offset += value - cpu->s.tsc_adjust;
-        cpu->s.tsc_adjust = value;
-        return true;
+    case IA32_TSC: move_tsc(cpu, value - cpu_tsc(cpu)); return true;
+    case IA32_TSC_ADJUST: move_tsc(cpu, value - cpu->s.tsc_adjust); return true;
     case IA32_PRED_CMD: case IA32_FLUSH_CMD: return !(value & ~UINT64_C(1));
     case IA32_BIOS_UPDT_TRIG: case IA32_BIOS_SIGN_ID: case IA32_MCG_STATUS: return true;
     case IA32_SYSENTER_ESP: return set_address(&cpu->s.sysenter_esp, value);

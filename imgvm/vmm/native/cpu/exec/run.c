@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "debug.h"
 #include "exec.h"
 
 #define BUDGET_BLOCKS 256 /* blocks between looks at the clock: some 10 us */
@@ -31,6 +32,8 @@ static _Noreturn void raise(struct cpu *cpu, const struct uop *u, uint8_t vector
         cpu->rip = cpu->soft_interrupt_rip;
     }
     cpu->in_soft_interrupt = false;
+    cpu->trap = 0;
+    cpu->ss_shadow = false;
     cpu->event = EVENT_EXCEPTION;
     cpu->vector = vector;
     cpu->has_error_code = has_error_code;
@@ -51,8 +54,23 @@ void raise_error(struct cpu *cpu, const struct uop *u, uint8_t vector, uint32_t 
 void leave_block(struct cpu *cpu, const struct uop *u, bool done)
 {
     uncount(cpu, u, done);
-    if (cpu->event == EVENT_NONE)
+    if (cpu->event == EVENT_NONE) {
         cpu->event = EVENT_LEAVE;
+        if (!done)
+            cpu->eflags |= EFLAGS_RF; /* between two iterations (SDM vol. 3, 17.3.1.1) */
+    }
+    land(cpu);
+}
+
+void cpu_check_access(struct cpu *cpu, const struct uop *u, bool port, uint64_t address)
+{
+    if (likely(!cpu->callbacks.may_access) || cpu->callbacks.may_access(cpu->opaque, port, address))
+        return;
+    cpu->event = EVENT_REFUSED;
+    if (u) {
+        cpu->rip = cpu_this_rip(cpu, u) & cpu_rip_mask(cpu);
+        leave_block(cpu, u, false);
+    }
     land(cpu);
 }
 
@@ -108,7 +126,10 @@ static void deliver_exception(struct cpu *cpu)
     }
     bool has_error = cpu->has_error_code && ((cpu->s.cr0 & CR0_PE) != 0);
     uint32_t error = cpu->error_code;
+    if (vector == EXC_DB)
+        cpu->s.dr[7] &= ~(uint64_t)DR7_GD;
     cpu->delivering = vector;
+    cpu->s.activity = X86_RUNNING; /* a trap of HLT itself */
     interrupt_deliver(cpu, vector, INTERRUPT_EXCEPTION, has_error, error);
     cpu->delivering = NO_VECTOR;
 }
@@ -226,13 +247,17 @@ static void run_block(struct cpu *cpu, struct block *block)
 /* One instruction with everything that hangs on instruction boundaries: shadow, trap flag. */
 static void run_one(struct cpu *cpu)
 {
-    bool trap = cpu->eflags & EFLAGS_TF;
-    cpu->s.interrupt_shadow = false;
-    run_block(cpu, block_single(cpu));
-    if (trap && !cpu->s.interrupt_shadow) {
-        cpu->s.dr[6] |= DR6_BS;
-        raise_exception(cpu, NULL, EXC_DB);
-    }
+    cpu->budget--;
+    if (unlikely(cpu->debug_single))
+        debug_check_code(cpu);
+    struct block *block = block_single(cpu);
+    if (cpu->eflags & EFLAGS_TF)
+        cpu->trap |= DR6_BS;
+    cpu->eflags &= ~(uint64_t)EFLAGS_RF;
+    cpu->s.interrupt_shadow = cpu->ss_shadow = false;
+    run_block(cpu, block);
+    if (unlikely(cpu->trap))
+        debug_take_trap(cpu);
 }
 
 /* Is there anything but the next block? Boundary events that arise on this processor keep cpu->boundary up to date
@@ -244,8 +269,8 @@ static inline bool attention(struct cpu *cpu)
 
 void cpu_update_boundary(struct cpu *cpu)
 {
-    cpu->boundary = cpu->s.interrupt_shadow || (cpu->eflags & EFLAGS_TF) || cpu->s.activity != X86_RUNNING ||
-                    cpu->count_limit != UINT64_MAX;
+    cpu->boundary = cpu->s.interrupt_shadow || (cpu->eflags & (EFLAGS_TF | EFLAGS_RF)) || cpu->s.activity != X86_RUNNING ||
+                    cpu->count_limit != UINT64_MAX || cpu->debug_single || cpu->trap;
 }
 
 /* What attention asked for, one thing at a time. true: the caller returns *exit. */
@@ -269,9 +294,11 @@ static bool between_blocks(struct cpu *cpu, enum cpu_exit *exit)
         *exit = CPU_EXIT_REQUEST;
         return true;
     }
+    if (cpu->trap && !cpu->ss_shadow)
+        debug_take_trap(cpu);
     if (requested && !cpu->s.interrupt_shadow)
         return handle_requests(cpu, exit);
-    bool only_count = !cpu->s.interrupt_shadow && !(cpu->eflags & EFLAGS_TF);
+    bool only_count = !cpu->s.interrupt_shadow && !(cpu->eflags & (EFLAGS_TF | EFLAGS_RF)) && !cpu->debug_single && !cpu->trap;
     if (only_count && cpu->instructions + BLOCK_MAX_INSNS <= cpu->count_limit)
         run_block(cpu, block_find(cpu));
     else
@@ -295,6 +322,9 @@ static enum cpu_exit run_loop(struct cpu *cpu)
         case EVENT_SINGLE:
             run_one(cpu);
             break;
+        case EVENT_REFUSED:
+            cpu->trap = 0;
+            return CPU_EXIT_REFUSED;
         case EVENT_STOP:
             return CPU_EXIT_REQUEST;
         case EVENT_INTERNAL:

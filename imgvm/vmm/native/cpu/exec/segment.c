@@ -84,12 +84,7 @@ void segment_load_real(struct cpu *cpu, unsigned index, uint16_t selector)
     cpu_set_segment(cpu, index, &segment);
 }
 
-static bool real_or_v86(const struct cpu *cpu)
-{
-    return !(cpu->s.cr0 & CR0_PE) || (cpu->eflags & EFLAGS_VM);
-}
-
-static unsigned dpl_of(uint32_t attributes)
+static unsigned dpl_bits(uint32_t attributes)
 {
     return (attributes & SEG_DPL) >> SEG_DPL_SHIFT;
 }
@@ -107,7 +102,7 @@ static void load_ss(struct cpu *cpu, const struct uop *u, uint16_t selector)
     uint64_t descriptor = segment_descriptor(cpu, u, selector, EXC_GP);
     struct x86_segment segment = segment_from_descriptor(selector, descriptor);
     uint32_t kind = segment.attributes & (SEG_S | SEG_CODE | SEG_WRITE_READ);
-    if (rpl != cpu->cpl || kind != (SEG_S | SEG_WRITE_READ) || dpl_of(segment.attributes) != cpu->cpl)
+    if (rpl != cpu->cpl || kind != (SEG_S | SEG_WRITE_READ) || dpl_bits(segment.attributes) != cpu->cpl)
         raise_gp(cpu, u, selector & 0xfffc);
     if (!(segment.attributes & SEG_P))
         raise_error(cpu, u, EXC_SS, selector & 0xfffc);
@@ -152,7 +147,7 @@ void segment_load(struct cpu *cpu, const struct uop *u, unsigned index, uint16_t
     bool conforming = code && (attributes & SEG_EXPAND_CONFORM);
     unsigned privilege = MAX(cpu->cpl, selector & 3u);
     if (!(attributes & SEG_S) || (code && !(attributes & SEG_WRITE_READ)) ||
-        (!conforming && privilege > dpl_of(attributes)))
+        (!conforming && privilege > dpl_bits(attributes)))
         raise_gp(cpu, u, selector & 0xfffc);
     if (!(attributes & SEG_P))
         raise_error(cpu, u, EXC_NP, selector & 0xfffc);
@@ -178,7 +173,7 @@ static void mov_to_sreg(struct cpu *cpu, const struct uop *u)
     if (u->in.reg == CS)
         raise_ud(cpu, u);
     segment_load(cpu, u, u->in.reg, (uint16_t)rm_read(cpu, u, 2));
-    cpu->s.interrupt_shadow = u->in.reg == SS;
+    cpu->s.interrupt_shadow = cpu->ss_shadow = u->in.reg == SS;
     cpu_update_boundary(cpu);
     END_BLOCK;
 }
@@ -214,7 +209,7 @@ static void pop_sreg(struct cpu *cpu, const struct uop *u)
         stack_set(cpu, popped);
     else
         cpu->gpr[RSP] = popped;
-    cpu->s.interrupt_shadow = index == SS;
+    cpu->s.interrupt_shadow = cpu->ss_shadow = index == SS;
     cpu_update_boundary(cpu);
     END_BLOCK;
 }
@@ -241,7 +236,7 @@ static bool probe_descriptor(struct cpu *cpu, const struct uop *u, uint16_t sele
         return false;
     uint32_t attributes = (uint32_t)(*descriptor >> 40);
     bool conforming_code = (attributes & (SEG_S | SEG_CODE | SEG_EXPAND_CONFORM)) == (SEG_S | SEG_CODE | SEG_EXPAND_CONFORM);
-    return conforming_code || MAX(cpu->cpl, selector & 3u) <= dpl_of(attributes);
+    return conforming_code || MAX(cpu->cpl, selector & 3u) <= dpl_bits(attributes);
 }
 
 static void set_zf(struct cpu *cpu, bool value)

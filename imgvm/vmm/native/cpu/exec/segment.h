@@ -5,6 +5,19 @@
 
 #include "exec.h"
 
+static inline bool canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+static inline bool real_or_v86(const struct cpu *cpu)
+{
+    return !(cpu->s.cr0 & CR0_PE) || (cpu->eflags & EFLAGS_VM);
+}
+static inline unsigned dpl_of(const struct x86_segment *segment)
+{
+    return (segment->attributes & SEG_DPL) >> SEG_DPL_SHIFT;
+}
+
 /* Data segments and SS, with all checks. */
 void segment_load(struct cpu *cpu, const struct uop *u, unsigned index, uint16_t selector);
 void segment_load_real(struct cpu *cpu, unsigned index, uint16_t selector);

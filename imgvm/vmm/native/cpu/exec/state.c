@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "debug.h"
 #include "exec.h"
 
 uint32_t cpu_get_eflags(const struct cpu *cpu)
@@ -17,18 +18,23 @@ void cpu_set_eflags(struct cpu *cpu, uint32_t value, uint32_t mask)
     bool ac_changed = (flags ^ cpu->eflags) & EFLAGS_AC;
     cpu->cc = (uint16_t)((((flags & 0xd5) | 2) << 8) | (flags & EFLAGS_OF ? CC_OF : 0));
     cpu->eflags = (flags & 0x3f7700u & ~(uint32_t)EFLAGS_STATUS) | EFLAGS_FIXED;
-    if (unlikely(ac_changed)) {
-        cpu->mmu.ac = flags & EFLAGS_AC;
-        if (cpu->s.cr4 & CR4_SMAP)
-            mmu_flush(&cpu->mmu);
-    }
+    if (unlikely(ac_changed))
+        cpu_select_tlb(cpu);
     cpu_update_requests(cpu);
 }
 
 void cpu_set_cpl(struct cpu *cpu, uint8_t cpl)
 {
     cpu->cpl = cpl;
-    cpu->tlb = cpu->mmu.tlb[cpl == 3];
+    cpu_select_tlb(cpu);
+}
+
+void cpu_select_tlb(struct cpu *cpu)
+{
+    bool ac = cpu->eflags & EFLAGS_AC;
+    cpu->mmu.ac = ac;
+    cpu->alignment_checked = unlikely(ac) && cpu->cpl == 3 && (cpu->s.cr0 & CR0_AM);
+    cpu->tlb = cpu->alignment_checked ? cpu->nothing : mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
 }
 
 /* Which of the vector units may be used now: the checks of SDM vol. 3, table 2-2 and 13.3, done once a change. */
@@ -62,6 +68,7 @@ void cpu_update_mode(struct cpu *cpu)
     cpu->mmu.cr3 = cpu->s.cr3;
     cpu->mmu.cr4 = cpu->s.cr4;
     cpu->mmu.efer = cpu->s.efer;
+    cpu_select_tlb(cpu);
     cpu->cpuid.xcr0 = cpu->s.xcr0;
     cpu->cpuid.osxsave = cpu->s.cr4 & CR4_OSXSAVE;
     cpu_update_requests(cpu);
@@ -97,12 +104,14 @@ void cpu_set_state(struct cpu *cpu, const struct x86_state *state)
     cpu->seg_base[INSN_SEG_FLAT] = 0;
     cpu->eflags = EFLAGS_FIXED;
     cpu_set_eflags(cpu, (uint32_t)state->rflags, ~0u);
-    cpu->mmu.ac = state->rflags & EFLAGS_AC;
     /* the privilege is the stack's (SDM vol. 3, 24.4.1: SS.DPL always equals CPL) */
     cpu_set_cpl(cpu, (state->segment[SS].attributes & SEG_DPL) >> SEG_DPL_SHIFT);
     cpu_update_mode(cpu);
     if ((state->cr0 & CR0_PG) && (state->cr4 & CR4_PAE) && !(state->efer & EFER_LMA))
         mmu_load_pdptes(&cpu->mmu, state->cr3);
+    cpu->trap = 0;
+    cpu->ss_shadow = false;
+    debug_update(cpu);
     mmu_flush(&cpu->mmu);
 }
 
@@ -165,6 +174,7 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     cpu->deadline_ns = UINT64_MAX;
     cpu->delivering = NO_VECTOR;
     mmu_init(&cpu->mmu, mem);
+    mmu_clear_bank(cpu->nothing);
     announce_all(&cpu->cpuid, options->id, options->count);
     if (options->features)
         cpu->cpuid.announced = *options->features;

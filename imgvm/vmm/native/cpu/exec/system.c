@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Control and debug registers, descriptor-table registers, caches and TLBs, time, identification, halts and
  * the interrupt flag (SDM vol. 2). */
+#include "debug.h"
 #include "exec.h"
 
 #define RANDOM_TRIES 16
@@ -66,6 +67,8 @@ static void set_cr4(struct cpu *cpu, const struct uop *u, uint64_t value)
         raise_gp(cpu, u, 0);
     cpu->s.cr4 = value;
     cpu_update_mode(cpu);
+    if ((value ^ old) & CR4_DE)
+        debug_update(cpu);
     if ((value ^ old) & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_SMAP | CR4_PCIDE))
         mmu_flush(&cpu->mmu);
 }
@@ -137,7 +140,7 @@ static void clts(struct cpu *cpu, const struct uop *u)
     END_BLOCK;
 }
 
-/* ---- debug registers: stored; breakpoints do not trigger yet ---- */
+/* ---- debug registers ---- */
 
 static unsigned debug_register(struct cpu *cpu, const struct uop *u)
 {
@@ -145,6 +148,8 @@ static unsigned debug_register(struct cpu *cpu, const struct uop *u)
     unsigned r = u->in.reg;
     if (r > 7 || ((r == 4 || r == 5) && (cpu->s.cr4 & CR4_DE)))
         raise_ud(cpu, u);
+    if (cpu->s.dr[7] & DR7_GD)
+        debug_raise_fault(cpu, u, DR6_BD);
     return r == 4 ? 6 : r == 5 ? 7 : r;
 }
 
@@ -159,6 +164,8 @@ static void mov_to_dr(struct cpu *cpu, const struct uop *u)
     else if (r == 7)
         value = (value & 0xffff2bff) | DR7_FIXED;
     cpu->s.dr[r] = value;
+    if (r != 6)
+        debug_update(cpu);
     END_BLOCK;
 }
 
@@ -315,7 +322,13 @@ static void rdpmc(struct cpu *cpu, const struct uop *u)
 static void cpuid(struct cpu *cpu, const struct uop *u)
 {
     uint32_t out[4];
-    cpuid_query(&cpu->cpuid, (uint32_t)cpu->gpr[RAX], (uint32_t)cpu->gpr[RCX], out);
+    uint32_t leaf = (uint32_t)cpu->gpr[RAX], subleaf = (uint32_t)cpu->gpr[RCX];
+    if (unlikely(cpu->callbacks.cpuid != NULL)) {
+        cpu_fpu_leave(cpu);
+        cpu->callbacks.cpuid(cpu->opaque, leaf, subleaf, out);
+    } else {
+        cpuid_query(&cpu->cpuid, leaf, subleaf, out);
+    }
     cpu->gpr[RAX] = out[0];
     cpu->gpr[RBX] = out[1];
     cpu->gpr[RCX] = out[2];

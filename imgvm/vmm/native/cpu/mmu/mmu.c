@@ -11,6 +11,7 @@ void mmu_init(struct mmu *mmu, struct guest_mem *mem)
 {
     mmu->mem = mem;
     mmu->physical_mask = BIT(MAXPHYADDR) - 1;
+    mmu->third_bank_used = true;
     mmu_flush(mmu);
     mmu->flushes = 0;
 }
@@ -21,11 +22,17 @@ static inline void entry_clear(struct tlb_entry *entry, unsigned index)
     entry->read_tag = entry->write_tag = index ? 0 : GUEST_PAGE_SIZE;
 }
 
+void mmu_clear_bank(struct tlb_entry bank[TLB_ENTRIES])
+{
+    for (unsigned i = 0; i < TLB_ENTRIES; i++)
+        entry_clear(&bank[i], i);
+}
+
 void mmu_flush(struct mmu *mmu)
 {
-    for (unsigned bank = 0; bank < TLB_BANKS; bank++)
-        for (unsigned i = 0; i < TLB_ENTRIES; i++)
-            entry_clear(&mmu->tlb[bank][i], i);
+    for (unsigned bank = 0; bank < (mmu->third_bank_used ? TLB_BANKS : TLB_BANKS - 1); bank++)
+        mmu_clear_bank(mmu->tlb[bank]);
+    mmu->third_bank_used = false;
     for (unsigned i = 0; i < FETCH_ENTRIES; i++)
         mmu->fetch[i].tag = 2;
     mmu->large[0].mask = mmu->large[1].mask = 0;
@@ -224,8 +231,9 @@ static bool canonical(uint64_t linear)
 }
 
 /* SDM vol. 3, 4.6.1 */
-static bool allowed(const struct mmu *mmu, const struct walk *walk, enum mmu_access access, bool user)
+static bool allowed(const struct mmu *mmu, const struct walk *walk, enum mmu_access access, enum mmu_who who)
 {
+    bool user = who == MMU_USER;
     bool user_page = walk->rights & PTE_U;
     if (access == MMU_FETCH) {
         if (walk->rights & PTE_NX)
@@ -234,14 +242,15 @@ static bool allowed(const struct mmu *mmu, const struct walk *walk, enum mmu_acc
     }
     if (user)
         return user_page && (access == MMU_READ || (walk->rights & PTE_W));
-    if (user_page && (mmu->cr4 & CR4_SMAP) && !mmu->ac)
+    if (user_page && (mmu->cr4 & CR4_SMAP) && (who == MMU_IMPLICIT || !mmu->ac))
         return false;
     return access == MMU_READ || (walk->rights & PTE_W) || !(mmu->cr0 & CR0_WP);
 }
 
-bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, bool user, uint64_t *gpa, bool *writable,
-                   struct mmu_fault *fault)
+bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enum mmu_who who, uint64_t *gpa,
+                   bool *writable, struct mmu_fault *fault)
 {
+    bool user = who == MMU_USER;
     if (!(mmu->cr0 & CR0_PG)) {
         *gpa = (uint32_t)linear & mmu->physical_mask;
         *writable = true;
@@ -257,7 +266,7 @@ bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, boo
         return fault_page(mmu, fault, 0, access, user);
     if (walk.reserved)
         return fault_page(mmu, fault, PF_P | PF_RSVD, access, user);
-    if (!allowed(mmu, &walk, access, user))
+    if (!allowed(mmu, &walk, access, who))
         return fault_page(mmu, fault, PF_P, access, user);
     if (walk.page_bytes > GUEST_PAGE_SIZE)
         note_large_page(mmu, linear, walk.page_bytes);
@@ -267,7 +276,7 @@ bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, boo
     else
         set_bits32(walk.slot32, __atomic_load_n(walk.slot32, __ATOMIC_RELAXED), (uint32_t)bits);
     *gpa = leaf_address(mmu, &walk, linear);
-    *writable = access == MMU_WRITE || ((walk.leaf & PTE_D) && allowed(mmu, &walk, MMU_WRITE, user));
+    *writable = access == MMU_WRITE || ((walk.leaf & PTE_D) && allowed(mmu, &walk, MMU_WRITE, who));
     return true;
 }
 
@@ -284,16 +293,21 @@ bool mmu_probe(struct mmu *mmu, uint64_t linear, uint64_t *gpa)
     return true;
 }
 
-void mmu_fill(struct mmu *mmu, uint64_t linear, uint64_t gpa, const struct guest_region *region, bool user, bool writable)
+void mmu_fill(struct mmu *mmu, uint64_t linear, uint64_t gpa, const struct guest_region *region, enum mmu_who who,
+              bool writable)
 {
     uint64_t page = align_down(linear, GUEST_PAGE_SIZE), gpa_page = align_down(gpa, GUEST_PAGE_SIZE);
     for (unsigned held = 0; held < mmu->held_count; held++)
         if (unlikely(mmu->held_page[held] == page))
             return;
     unsigned i = (page / GUEST_PAGE_SIZE) % TLB_ENTRIES;
-    struct tlb_entry *entry = &mmu->tlb[user][i];
+    struct tlb_entry *bank = mmu_bank(mmu, who), *entry = &bank[i];
+    mmu->third_bank_used |= bank == mmu->tlb[2];
     uint64_t offset = gpa_page - region->gpa;
     entry_clear(entry, i);
+    for (unsigned w = 0; w < mmu->watch_count; w++)
+        if (unlikely(mmu->watch_page[w] == page))
+            return;
     entry->read_tag = page;
     entry->addend = (uint64_t)(region->host + offset) - page;
     entry->gpa = gpa_page;

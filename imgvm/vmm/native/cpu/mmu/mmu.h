@@ -7,10 +7,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../../arch/x86.h"
 #include "../../mem/guest_mem.h"
 
 #define TLB_ENTRIES 1024u
-#define TLB_BANKS 2u /* supervisor, user */
+/* Whose access it is. Implicit ones are the supervisor's too, to tables and stacks; EFLAGS.AC does not excuse them. */
+enum mmu_who { MMU_SUPERVISOR, MMU_USER, MMU_IMPLICIT };
+
+#define TLB_BANKS 3u /* supervisor, user, supervisor that may use the user's pages in spite of SMAP (EFLAGS.AC) */
 
 /* tag ^ address <= 4096 - size proves two things at once: same page, and no page crossing (engine.md 4.3). An
  * empty entry holds a page number that cannot index it. */
@@ -43,9 +47,12 @@ struct mmu {
     /* A 2 MiB or 1 GiB page is cached as 4 KiB entries. One range per canonical half covers all large pages cached
      * since the last flush: an INVLPG inside it must flush everything. mask 0: none. */
     struct { uint64_t base, mask; } large[2];
+    bool third_bank_used;
     uint64_t *held_page; /* linear pages that a debugger watches: never entered in the TLB */
     unsigned held_count;
     uint64_t walks, flushes; /* statistics */
+    uint64_t watch_page[4]; /* pages with data breakpoints: never entered in the TLB */
+    unsigned watch_count;
 };
 
 struct mmu_fault {
@@ -54,6 +61,7 @@ struct mmu_fault {
 };
 
 void mmu_init(struct mmu *mmu, struct guest_mem *mem);
+void mmu_clear_bank(struct tlb_entry bank[TLB_ENTRIES]);
 void mmu_flush(struct mmu *mmu);                      /* everything */
 void mmu_flush_page(struct mmu *mmu, uint64_t linear); /* INVLPG */
 /* CR3 was loaded in PAE mode: fetch the four PDPTEs. false: a reserved bit is set (#GP). */
@@ -61,12 +69,18 @@ bool mmu_load_pdptes(struct mmu *mmu, uint64_t cr3);
 
 /* Walks the tables; sets accessed and dirty bits. On success *gpa is the byte's physical address and *writable
  * says whether a write would be allowed without another walk (dirty already set). */
-bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, bool user, uint64_t *gpa, bool *writable,
-                   struct mmu_fault *fault);
+bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enum mmu_who who, uint64_t *gpa,
+                   bool *writable, struct mmu_fault *fault);
 /* Looks without side effects (debuggers, monitors). */
 bool mmu_probe(struct mmu *mmu, uint64_t linear, uint64_t *gpa);
 
 /* Enter a translation that mmu_translate just gave, so that the next access hits. RAM only. */
-void mmu_fill(struct mmu *mmu, uint64_t linear, uint64_t gpa, const struct guest_region *region, bool user, bool writable);
+void mmu_fill(struct mmu *mmu, uint64_t linear, uint64_t gpa, const struct guest_region *region, enum mmu_who who,
+              bool writable);
+/* The bank of explicit accesses now. */
+static inline struct tlb_entry *mmu_bank(struct mmu *mmu, enum mmu_who who)
+{
+    return mmu->tlb[who == MMU_USER ? 1 : who == MMU_SUPERVISOR && mmu->ac && (mmu->cr4 & CR4_SMAP) ? 2 : 0];
+}
 
 #endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+#include "frame.h"
+
+#define TSS64_RSP0 4u
+#define TSS64_RSP_SLOTS 3u
+#define TSS64_IST1 36u
+
+static uint64_t mask_of(const struct x86_segment *ss)
+{
+    return ss->attributes & SEG_DB ? 0xffffffffu : 0xffffu;
+}
+
+struct frame frame_current(struct cpu *cpu, const struct uop *u, bool flat, uint32_t ext)
+{
+    struct frame frame = {.u = u, .segment = cpu->s.segment[SS], .flat = flat, .user = cpu->cpl == 3, .fault_code = ext};
+    frame.base = flat ? 0 : frame.segment.base;
+    frame.mask = flat ? ~UINT64_C(0) : mask_of(&frame.segment);
+    frame.rsp = cpu->gpr[RSP] & frame.mask;
+    return frame;
+}
+
+struct frame frame_from_tss(struct cpu *cpu, const struct uop *u, unsigned cpl, uint32_t ext)
+{
+    const struct x86_segment *tr = &cpu->s.tr;
+    bool wide = (tr->attributes & SEG_TYPE) >= 9;
+    unsigned offset = wide ? 4 + 8 * cpl : 2 + 4 * cpl;
+    if (offset + (wide ? 5u : 3u) > tr->limit)
+        raise_error(cpu, u, EXC_TS, (tr->selector & 0xfffcu) | ext);
+    uint64_t rsp = access_system_read(cpu, u, tr->base + offset, wide ? 4 : 2);
+    uint16_t selector = (uint16_t)access_system_read(cpu, u, tr->base + offset + (wide ? 4 : 2), 2);
+
+    uint32_t code = (selector & 0xfffcu) | ext;
+    uint64_t descriptor;
+    if (!segment_descriptor_try(cpu, u, selector, &descriptor))
+        raise_error(cpu, u, EXC_TS, code);
+    struct x86_segment ss = segment_from_descriptor(selector, descriptor);
+    if ((selector & 3u) != cpl || (ss.attributes & SEG_DPL) >> SEG_DPL_SHIFT != cpl ||
+        (ss.attributes & (SEG_S | SEG_CODE | SEG_WRITE_READ)) != (SEG_S | SEG_WRITE_READ))
+        raise_error(cpu, u, EXC_TS, code);
+    if (!(ss.attributes & SEG_P))
+        raise_error(cpu, u, EXC_SS, code);
+    segment_set_accessed(cpu, u, selector, descriptor);
+    ss.attributes |= SEG_ACCESSED;
+    return (struct frame){.u = u, .base = ss.base, .rsp = rsp, .mask = mask_of(&ss), .segment = ss, .fault_code = code};
+}
+
+struct frame frame_from_tss64(struct cpu *cpu, const struct uop *u, unsigned slot, uint32_t ext)
+{
+    const struct x86_segment *tr = &cpu->s.tr;
+    unsigned offset = slot < TSS64_RSP_SLOTS ? TSS64_RSP0 + 8 * slot : TSS64_IST1 + 8 * (slot - TSS64_RSP_SLOTS - 1);
+    if (offset + 7 > tr->limit)
+        raise_error(cpu, u, EXC_TS, (tr->selector & 0xfffcu) | ext);
+    uint64_t rsp = access_system_read(cpu, u, tr->base + offset, 8);
+    return (struct frame){.u = u, .rsp = rsp, .mask = ~UINT64_C(0), .flat = true, .fault_code = ext};
+}
+
+void frame_check(struct cpu *cpu, const struct frame *frame, unsigned bytes)
+{
+    uint64_t first = (frame->rsp - bytes) & frame->mask, last = first + bytes - 1;
+    bool bad;
+    if (frame->flat)
+        bad = !canonical(first) || !canonical(last);
+    else if (frame->segment.attributes & SEG_EXPAND_CONFORM)
+        bad = first <= frame->segment.limit || last > frame->mask;
+    else
+        bad = last > frame->segment.limit;
+    if (bad)
+        raise_error(cpu, frame->u, EXC_SS, frame->fault_code);
+}
+
+void frame_push(struct cpu *cpu, struct frame *frame, unsigned size, uint64_t value)
+{
+    frame_check(cpu, frame, size);
+    frame->rsp = (frame->rsp - size) & frame->mask;
+    uint64_t linear = frame->flat ? frame->rsp : (uint32_t)(frame->base + frame->rsp);
+    if (frame->user)
+        access_write_slow(cpu, frame->u, linear, size, value);
+    else
+        access_system_write(cpu, frame->u, linear, size, value);
+}
