@@ -37,6 +37,8 @@ struct uop {
     uint16_t mem_size; /* OPK_NATIVE: bytes of the memory operand */
 };
 
+#define UNIT_VEX 0x80 /* of uop.unit and cpu.fpu_ready: VEX prefixes are #UD in real and virtual-8086 mode */
+
 #define BLOCK_MAX_INSNS 64
 #define MODE_SINGLE 0x80 /* a block of one instruction, never cached */
 
@@ -405,7 +407,7 @@ struct exec_def {
 /* each ends with a row of zeros in `set` and `any` */
 extern const struct exec_def exec_int[], exec_shift[], exec_multiply[], exec_bit[], exec_move[], exec_control[],
     exec_stack[], exec_string[], exec_io[], exec_segment[], exec_interrupt[], exec_far[], exec_system[], exec_msr[],
-    exec_fpu_system[], exec_masked[];
+    exec_fpu_system[], exec_masked[], exec_flags[];
 
 /* ---- interrupt.c ---- */
 

@@ -131,3 +131,11 @@ void exec_select_native(struct cpu *cpu, struct uop *u)
     else
         u->fn = native_load;
 }
+/* With a memory operand these touch no MMX register; whether they wait for x87 is the host's to say. */
+static bool loads_without_x87(unsigned op)
+{
+    return op == OP_CVTPI2PS || op == OP_CVTPI2PD;
+}
+
+    if (u->in.flags & INSN_VEX)
+        u->unit |= UNIT_VEX;

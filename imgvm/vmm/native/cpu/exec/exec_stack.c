@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* PUSH POP PUSHA POPA PUSHF POPF ENTER LEAVE, and the stack outside 64-bit mode. */
+/* PUSH POP PUSHA POPA ENTER LEAVE, and the stack outside 64-bit mode. */
 #include "exec.h"
 
 void stack_push_slow(struct cpu *cpu, const struct uop *u, unsigned size, uint64_t value)
@@ -95,32 +95,6 @@ static void popa(struct cpu *cpu, const struct uop *u)
     NEXT;
 }
 
-static void pushf(struct cpu *cpu, const struct uop *u)
-{
-    uint64_t value = cpu_get_eflags(cpu) & ~(uint64_t)(EFLAGS_VM | EFLAGS_RF);
-    if (cpu->eflags & EFLAGS_VM && (cpu->eflags & EFLAGS_IOPL) != EFLAGS_IOPL)
-        raise_gp(cpu, u, 0);
-    stack_push(cpu, u, u->in.osize, value);
-    NEXT;
-}
-
-static void popf(struct cpu *cpu, const struct uop *u)
-{
-    unsigned iopl = (unsigned)(cpu->eflags & EFLAGS_IOPL) >> 12;
-    if (cpu->eflags & EFLAGS_VM && iopl != 3)
-        raise_gp(cpu, u, 0);
-    uint32_t value = (uint32_t)stack_pop(cpu, u, u->in.osize);
-    uint32_t mask = EFLAGS_STATUS | EFLAGS_TF | EFLAGS_DF | EFLAGS_NT | EFLAGS_RF;
-    if (u->in.osize != 2)
-        mask |= EFLAGS_AC | EFLAGS_ID;
-    if (cpu->cpl == 0)
-        mask |= EFLAGS_IOPL;
-    if (cpu->cpl <= iopl)
-        mask |= EFLAGS_IF;
-    cpu_set_eflags(cpu, value & ~EFLAGS_RF, mask);
-    END_BLOCK;
-}
-
 /* SDM vol. 2, ENTER. Levels above zero copy the display. */
 static void enter(struct cpu *cpu, const struct uop *u)
 {
@@ -161,8 +135,6 @@ const struct exec_def exec_stack[] = {
     {OP_POP, FORM_RM, &pop_rm, NULL},
     {OP_PUSHA, EXEC_ANY_FORM, NULL, pusha},
     {OP_POPA, EXEC_ANY_FORM, NULL, popa},
-    {OP_PUSHF, EXEC_ANY_FORM, NULL, pushf},
-    {OP_POPF, EXEC_ANY_FORM, NULL, popf},
     {OP_ENTER, EXEC_ANY_FORM, NULL, enter},
     {OP_LEAVE, EXEC_ANY_FORM, NULL, leave},
     {0, 0, NULL, NULL},

@@ -49,6 +49,8 @@ static uint8_t fpu_ready(const struct cpu *cpu)
     if (!(cr0 & CR0_TS) && (cr4 & CR4_OSXSAVE) && (cpu->s.xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX) &&
         (cr0 & CR0_PE) && !(cpu->eflags & EFLAGS_VM))
         ready |= (uint8_t)OPA_AVX;
+    if ((cr0 & CR0_PE) && !(cpu->eflags & EFLAGS_VM))
+        ready |= UNIT_VEX;
     return ready;
 }
 
@@ -128,7 +130,7 @@ static void fill_exec_table(struct cpu *cpu)
 {
     static const struct exec_def *const all[] = {exec_int, exec_shift, exec_multiply, exec_bit, exec_move, exec_control,
                                                  exec_stack, exec_string, exec_io, exec_segment, exec_interrupt, exec_far,
-                                                 exec_system, exec_msr, exec_fpu_system, exec_masked};
+                                                 exec_system, exec_msr, exec_fpu_system, exec_masked, exec_flags};
     for (unsigned i = 0; i < ARRAY_LEN(all); i++) {
         for (const struct exec_def *def = all[i]; def->set || def->any; def++) {
             if (def->form != EXEC_ANY_FORM) {

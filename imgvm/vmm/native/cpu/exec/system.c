@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Control and debug registers, descriptor-table registers, caches and TLBs, time, identification, halts and
- * the interrupt flag (SDM vol. 2). */
+/* Control and debug registers, descriptor-table registers, caches and TLBs, time, identification and halts
+ * (SDM vol. 2). */
 #include "debug.h"
 #include "exec.h"
 
@@ -234,27 +234,7 @@ static void swapgs(struct cpu *cpu, const struct uop *u)
     NEXT;
 }
 
-/* ---- the interrupt flag and halts ---- */
-
-static void cli(struct cpu *cpu, const struct uop *u)
-{
-    if (cpu->cpl > (cpu->eflags & EFLAGS_IOPL) >> 12)
-        raise_gp(cpu, u, 0);
-    cpu->eflags &= ~(uint64_t)EFLAGS_IF;
-    cpu_update_requests(cpu);
-    NEXT;
-}
-
-static void sti(struct cpu *cpu, const struct uop *u)
-{
-    if (cpu->cpl > (cpu->eflags & EFLAGS_IOPL) >> 12)
-        raise_gp(cpu, u, 0);
-    if (!(cpu->eflags & EFLAGS_IF))
-        cpu->s.interrupt_shadow = true;
-    cpu->eflags |= EFLAGS_IF;
-    cpu_update_requests(cpu);
-    END_BLOCK;
-}
+/* ---- SMAP's flag and halts ---- */
 
 static void clac_stac(struct cpu *cpu, const struct uop *u)
 {
@@ -401,8 +381,6 @@ const struct exec_def exec_system[] = {
     {OP_WRFSBASE, EXEC_ANY_FORM, NULL, fsgsbase},
     {OP_WRGSBASE, EXEC_ANY_FORM, NULL, fsgsbase},
     {OP_SWAPGS, EXEC_ANY_FORM, NULL, swapgs},
-    {OP_CLI, EXEC_ANY_FORM, NULL, cli},
-    {OP_STI, EXEC_ANY_FORM, NULL, sti},
     {OP_CLAC, EXEC_ANY_FORM, NULL, clac_stac},
     {OP_STAC, EXEC_ANY_FORM, NULL, clac_stac},
     {OP_HLT, EXEC_ANY_FORM, NULL, hlt},
