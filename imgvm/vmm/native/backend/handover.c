@@ -115,7 +115,11 @@ int handover_create(const struct handover_host *host, unsigned index, struct han
     handover->host = *host;
     handover->index = index;
     handover->count = 1;
-    struct cpu_options options = {.id = index, .count = 1};
+    struct feature_set features;
+    cpu_offered_features(1, &features);
+    for (size_t i = 0; host->features && i < ARRAY_LEN(features.bits); i++)
+        features.bits[i] &= host->features->bits[i];
+    struct cpu_options options = {.id = index, .count = 1, .features = &features};
     handover->cpu = cpu_create(&callbacks, handover, host->engine->mem, &options, err);
     if (!handover->cpu) {
         free(handover);

@@ -15,6 +15,7 @@ struct handover_host {
     void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
     /* The guest's TSC now. */
     uint64_t (*tsc)(void *opaque);
+    const struct feature_set *features; /* of the guest's processors; NULL: all */
 };
 
 int handover_create(const struct handover_host *host, unsigned cpu, struct handover **out, imgvm_error *err);

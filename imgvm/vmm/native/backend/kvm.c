@@ -136,42 +136,6 @@ static int add_memory(struct kvm_engine *kvm, imgvm_error *err)
     return 0;
 }
 
-/* What the host offers, with this processor's place in a topology of one package of single-thread cores
- * (SDM vol. 3, 9.9.3 "Hierarchical ID"). */
-static void adapt_cpuid(struct kvm_cpuid2 *cpuid, const struct kvm_engine *kvm, unsigned id)
-{
-    unsigned shift = 0;
-    while ((1u << shift) < kvm->cpus)
-        shift++;
-    bool deadline = ioctl(kvm->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
-    for (unsigned i = 0; i < cpuid->nent; i++) {
-        struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
-        switch (entry->function) {
-        case 1:
-            entry->ebx = (entry->ebx & 0x0000ffff) | (id << 24) | ((1u << shift) << 16);
-            entry->ecx |= BIT(31) | (deadline ? BIT(24) : 0);
-            if (kvm->cpus > 1)
-                entry->edx |= BIT(28);
-            else
-                entry->edx &= ~(uint32_t)BIT(28);
-            break;
-        case 4:
-            entry->eax &= ~0xffffc000u;
-            if (((entry->eax >> 5) & 7) == 3) /* the last cache level is shared by all */
-                entry->eax |= ((1u << shift) - 1) << 14;
-            entry->eax |= ((1u << shift) - 1) << 26;
-            break;
-        case 0xb:
-        case 0x1f:
-            entry->ecx = entry->index | (entry->index == 0 ? 0x100 : entry->index == 1 ? 0x200 : 0);
-            entry->eax = entry->index == 1 ? shift : 0;
-            entry->ebx = entry->index == 0 ? 1 : entry->index == 1 ? kvm->cpus : 0;
-            entry->edx = id;
-            break;
-        }
-    }
-}
-
 static int create_cpu(struct kvm_engine *kvm, unsigned id, const struct kvm_cpuid2 *supported, imgvm_error *err)
 {
     struct kvm_cpu *cpu = &kvm->cpu[id];
@@ -188,7 +152,18 @@ static int create_cpu(struct kvm_engine *kvm, unsigned id, const struct kvm_cpui
     if (!cpuid)
         return error_set(err, ENOMEM, "KVM: out of memory");
     memcpy(cpuid, supported, bytes);
-    adapt_cpuid(cpuid, kvm, id);
+    kvm_cpuid_adapt(cpuid, kvm, id);
+    kvm_cpuid_add_plain(cpuid);
+    if (kvm->host.wish) {
+        kvm_cpuid_features(cpuid, &kvm->features);
+        int result = cpu_wish_grant(kvm->host.wish, &kvm->features, &kvm->features, err);
+        if (result < 0) {
+            free(cpuid);
+            return result;
+        }
+        kvm_cpuid_limit(cpuid, &kvm->features, kvm->host.wish->model != CPU_MODEL_HOST);
+        kvm->limited = true;
+    }
     cpu->cpuid = cpuid;
     if (ioctl(cpu->fd, KVM_SET_CPUID2, cpuid) < 0)
         return error_set(err, errno, "KVM: the host refuses processor %u's CPUID: %s", id, strerror(errno));
@@ -253,6 +228,7 @@ static int kvm_create(const struct engine_host *host, unsigned cpus, struct engi
         if ((result = create_cpu(kvm, i, cpuid, err)) < 0)
             goto failed;
     free(cpuid);
+    kvm->host.wish = NULL; /* it was lent for this call */
     *out = &kvm->engine;
     return 0;
 failed:
@@ -370,7 +346,8 @@ static enum engine_exit hand_over(struct kvm_engine *kvm, unsigned id, bool *go_
     struct x86_state state;
     *go_on = false;
     if (!cpu->handover) {
-        const struct handover_host host = {&kvm->host, cpu, cpuid_of_guest, tsc_of_guest};
+        const struct handover_host host = {&kvm->host, cpu, cpuid_of_guest, tsc_of_guest,
+                                            kvm->limited ? &kvm->features : NULL};
         if (handover_create(&host, id, &cpu->handover, &err) < 0)
             goto failed;
     }
