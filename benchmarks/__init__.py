@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Benchmarks: imgvm and its peers on the same work, side by side. `python -m benchmarks --help`."""

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""The programs that are timed: imgvm's own command, QEMU, and small C programs."""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.contest import AbsentError
+from imgvm.vmm import _build
+
+HERE = Path(__file__).parent
+QEMU = "qemu-system-x86_64"
+LIMIT_S = 600
+
+# The kernels must call nothing and use no vector register: they are copied into a bare guest.
+KERNEL_CFLAGS = [
+    "-O2", "-fPIE", "-mgeneral-regs-only", "-fcf-protection=none", "-fno-stack-protector",
+    "-fno-asynchronous-unwind-tables", "-fno-tree-vectorize", "-fno-tree-loop-distribute-patterns",
+]  # fmt: skip
+
+
+def qemu() -> str:
+    found = shutil.which(QEMU)
+    if found is None:
+        raise AbsentError(f"{QEMU} is not installed")
+    return found
+
+
+def qemu_version() -> str:
+    text = subprocess.run([qemu(), "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"version (\S+)", text)
+    return match[1] if match else "?"
+
+
+def imgvm(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "imgvm", *map(str, words)]
+
+
+def seconds_until(command: Sequence[str | Path], marker: bytes) -> float:
+    """From the start of a program until it has written `marker`; then it is killed."""
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    seen = b""
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while marker not in seen:
+                left = begin + LIMIT_S - time.monotonic()
+                piece = os.read(process.stdout.fileno(), 65536) if selector.select(max(left, 0)) else b""
+                if not piece:
+                    process.kill()
+                    said = seen[-500:] + process.stderr.read()
+                    raise RuntimeError(f"{command[0]} ended without {marker!r}: {said!r}")
+                seen += piece
+        return time.monotonic() - begin
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def output_of(command: Sequence[str | Path], statuses: Sequence[int] = (0,)) -> str:
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    if done.returncode not in statuses:
+        said = done.stdout[-1000:] + done.stderr[-1000:]
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {said}")
+    return done.stdout
+
+
+def seconds_of(command: Sequence[str | Path], statuses: Sequence[int] = (0,)) -> float:
+    begin = time.monotonic()
+    output_of(command, statuses)
+    return time.monotonic() - begin
+
+
+def compile_kernels(folder: Path) -> Path:
+    return _compile(HERE / "kernels.c", folder, KERNEL_CFLAGS)
+
+
+def compile_user_loop(folder: Path) -> Path:
+    """The kernels as a static program, for any Linux."""
+    out = folder / "user_loop"
+    _cc(["-O2", "-static", HERE / "user_loop.c", compile_kernels(folder), "-o", out])
+    return out
+
+
+def compile_cpu_loop(folder: Path) -> Path:
+    """The kernels on the software processor alone; `needs:` names the sources, as in tests/native."""
+    program = HERE / "cpu_loop.c"
+    needs = re.search(r"^// needs: (.*)$", program.read_text(), re.M)
+    assert needs is not None
+    objects = [compile_kernels(folder)]
+    for pattern in needs[1].split():
+        for source in sorted(_build.NATIVE.glob(pattern)):
+            flags = [*_build.CFLAGS, *_build.file_flags(str(source)), f"-I{_build.NATIVE}"]
+            objects.append(_compile(source, folder, flags))
+    out = folder / "cpu_loop"
+    _cc([*_build.CFLAGS, f"-I{_build.NATIVE}", program, *objects, "-o", out])
+    return out
+
+
+def _compile(source: Path, folder: Path, flags: Sequence[str]) -> Path:
+    name = str(source.relative_to(HERE.parent)).replace("/", ".") + ".o"
+    _cc([*flags, "-c", source, "-o", folder / name])
+    return folder / name
+
+
+def _cc(words: Sequence[str | Path]) -> None:
+    done = subprocess.run(["cc", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AbsentError(f"the compiler says: {done.stderr.strip().splitlines()[-1]}")

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: MIT
+"""What is measured. Each function prepares a contest in a folder of its own, or raises AbsentError."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import platformdirs
+
+from benchmarks import peers
+from benchmarks.contest import AbsentError, Contest, Contestant
+from imgvm.config import Config
+from imgvm.errors import PackError
+from imgvm.pack import pack
+from imgvm.pack.deb import DebCache
+from imgvm.qcow2 import Image
+
+DISTRO, PACKAGE = "debian:bookworm", "linux-image-cloud-amd64"
+CMDLINE = "console=ttyS0 quiet"
+MEMORY_MIB = 512
+MARKER = "userland reached"
+OURS, TCG = "imgvm interp", "QEMU TCG"
+
+CONFIG = f"""
+version: 1
+name: bench
+machine: {{memory: {MEMORY_MIB}MiB, entropy: false}}
+boot:
+  kernel: {{distro: "{DISTRO}", package: {PACKAGE}}}
+  cmdline: {CMDLINE}
+  files: [{{path: /user_loop, source: user_loop, mode: "0755"}}]
+exec: {{command: [sh, -c, "echo {MARKER}; exec /user_loop"]}}
+"""
+
+
+class Debian:
+    """Debian's cloud kernel, and an initrd that runs the kernels' program, as each contestant takes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.user_loop = peers.compile_user_loop(folder)
+        self.image, self.vmlinux, self.initrd = folder / "bench.img", folder / "vmlinux", folder / "initrd"
+        try:
+            pack(Config.from_text(CONFIG, "bench.yaml", folder), self.image)
+            cache = DebCache(platformdirs.user_cache_path("imgvm"))
+            self.bzimage = next(cache.unpacked(cache.kernel(DISTRO, PACKAGE)).glob("boot/vmlinuz-*"))
+        except PackError as error:
+            raise AbsentError(str(error)) from None
+        with Image.open(self.image) as image:
+            self.vmlinux.write_bytes(image.read_config("kernel"))
+            self.initrd.write_bytes(image.read_config("initrd"))
+
+    def in_imgvm(self) -> list[str]:
+        return peers.imgvm("run", self.image, "--accel", "interp")
+
+    def in_qemu(self, kernel: Path) -> list[str | Path]:
+        return [
+            peers.qemu(), "-accel", "tcg", "-M", "q35", "-nodefaults", "-display", "none", "-no-reboot",
+            "-m", str(MEMORY_MIB), "-serial", "stdio",
+            "-kernel", kernel, "-initrd", self.initrd, "-append", CMDLINE,
+        ]  # fmt: skip
+
+
+debian = cache(Debian)
+
+
+def boot(folder: Path) -> Contest:
+    guest = debian(folder)
+    row, marker, absent = "boot to userland", MARKER.encode(), []
+    contestants = [Contestant(OURS, lambda: {row: peers.seconds_until(guest.in_imgvm(), marker)})]
+    try:
+        on_bzimage, on_vmlinux = guest.in_qemu(guest.bzimage), guest.in_qemu(guest.vmlinux)
+        contestants += [
+            Contestant(f"{TCG}, bzImage", lambda: {row: peers.seconds_until(on_bzimage, marker)}),
+            Contestant(f"{TCG}, vmlinux", lambda: {row: peers.seconds_until(on_vmlinux, marker)}),
+        ]
+    except AbsentError as missing:
+        absent.append(f"{TCG}: {missing}")
+    ratios = [(OURS, f"{TCG}, bzImage"), (OURS, f"{TCG}, vmlinux")]
+    what = (
+        f"`{PACKAGE}` of {DISTRO} with the same initrd, {MEMORY_MIB} MiB, one processor, from the start of "
+        "the command until the initrd's command has written a line. imgvm runs the vmlinux that it unpacked "
+        "when it packed; QEMU runs Debian's bzImage through its BIOS, and that vmlinux too."
+    )
+    return Contest("Boot of Debian's cloud kernel", what, contestants, ratios, absent)
+
+
+def _kernels(output: str) -> dict[str, list[str]]:
+    """`kernel NAME NANOSECONDS CHECKSUM ...` -> the words after the name."""
+    lines = [line.split() for line in output.splitlines()]
+    return {words[1]: words[2:] for words in lines if len(words) >= 4 and words[0] == "kernel"}
+
+
+class Loops:
+    """Runs the kernels in one way or another; every way must come to the same checksums."""
+
+    def __init__(self) -> None:
+        self.checksums: dict[str, str] = {}
+        self.counts: dict[str, int] = {}
+
+    def turn(self, command: list[str | Path]) -> Callable[[], Mapping[str, float]]:
+        def run() -> Mapping[str, float]:
+            found = _kernels(peers.output_of(command))
+            if not found:
+                raise RuntimeError(f"{command[0]} ran no kernel")
+            for name, words in found.items():
+                if self.checksums.setdefault(name, words[1]) != words[1]:
+                    expected = self.checksums[name]
+                    raise RuntimeError(f"{command[0]}: {name} came to {words[1]}, not to {expected}")
+                if len(words) > 2:
+                    self.counts[name] = int(words[2])
+            return {name: int(words[0]) / 1e9 for name, words in found.items()}
+
+        return run
+
+
+def loops(folder: Path) -> Contest:
+    cpu_loop, state, absent = peers.compile_cpu_loop(folder), Loops(), []
+    contestants = [Contestant(f"{OURS}, bare", state.turn([cpu_loop]))]
+    try:
+        guest = debian(folder)
+        contestants.append(Contestant(f"{OURS}, in Debian", state.turn(list(guest.in_imgvm()))))
+        try:
+            contestants.append(Contestant(f"{TCG}, in Debian", state.turn(guest.in_qemu(guest.bzimage))))
+        except AbsentError as missing:
+            absent.append(f"{TCG}: {missing}")
+        contestants.append(Contestant("native", state.turn([guest.user_loop])))
+    except AbsentError as missing:
+        absent.append(f"all but the bare processor: {missing}")
+    what = (
+        "Integer programs (`benchmarks/kernels.c`), the same machine code for all: on the software processor "
+        "alone, as a program under Debian's kernel, and on the host. Times are those of the program's clock."
+    )
+    bare, inside, peer, native = f"{OURS}, bare", f"{OURS}, in Debian", f"{TCG}, in Debian", "native"
+    ratios = [(inside, peer), (bare, native), (peer, native)]
+    return Contest("Integer loops", what, contestants, ratios, absent, lambda: state.counts, [bare])
+
+
+def start(folder: Path) -> Contest:
+    image, result = folder / "hello.img", folder / "result.json"
+    pack(Config.load(peers.HERE.parent / "examples" / "hello.yaml"), image)
+    (folder / "hello.elf").write_bytes(_blob(image, "kernel"))
+    command = peers.imgvm("run", image, "--accel", "interp", "--result-file", result)
+
+    def ours() -> Mapping[str, float]:
+        seconds = peers.seconds_of(command)
+        return {"the whole command": seconds, "the machine in it": json.loads(result.read_text())["seconds"]}
+
+    contestants, absent = [Contestant(OURS, ours)], []
+    try:
+        in_qemu: list[str | Path] = [
+            peers.qemu(), "-accel", "tcg", "-M", "q35", "-nodefaults", "-display", "none", "-no-reboot",
+            "-m", "64", "-serial", "stdio", "-kernel", folder / "hello.elf", "-append", "name=hello",
+            "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
+        ]  # fmt: skip
+        # isa-debug-exit makes 1 of the guest's 0
+        contestants.append(Contestant(TCG, lambda: {"the whole command": peers.seconds_of(in_qemu, (1,))}))
+    except AbsentError as missing:
+        absent.append(f"{TCG}: {missing}")
+    what = "`examples/hello.yaml`, a Multiboot kernel of our own: from the start of the command to its end."
+    return Contest("Start of the embedded guest", what, contestants, [(OURS, TCG)], absent)
+
+
+def _blob(image: Path, name: str) -> bytes:
+    with Image.open(image) as opened:
+        return opened.read_config(name)
+
+
+WORKLOADS: dict[str, Callable[[Path], Contest]] = {"boot": boot, "loops": loops, "start": start}
