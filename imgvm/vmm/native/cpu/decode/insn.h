@@ -120,7 +120,7 @@ enum op_kind {
 #define OPA_SSE 0x20         /* CR0.EM or !CR4.OSFXSR -> #UD, TS -> #NM */
 #define OPA_AVX 0x40         /* !CR4.OSXSAVE or XCR0 -> #UD, TS -> #NM */
 #define OPA_NOWAIT 0x80      /* x87 control forms that do not check pending exceptions */
-#define OPA_ALIGN16 0x100    /* legacy-SSE memory operand must be 16-byte aligned (#GP) */
+#define OPA_ALIGN16 0x100    /* a memory operand of 16 or 32 bytes must be aligned to its size (#GP) */
 #define OPA_NO_MEM_READ 0x200 /* memory destination is only written */
 #define OPA_NO_MEM 0x400      /* LEA, NOP Ev, prefetches: the memory operand is not accessed */
 #define OPA_MEM_RMW 0x800     /* memory destination is read and written */

@@ -47,6 +47,34 @@ static void native_register(struct cpu *cpu, const struct uop *u)
     NEXT;
 }
 
+/* Alignment is checked before the address is translated: #GP comes before #PF. */
+static inline uint64_t aligned_linear(struct cpu *cpu, const struct uop *u, bool write)
+{
+    uint64_t linear = operand_linear(cpu, u, u->mem_size, write);
+    if (unlikely(linear & (u->mem_size - 1u)))
+        raise_gp(cpu, u, 0);
+    return linear;
+}
+
+static void native_load_aligned(struct cpu *cpu, const struct uop *u)
+{
+    check_unit(cpu, u);
+    void *p = mem_load_ptr(cpu, u, aligned_linear(cpu, u, false), u->mem_size);
+    enter(cpu, u);
+    u->native(cpu, p);
+    NEXT;
+}
+
+static void native_store_aligned(struct cpu *cpu, const struct uop *u)
+{
+    check_unit(cpu, u);
+    void *p = mem_modify_ptr(cpu, u, aligned_linear(cpu, u, true), u->mem_size, false);
+    enter(cpu, u);
+    u->native(cpu, p);
+    mem_done(cpu, u, p, u->mem_size);
+    NEXT;
+}
+
 static void native_load(struct cpu *cpu, const struct uop *u)
 {
     check_unit(cpu, u);
@@ -74,6 +102,39 @@ static void native_modify(struct cpu *cpu, const struct uop *u)
     u->native(cpu, p);
     mem_done(cpu, u, p, u->mem_size);
     NEXT;
+}
+
+/* An exception that waits comes before those of the memory operand. */
+static inline void check_pending(struct cpu *cpu, const struct uop *u)
+{
+    uint16_t status;
+    enter(cpu, u);
+    __asm__ volatile("fnstsw %0" : "=a"(status));
+    if (unlikely(status & 0x80))
+        raise_exception(cpu, u, EXC_MF);
+}
+
+static void native_load_x87(struct cpu *cpu, const struct uop *u)
+{
+    check_unit(cpu, u);
+    check_pending(cpu, u);
+    native_load(cpu, u);
+}
+
+/* CVTPD2PI, CVTTPD2PI */
+static void native_load_x87_aligned(struct cpu *cpu, const struct uop *u)
+{
+    check_unit(cpu, u);
+    check_pending(cpu, u);
+    native_load_aligned(cpu, u);
+}
+
+/* An unmasked exception leaves memory as it was (SDM vol. 1, 8.5.1). */
+static void native_store_x87(struct cpu *cpu, const struct uop *u)
+{
+    check_unit(cpu, u);
+    check_pending(cpu, u);
+    native_modify(cpu, u);
 }
 
 static void native_missing(struct cpu *cpu, const struct uop *u)
@@ -108,6 +169,12 @@ static unsigned memory_operand_size(const struct insn *in)
     return in->osize;
 }
 
+/* With a memory operand these touch no MMX register; whether they wait for x87 is the host's to say. */
+static bool loads_without_x87(unsigned op)
+{
+    return op == OP_CVTPI2PS || op == OP_CVTPI2PD;
+}
+
 void exec_select_native(struct cpu *cpu, struct uop *u)
 {
     const struct op_info *info = &op_infos[u->in.op];
@@ -121,21 +188,21 @@ void exec_select_native(struct cpu *cpu, struct uop *u)
     if (!u->native)
         return;
     u->unit = (uint8_t)(attributes & (OPA_X87 | OPA_MMX | OPA_SSE | OPA_AVX));
-    u->mem_size = (uint16_t)memory_operand_size(&u->in);
-    if (!(u->in.flags & INSN_MEM))
-        u->fn = native_register;
-    else if (memory_is_destination(&u->in) && attributes & OPA_MEM_RMW)
-        u->fn = native_modify;
-    else if (memory_is_destination(&u->in) && attributes & OPA_NO_MEM_READ)
-        u->fn = native_store;
-    else
-        u->fn = native_load;
-}
-/* With a memory operand these touch no MMX register; whether they wait for x87 is the host's to say. */
-static bool loads_without_x87(unsigned op)
-{
-    return op == OP_CVTPI2PS || op == OP_CVTPI2PD;
-}
-
     if (u->in.flags & INSN_VEX)
         u->unit |= UNIT_VEX;
+    u->mem_size = (uint16_t)memory_operand_size(&u->in);
+    bool aligned = attributes & OPA_ALIGN16 && (u->mem_size == 16 || u->mem_size == 32);
+    bool destination = memory_is_destination(&u->in);
+    if (!(u->in.flags & INSN_MEM))
+        u->fn = native_register;
+    else if (destination && attributes & OPA_MEM_RMW)
+        u->fn = native_modify;
+    else if (attributes & (OPA_X87 | OPA_MMX) && !(attributes & OPA_NOWAIT) && !loads_without_x87(u->in.op))
+        u->fn = destination && attributes & OPA_NO_MEM_READ ? native_store_x87
+                : aligned                                    ? native_load_x87_aligned
+                                                             : native_load_x87;
+    else if (destination && attributes & OPA_NO_MEM_READ)
+        u->fn = aligned ? native_store_aligned : native_store;
+    else
+        u->fn = aligned ? native_load_aligned : native_load;
+}
