@@ -136,7 +136,14 @@ static void maskmov_elements(struct cpu *cpu, const struct uop *u)
     NEXT;
 }
 
-/* Gathers. Nothing is written until all is read: after a fault the instruction begins anew. */
+/* An element of a vector register where it lies in the state. */
+static uint8_t *register_element(struct cpu *cpu, unsigned n, unsigned offset)
+{
+    return offset < 16 ? fpu_xmm(cpu->s.xsave, n) + offset : fpu_ymm_high(cpu->s.xsave, n) + offset - 16;
+}
+
+/* Gathers. An element that is done clears its mask, so that after a fault the instruction goes on with the others
+ * (SDM vol. 2, VPGATHERDD: elements below the faulting one are complete). */
 static void gather(struct cpu *cpu, const struct uop *u)
 {
     const struct insn *in = &u->in;
@@ -145,25 +152,27 @@ static void gather(struct cpu *cpu, const struct uop *u)
     bool narrow = op == OP_VPGATHERDD || op == OP_VPGATHERQD || op == OP_VGATHERDPS || op == OP_VGATHERQPS;
     unsigned size = narrow ? 4 : 8, index_size = wide_index ? 8 : 4;
     unsigned count = in->vl / (size > index_size ? size : index_size);
-    uint8_t value[32], mask[32], index[32];
+    uint8_t index[32];
 
     open_unit(cpu, u);
-    get_vector(cpu, in->reg, value);
-    get_vector(cpu, in->vvvv, mask);
     get_vector(cpu, in->index, index);
     uint64_t base = operand_base(cpu, u);
     for (unsigned i = 0; i < count; i++) {
-        if (!(load_element(mask + i * size, size) & SIGN_BIT(size)))
-            continue;
-        uint64_t number = load_element(index + i * index_size, index_size);
-        if (!wide_index)
-            number = (uint64_t)(int64_t)(int32_t)number;
-        uint64_t linear = element_linear(cpu, u, base + (number << in->scale), size, false);
-        store_element(value + i * size, size, mem_read(cpu, u, linear, size));
+        uint8_t *mask = register_element(cpu, in->vvvv, i * size);
+        if (load_element(mask, size) & SIGN_BIT(size)) {
+            uint64_t number = load_element(index + i * index_size, index_size);
+            if (!wide_index)
+                number = (uint64_t)(int64_t)(int32_t)number;
+            uint64_t linear = element_linear(cpu, u, base + (number << in->scale), size, false);
+            store_element(register_element(cpu, in->reg, i * size), size, mem_read(cpu, u, linear, size));
+        }
+        store_element(mask, size, 0);
     }
-    fpu_zero(mask, sizeof mask);
+    uint8_t value[32];
+    get_vector(cpu, in->reg, value);
     put_vector(cpu, in->reg, value, count * size);
-    put_vector(cpu, in->vvvv, mask, sizeof mask);
+    fpu_zero(value, sizeof value);
+    put_vector(cpu, in->vvvv, value, sizeof value);
     NEXT;
 }
 
