@@ -236,7 +236,11 @@ unsigned fpu_fnsave(uint8_t *area, uint8_t out[108], bool size32)
     put_environment(area, out, size32);
     for (unsigned i = 0; i < 8; i++)
         fpu_copy(out + offset + 10 * i, area + ST + 16 * i, 10);
-    init_x87(area);
+    /* as FNINIT: the registers are empty, but hold what they held (SDM vol. 2, FINIT) */
+    put_status(area, 0);
+    store_le16(area + FCW, FCW_INIT);
+    area[FTW] = 0;
+    forget_pointers(area);
     put_in_use(area, XCR0_X87);
     return offset + 80;
 }

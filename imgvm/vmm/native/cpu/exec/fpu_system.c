@@ -62,9 +62,9 @@ static void fldenv(struct cpu *cpu, const struct uop *u)
     need_x87(cpu, u);
     bool size32 = u->in.osize != 2 && u->in.osize != 14;
     uint8_t image[28];
-    read_image(cpu, u, operand_linear(cpu, u, size32 ? 28 : 14, false), image, size32 ? 28 : 14);
     cpu_fpu_leave(cpu);
     need_nothing_pending(cpu, u);
+    read_image(cpu, u, operand_linear(cpu, u, size32 ? 28 : 14, false), image, size32 ? 28 : 14);
     fpu_fldenv(cpu->s.xsave, image, size32);
     NEXT;
 }
@@ -87,9 +87,9 @@ static void frstor(struct cpu *cpu, const struct uop *u)
     need_x87(cpu, u);
     bool size32 = u->in.osize != 2 && u->in.osize != 94;
     uint8_t image[108];
-    read_image(cpu, u, operand_linear(cpu, u, size32 ? 108 : 94, false), image, size32 ? 108 : 94);
     cpu_fpu_leave(cpu);
     need_nothing_pending(cpu, u);
+    read_image(cpu, u, operand_linear(cpu, u, size32 ? 108 : 94, false), image, size32 ? 108 : 94);
     fpu_frstor(cpu->s.xsave, image, size32);
     NEXT;
 }
@@ -109,6 +109,7 @@ static void fxsave(struct cpu *cpu, const struct uop *u)
     cpu_fpu_leave(cpu);
     uint8_t image[FPU_FXSAVE_BYTES];
     unsigned bytes = fpu_fxsave(cpu->s.xsave, image, cpu->code64);
+    access_probe_write(cpu, u, linear, FPU_FXSAVE_BYTES); /* all of the operand, though not all is written */
     write_image(cpu, u, linear, image, bytes);
     NEXT;
 }
