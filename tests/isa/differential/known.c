@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT */
+/* What is not run, and where processors differ by right. Each with its reason. */
+#include <string.h>
+
+#include "differential.h"
+
+bool host_is_amd(void)
+{
+    uint32_t a = 0, b, c = 0, d;
+    __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    return b == 0x68747541; /* Auth enticAMD */
+}
+
+const char *row_excluded(unsigned number, const struct guest *guest)
+{
+    const struct isa_row *row = &isa_rows[number];
+    if ((row->attributes & A_MODE) == MODE_I64)
+        return "not in 64-bit mode";
+    if (!guest_has(guest, op_infos[row->op].feature))
+        return "a feature this processor does not announce: undefined here, whatever the host has";
+    switch (row->op) {
+    case OP_RDTSC: case OP_RDTSCP: case OP_RDPMC:
+        return "counters: the value is the machine's";
+    case OP_RDRAND: case OP_RDSEED:
+        return "random";
+    case OP_RDPID:
+        return "the operating system's IA32_TSC_AUX";
+    case OP_CPUID: case OP_XGETBV:
+        return "another processor and another XCR0 than the host's, by design";
+    case OP_SYSCALL: case OP_SYSENTER:
+        return "enters the host's kernel";
+    case OP_VMCALL: case OP_VMMCALL:
+        return "asks the hypervisor the tests may run under";
+    case OP_SGDT: case OP_SIDT: case OP_SLDT: case OP_STR: case OP_SMSW:
+        return "under UMIP Linux emulates them with values of its own (arch/x86/kernel/umip.c)";
+    case OP_MOV_TO_SREG: case OP_POP_SREG: case OP_LFS: case OP_LGS: case OP_LSS: case OP_MOV_FROM_SREG: case OP_PUSH_SREG:
+        return "the kernel keeps no data selectors across a signal";
+    }
+    return NULL;
+}
+
+static bool near_branch(unsigned op)
+{
+    switch (op) {
+    case OP_JCC: case OP_JMP: case OP_CALL: case OP_RET: case OP_LOOP: case OP_LOOPE: case OP_LOOPNE: case OP_JCXZ:
+        return true;
+    }
+    return false;
+}
+
+static bool far_transfer(unsigned op)
+{
+    return op == OP_JMP_FAR || op == OP_CALL_FAR || op == OP_RETF || op == OP_IRET;
+}
+
+static bool is_sha(unsigned op)
+{
+    switch (op) {
+    case OP_SHA1NEXTE: case OP_SHA1MSG1: case OP_SHA1MSG2: case OP_SHA1RNDS4: case OP_SHA256RNDS2: case OP_SHA256MSG1:
+    case OP_SHA256MSG2:
+        return true;
+    }
+    return false;
+}
+
+static bool is_fault(const struct diff_result *r)
+{
+    return r->vector != EXC_BP && r->vector != EXC_DB;
+}
+
+/* Only the upper half of RSP differs. */
+static bool same_but_high_rsp(const struct diff_result *host, const struct diff_result *guest)
+{
+    for (unsigned i = 0; i < 16; i++)
+        if (i != RSP && host->gpr[i] != guest->gpr[i])
+            return false;
+    return host->rip == guest->rip && host->vector == guest->vector && (uint32_t)host->gpr[RSP] == (uint32_t)guest->gpr[RSP];
+}
+
+/* Instructions of several memory accesses, whose order is the processor's. */
+static bool many_accesses(unsigned op)
+{
+    switch (op) {
+    case OP_FNSTENV: case OP_FLDENV: case OP_FNSAVE: case OP_FRSTOR: case OP_FXSAVE: case OP_FXRSTOR: case OP_XSAVE:
+    case OP_XSAVEOPT: case OP_XSAVEC: case OP_XRSTOR: case OP_ENTER: case OP_CMPS: case OP_MOVS:
+    case OP_RETF: case OP_IRET: case OP_CALL_FAR:
+        return true;
+    }
+    return false;
+}
+
+static bool is_string(unsigned op)
+{
+    return op == OP_MOVS || op == OP_CMPS || op == OP_STOS || op == OP_LODS || op == OP_SCAS;
+}
+
+static bool is_address_fault(const struct diff_result *r)
+{
+    return r->vector == EXC_PF || ((r->vector == EXC_GP || r->vector == EXC_SS) && r->error == 0);
+}
+
+static bool is_gather(unsigned op)
+{
+    return op == OP_VPGATHERDD || op == OP_VPGATHERDQ || op == OP_VPGATHERQD || op == OP_VPGATHERQQ || op == OP_VGATHERDPS ||
+           op == OP_VGATHERDPD || op == OP_VGATHERQPS || op == OP_VGATHERQPD;
+}
+
+static bool is_masked_store(unsigned op)
+{
+    return op == OP_MASKMOVQ || op == OP_MASKMOVDQU || op == OP_VMASKMOVDQU;
+}
+
+static bool has_prefix(const struct diff_case *c, uint8_t wanted)
+{
+    for (unsigned i = 0; i < c->length; i++) {
+        switch (c->code[i]) {
+        case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3: case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
+            if (c->code[i] == wanted)
+                return true;
+            continue;
+        default:
+            return false;
+        }
+    }
+    return false;
+}
+
+static bool has_repeat(const struct diff_case *c)
+{
+    return has_prefix(c, 0xf2) || has_prefix(c, 0xf3);
+}
+
+static bool selector_of_linux(const struct diff_case *c)
+{
+    uint16_t selector = 0;
+    if (!(c->insn.flags & INSN_MEM))
+        selector = (uint16_t)c->gpr[c->insn.rm];
+    else if (c->patches)
+        selector = load_le16(c->patch_bytes);
+    return selector >> 3 == 15 && !(selector & 4);
+}
+
+/* The host's first fault is about an address that is not canonical, ours about the page just below. */
+static bool straddles(const struct diff_case *c, const struct diff_result *host, const struct diff_result *guest)
+{
+    (void)c;
+    return (host->vector == EXC_GP || host->vector == EXC_SS) && host->error == 0 && guest->vector == EXC_PF &&
+           guest->cr2 >= UINT64_C(0x00007fffffffff80) && guest->cr2 <= UINT64_C(0x00007fffffffffff);
+}
+
+static const char *of_undefined(const struct diff_case *c, const struct diff_result *host, const struct diff_result *guest)
+{
+    if (host_is_amd() && has_repeat(c) && isa_rows[c->row].opcode == 0x2b && isa_rows[c->row].map == MAP_0F)
+        return "MOVNTSS, MOVNTSD: SSE4A, which AMD's processors have and the table has not (APM vol. 4)";
+    if (host_is_amd() && has_prefix(c, 0xf0) && op_infos[isa_rows[c->row].op].attributes & OPA_CPL0)
+        return "LOCK MOV CR0 is MOV CR8 on AMD's processors (APM vol. 3, MOV CRn)";
+    if (host->vector == EXC_PF && host->error & PF_I && guest->vector == EXC_UD)
+        return "whether the operand bytes of what is undefined are fetched";
+    if (host_is_amd() && has_prefix(c, 0xf0) && host->vector == EXC_PF && guest->vector == EXC_UD)
+        return "whether #UD of a LOCK that is not allowed comes before #PF of the operand (SDM vol. 3, table 6-2: it does)";
+    return NULL;
+}
+
+const char *known_difference(const struct diff_case *c, const struct diff_result *host, const struct diff_result *guest)
+{
+    if (c->decoded <= 0)
+        return of_undefined(c, host, guest);
+    unsigned op = c->insn.op;
+    if (host_is_amd() && near_branch(op) && has_prefix(c, 0x66))
+        return "AMD's near branches heed 66 in 64-bit mode (APM vol. 3, 1.2.2; SDM vol. 2, Jcc)";
+    if ((op == OP_UD0 || op == OP_UD1) && host->vector == EXC_UD && guest->vector == EXC_PF)
+        return "whether the operand bytes of UD0 and UD1 are fetched (SDM vol. 2, UD)";
+    if ((op == OP_LSL || op == OP_LAR || op == OP_VERR || op == OP_VERW) && host->vector == EXC_BP && guest->vector == EXC_BP)
+        return selector_of_linux(c) ? "Linux's descriptor 15, which tells the processor's number" : NULL;
+    if (is_sha(op) && guest->vector == EXC_GP && host_is_amd())
+        return "AMD's processors do not demand alignment of SHA's operand; Intel's do (SDM vol. 2, 2.5, type 4)";
+    if (far_transfer(op) && host->cs == 0x23 && guest->cs == 0x23 && same_but_high_rsp(host, guest))
+        return "bits 63:32 of a register are not preserved in 32-bit mode (SDM vol. 1, 3.4.1.1)";
+    if (far_transfer(op) && is_fault(host) && is_fault(guest) && host->rip == guest->rip)
+        return "which of an instruction's many checks comes first";
+    if (straddles(c, host, guest))
+        return "an operand half in an unmapped page, half beyond the canonical addresses: which fault is first";
+    if (host_is_amd() && (op == OP_JMP_FAR || op == OP_CALL_FAR) && c->insn.osize == 8)
+        return "AMD's far transfers have no 64-bit offsets: REX.W is ignored (APM vol. 3, JMP far)";
+    if (host_is_amd() && op == OP_NOP && !(c->insn.flags & INSN_MEM) && isa_rows[c->insn.row].opcode == 0x0d)
+        return "0F 0D with a register: undefined on AMD's processors, a NOP on Intel's (SDM vol. 2, table A-3)";
+    if ((op == OP_LOOPE || op == OP_LOOPNE) && has_repeat(c))
+        return "F2 and F3 before LOOPcc are reserved (SDM vol. 2, 2.1.1); AMD's processors take them for the condition";
+    if (op == OP_INT1 && host->vector == EXC_DB && host->rip == c->rip)
+        return "a hypervisor that intercepts #DB delivers INT1 as a fault; by the manual it is a trap (SDM vol. 2, INT1)";
+    if (many_accesses(op) && is_address_fault(host) && is_address_fault(guest) && host->rip == guest->rip)
+        return "which of several accesses of one instruction is first to fault (SDM vol. 3, 6.15, #PF)";
+    if (op == OP_CALL && is_address_fault(host) && is_address_fault(guest) && host->rip == guest->rip)
+        return "whether the push or the target of CALL faults first";
+    if (is_string(op) && host->vector == EXC_DB && guest->vector == EXC_DB && (host->rflags ^ guest->rflags) == EFLAGS_RF && host_is_amd())
+        return "between the iterations of a string instruction Intel's processors save RF set (SDM vol. 3, 17.3.1.1)";
+    if (is_gather(op) && c->rflags & EFLAGS_TF && host->vector == EXC_DB && guest->vector == EXC_PF)
+        return "after a part of a gather a pending trap may come in lieu of the fault (SDM vol. 2, VPGATHERDD)";
+    if (host_is_amd() && op == OP_MOVSXD && has_prefix(c, 0x66) && c->insn.flags & INSN_MEM && host->vector == EXC_PF)
+        return "MOVSXD with 66 reads four bytes on AMD's processors, two on Intel's (SDM vol. 2, MOVSXD)";
+    if ((op == OP_RETF || op == OP_IRET) && guest->cs == 0x23 && host->vector == EXC_GP && host->cs == USER_CS)
+        return "open (cpu/exec/far.c, interrupt.c): RETF, IRET to 32-bit code with an offset beyond the limit is #GP(0), not cut off";
+    if (is_masked_store(op) && is_address_fault(host))
+        return "whether bytes that are masked off fault (SDM vol. 2, MASKMOVDQU: implementation dependent)";
+    return NULL;
+}

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+/* differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage]
+ *
+ * Runs `count` cases on both processors, prints what disagrees (at most `reports` an operation), a line of totals, and
+ * exits with 1 if anything did. --case runs one case of the seed again. --coverage lists rows that never completed. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/mman.h>
+
+#include "cpu/decode/plan.h"
+#include "differential.h"
+
+struct options {
+    uint64_t seed, count, first;
+    int row;
+    const char *op;
+    unsigned reports;
+    bool coverage, verbose;
+};
+
+struct totals {
+    uint64_t cases, completed, faulted, undefined, wrong, excused;
+    uint64_t row_done[PLAN_MAX_ROWS], row_run[PLAN_MAX_ROWS];
+    unsigned op_wrong[OP_COUNT + 1];
+};
+
+static uint16_t rows[PLAN_MAX_ROWS];
+static unsigned row_total;
+
+static void choose_rows(const struct options *o, const struct guest *guest)
+{
+    for (unsigned i = 0; i < isa_row_count; i++) {
+        if (row_excluded(i, guest) || (o->row >= 0 && (unsigned)o->row != i))
+            continue;
+        const char *mnemonic = op_infos[isa_rows[i].op].mnemonic;
+        if (o->op && (strncasecmp(mnemonic, o->op, strlen(o->op)) || !strchr("/%", mnemonic[strlen(o->op)])))
+            continue;
+        rows[row_total++] = (uint16_t)i;
+    }
+}
+
+static void judge(const struct options *o, struct totals *t, const struct diff_case *c, const struct diff_result *host,
+                  const struct diff_result *guest)
+{
+    unsigned op = c->decoded > 0 ? c->insn.op : OP_COUNT, row = c->decoded > 0 ? c->insn.row : c->row;
+    bool completed = host->vector == EXC_BP || host->vector == EXC_DB;
+    t->cases++;
+    t->completed += completed;
+    t->faulted += !completed;
+    t->undefined += c->decoded <= 0;
+    t->row_run[row]++;
+    t->row_done[row] += completed;
+    if (!compare(c, host, guest)) {
+        if (o->verbose)
+            report(stdout, c, host, guest);
+        return;
+    }
+    if (known_difference(c, host, guest)) {
+        t->excused++;
+        return;
+    }
+    t->wrong++;
+    if (t->op_wrong[op]++ < o->reports)
+        report(stdout, c, host, guest);
+}
+
+/* Rows that an excluded row's bytes become by prefixes are left out too. */
+static void fill(struct batch *batch, const struct options *o, uint64_t number, uint64_t count,
+                 const struct guest *guest)
+{
+    batch->count = 0;
+    while (batch->count < count) {
+        struct diff_case *c = &batch->cases[batch->count];
+        uint64_t at = number + batch->count, attempt = 0;
+        uint16_t row = rows[at % row_total];
+        do
+            generate(c, o->seed + attempt++ * UINT64_C(0x9e3779b97f4a7c15), at, row);
+        while (c->decoded > 0 && row_excluded(c->insn.row, guest));
+        batch->results[batch->count].ran = false;
+        batch->count++;
+    }
+}
+
+static void coverage(const struct totals *t, const struct guest *guest)
+{
+    char text[64];
+    for (unsigned i = 0; i < isa_row_count; i++) {
+        const char *reason = row_excluded(i, guest);
+        const struct op_info *info = &op_infos[isa_rows[i].op];
+        if (t->row_done[i])
+            continue;
+        snprintf(text, sizeof text, "%s", info->mnemonic);
+        if (!reason)
+            reason = info->attributes & OPA_CPL0 && t->row_run[i] ? "ran, and faulted: privileged" : t->row_run[i] ? "ran, and always faulted" : "never run";
+        printf("row %u (%s, map %u opcode %02x): %s\n", i, text, isa_rows[i].map, isa_rows[i].opcode, reason);
+    }
+}
+
+static bool parse(struct options *o, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (!strcmp(name, "--coverage")) {
+            o->coverage = true;
+            continue;
+        }
+        if (!value)
+            return false;
+        i++;
+        if (!strcmp(name, "--seed"))
+            o->seed = strtoull(value, NULL, 0);
+        else if (!strcmp(name, "--count"))
+            o->count = strtoull(value, NULL, 0);
+        else if (!strcmp(name, "--case"))
+            o->first = strtoull(value, NULL, 0), o->count = 1, o->verbose = true;
+        else if (!strcmp(name, "--row"))
+            o->row = atoi(value);
+        else if (!strcmp(name, "--op"))
+            o->op = value;
+        else if (!strcmp(name, "--reports"))
+            o->reports = (unsigned)atoi(value);
+        else
+            return false;
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {.seed = 1, .count = 100000, .row = -1, .reports = 2};
+    if (!parse(&o, argc, argv)) {
+        fprintf(stderr, "usage: differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage]\n");
+        return 2;
+    }
+    struct totals *t = calloc(1, sizeof *t);
+    struct diff_result *guest_result = aligned_alloc(64, sizeof *guest_result * BATCH);
+    struct batch *batch = mmap(NULL, sizeof *batch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct host *host = batch == MAP_FAILED ? NULL : host_start(batch, 1);
+    struct guest *guest = guest_start();
+    if (!host || !guest) {
+        fprintf(stderr, "cannot start\n");
+        return 2;
+    }
+    choose_rows(&o, guest);
+    if (!row_total) {
+        fprintf(stderr, "no such row\n");
+        return 2;
+    }
+    for (uint64_t done = 0; done < o.count;) {
+        uint64_t n = MIN(o.count - done, BATCH);
+        fill(batch, &o, o.first + done, n, guest);
+        host_begin(host, 0);
+        for (unsigned i = 0; i < n; i++)
+            guest_run(guest, &batch->cases[i], &guest_result[i]);
+        if (!host_wait(host)) {
+            printf("the child died in case %" PRIu64 "\n", batch->cases[batch->running].number);
+            n = batch->running + 1;
+            host_stop(host);
+            host = host_start(batch, 1);
+        }
+        for (unsigned i = 0; i < n; i++)
+            judge(&o, t, &batch->cases[i], &batch->results[i], &guest_result[i]);
+        done += n;
+        fflush(stdout);
+    }
+    host_stop(host);
+    guest_stop(guest);
+    if (o.coverage)
+        coverage(t, guest);
+    for (unsigned i = 0; i <= OP_COUNT; i++)
+        if (t->op_wrong[i])
+            printf("%s: %u\n", i < OP_COUNT ? op_infos[i].mnemonic : "(undefined)", t->op_wrong[i]);
+    printf("%" PRIu64 " cases: %" PRIu64 " completed, %" PRIu64 " faulted (%" PRIu64 " undefined); %" PRIu64
+           " disagree, %" PRIu64 " known differences\n", t->cases, t->completed, t->faulted, t->undefined, t->wrong, t->excused);
+    return t->wrong != 0;
+}
