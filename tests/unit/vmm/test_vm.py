@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +28,7 @@ class Core:
         self.ffi.cdef(_build.declarations())
         self.calls: list[tuple[Any, ...]] = []
         self.fail: str | None = None
+        self.errno = 12
         self.end: dict[str, Any] = {"reason": 1}
         self.ends_after = 0
         self.constants = {
@@ -46,6 +48,8 @@ class Core:
 
     def _create(self, config: Any, out: Any, err: Any) -> int:
         self.config = {field: getattr(config, field) for field, _ in self.ffi.typeof("imgvm_vm_config").fields}
+        for field in ("cpu_model", "cpu_features"):  # the core may read them during this call alone
+            self.config[field] = self.ffi.string(self.config[field])
         out[0] = self.ffi.cast("imgvm_vm *", 0x1000)
         return self._record("create", err)
 
@@ -60,7 +64,7 @@ class Core:
         self.calls.append((name, *(self._plain(arg) for arg in args)))
         if name == self.fail:
             args[-1].message = b"it will not"
-            return -12
+            return -self.errno
         return 0
 
     def _plain(self, arg: Any) -> Any:
@@ -91,7 +95,7 @@ def vm_of(text: str, program: Program, drives: list[Drive] | None = None, engine
 
 def test_the_machine_is_described_to_the_core(core: Core) -> None:
     text = """
-machine: {cpus: 2, memory: 64MiB, entropy: false}
+machine: {cpus: 2, memory: 64MiB, entropy: false, cpu: {model: x86-64-v3, features: [+aes, -fma]}}
 boot: {kernel: k, cmdline: a=b}
 devices: {debug_exit: {port: 0x501, mapping: qemu}}
 exit: {on_reboot: exit}
@@ -100,10 +104,18 @@ exit: {on_reboot: exit}
     assert core.config == {
         "abi": 1, "engine": 1, "cpus": 2, "memory_bytes": 64 << 20, "debug_exit": 2, "debug_exit_port": 0x501,
         "entropy": False, "reset_is_exit": True, "rtc_offset_sec": 0,
+        "cpu_model": b"x86-64-v3", "cpu_features": b"+aes -fma",
     }  # fmt: skip
     assert core.calls[1] == (
         "load_linux", "imgvm_vm *", b"KERNEL", 6, b"INITRD", 6, b"a=b", "imgvm_error *",
     )  # fmt: skip
+
+
+def test_a_processor_that_cannot_be_had_here_is_no_error_of_ours(core: Core) -> None:
+    core.fail, core.errno = "create", errno.ENOTSUP
+    with pytest.raises(EngineError, match="it will not") as caught:
+        vm_of("boot: {kernel: k}", Program(b"KERNEL"))
+    assert caught.value.status == 126
 
 
 def test_defaults_are_described_to_the_core(core: Core) -> None:
