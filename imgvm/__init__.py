@@ -22,6 +22,7 @@ _EXPORTS = {
     "ConfigError": "imgvm.errors",
     "ImgvmError": "imgvm.errors",
     "Machine": "imgvm.machine",
+    "Processor": "imgvm.vmm.processor",
     "Problem": "imgvm.errors",
     "Result": "imgvm.vmm.vm",
     "Vm": "imgvm.vmm.vm",

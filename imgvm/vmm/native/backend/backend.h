@@ -80,6 +80,8 @@ struct engine_stop {
     uint32_t kinds;
 };
 
+#define ENGINE_STEPS_TO_HALT UINT64_MAX /* no limit, but a halt ends the run */
+
 /* How the next run goes. */
 #define ENGINE_GO_QUIET 1u /* no interrupt is taken */
 #define ENGINE_GO_PASS 2u  /* a breakpoint on the first instruction is passed over */

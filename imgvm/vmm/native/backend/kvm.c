@@ -192,6 +192,7 @@ static void kvm_destroy(struct engine *engine)
         close(kvm->vm_fd);
     if (kvm->kvm_fd >= 0)
         close(kvm->kvm_fd);
+    free(kvm->points);
     free(kvm);
 }
 
@@ -409,6 +410,10 @@ static enum engine_exit kvm_run_cpu(struct engine *engine, unsigned id)
             consume_kick_signal();
             return ENGINE_EXIT_KICKED;
         }
+        if (unlikely(cpu->debug_changed) && kvm_debug_prepare(kvm, id) < 0) {
+            snprintf(cpu->message, sizeof cpu->message, "KVM: this host cannot debug: %s", strerror(errno));
+            return ENGINE_EXIT_INTERNAL;
+        }
         if (ioctl(cpu->fd, KVM_RUN, 0) < 0) {
             if (errno == EINTR || errno == EAGAIN) {
                 consume_kick_signal();
@@ -430,6 +435,10 @@ static enum engine_exit kvm_run_cpu(struct engine *engine, unsigned id)
             break;
         case KVM_EXIT_IRQ_WINDOW_OPEN:
         case KVM_EXIT_INTR:
+            break;
+        case KVM_EXIT_DEBUG:
+            if (kvm_debug_exit(kvm, id))
+                return ENGINE_EXIT_DEBUG;
             break;
         case KVM_EXIT_SHUTDOWN:
             return ENGINE_EXIT_SHUTDOWN;
@@ -486,6 +495,28 @@ static int kvm_get_state(struct engine *engine, unsigned cpu, struct x86_state *
 static int kvm_set_state(struct engine *engine, unsigned cpu, const struct x86_state *state, imgvm_error *err)
 {
     return kvm_state_set(kvm_of(engine), cpu, state, err);
+}
+
+/* ---- debuggers ---- */
+
+static int kvm_set_points(struct engine *engine, const struct engine_point *points, unsigned count, imgvm_error *err)
+{
+    return kvm_debug_set_points(kvm_of(engine), points, count, err);
+}
+
+static void kvm_set_steps(struct engine *engine, unsigned cpu, uint64_t steps, uint32_t go)
+{
+    kvm_debug_set_steps(kvm_of(engine), cpu, steps, go);
+}
+
+static struct engine_stop kvm_stop_of(struct engine *engine, unsigned cpu)
+{
+    return kvm_of(engine)->cpu[cpu].stop;
+}
+
+static bool kvm_translate(struct engine *engine, unsigned cpu, uint64_t linear, uint64_t *gpa)
+{
+    return kvm_debug_translate(kvm_of(engine), cpu, linear, gpa);
 }
 
 /* KVM always has address line 20 enabled. */
@@ -560,6 +591,10 @@ const struct engine_ops engine_kvm_ops = {
     .get_state = kvm_get_state,
     .set_state = kvm_set_state,
     .set_a20 = kvm_set_a20,
+    .set_points = kvm_set_points,
+    .set_steps = kvm_set_steps,
+    .stop_of = kvm_stop_of,
+    .translate = kvm_translate,
     .set_irq = kvm_set_irq,
     .send_msi = kvm_send_msi,
     .reset_irqchip = kvm_reset_irqchip,

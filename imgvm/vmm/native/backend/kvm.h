@@ -20,7 +20,16 @@ struct kvm_cpu {
     struct handover *handover; /* made when first needed */
     uint64_t handovers;
     char message[480];
+
+    /* a debugger's wishes (kvm_debug.c) */
+    uint64_t steps;     /* left to do; 0: no limit */
+    uint64_t step_pc; /* linear address of the instruction being stepped */
+    bool quiet, passing;
+    bool debug_changed; /* KVM has to be told */
+    struct engine_stop stop;
 };
+
+#define KVM_DEBUG_REGISTERS 4u
 
 struct kvm_engine {
     struct engine engine;
@@ -31,6 +40,11 @@ struct kvm_engine {
     bool has_xsave, has_xcrs;
     bool limited; /* the guest has these features; else all that KVM supports */
     struct feature_set features;
+    struct engine_point *points; /* a debugger's, and which debug register holds which */
+    unsigned point_count, debug_used;
+    bool debug_scan; /* there are more breakpoints than registers */
+    uint64_t debug_address[KVM_DEBUG_REGISTERS], debug_dr7;
+    uint8_t debug_point[KVM_DEBUG_REGISTERS];
     struct kvm_cpu cpu[ENGINE_CPUS_MAX];
 };
 
@@ -47,5 +61,11 @@ void kvm_cpuid_add_plain(struct kvm_cpuid2 *cpuid);
 void kvm_cpuid_features(struct kvm_cpuid2 *cpuid, struct feature_set *out);
 /* Clears what is not granted; only_known: also all that cpuid.def has no row for. */
 void kvm_cpuid_limit(struct kvm_cpuid2 *cpuid, const struct feature_set *granted, bool only_known);
+/* kvm_debug.c */
+int kvm_debug_set_points(struct kvm_engine *kvm, const struct engine_point *points, unsigned count, imgvm_error *err);
+void kvm_debug_set_steps(struct kvm_engine *kvm, unsigned cpu, uint64_t steps, uint32_t go);
+int kvm_debug_prepare(struct kvm_engine *kvm, unsigned cpu); /* before KVM_RUN, when debug_changed; -1 and errno */
+bool kvm_debug_exit(struct kvm_engine *kvm, unsigned cpu);   /* KVM_EXIT_DEBUG; false: go on */
+bool kvm_debug_translate(struct kvm_engine *kvm, unsigned cpu, uint64_t linear, uint64_t *gpa);
 
 #endif

@@ -144,4 +144,69 @@ int imgvm_vm_wait(imgvm_vm *vm, int timeout_ms, imgvm_result *out);
 void imgvm_vm_power_button(imgvm_vm *vm);
 void imgvm_vm_stop(imgvm_vm *vm);
 
+/* ---- a processor by itself, with RAM from address 0 (machine/processor.c) ---- */
+
+typedef struct imgvm_processor imgvm_processor;
+
+#define IMGVM_STOP_STEPS 1      /* the instructions asked for are done */
+#define IMGVM_STOP_BREAKPOINT 2 /* before the instruction at `address` */
+#define IMGVM_STOP_WATCHPOINT 3 /* behind the instruction that touched `address` */
+#define IMGVM_STOP_HALT 4
+#define IMGVM_STOP_SHUTDOWN 5 /* triple fault */
+#define IMGVM_STOP_TIMEOUT 6
+#define IMGVM_STOP_ASKED 7    /* imgvm_processor_stop */
+#define IMGVM_STOP_INTERNAL 8 /* a bug or a limit of ours; message says what */
+
+#define IMGVM_POINT_EXECUTE 1
+#define IMGVM_POINT_WRITE 2
+#define IMGVM_POINT_READ 4
+
+typedef struct {
+    uint32_t reason; /* IMGVM_STOP_* */
+    uint32_t kinds;  /* of access, at a watchpoint */
+    uint64_t address;
+    uint64_t instructions; /* of this run; under KVM those that were stepped */
+    char message[480];
+} imgvm_stop;
+
+/* What the processor did to a port, or to an address where it has no memory. */
+typedef struct {
+    uint64_t address, value;
+    uint32_t size;
+    bool is_port, is_write;
+} imgvm_access;
+
+int imgvm_processor_create(uint32_t engine, uint64_t memory_bytes, imgvm_processor **out, imgvm_error *err);
+void imgvm_processor_destroy(imgvm_processor *processor);
+/* To the power-on state; memory stays. */
+int imgvm_processor_reset(imgvm_processor *processor, imgvm_error *err);
+/* Names of registers, by index; returns a register's bytes, or -ENOENT behind the last. */
+int imgvm_processor_register(uint32_t index, const char **name);
+/* Little-endian values; returns the register's bytes. */
+int imgvm_processor_get(imgvm_processor *processor, const char *name, uint8_t value[16], imgvm_error *err);
+int imgvm_processor_set(imgvm_processor *processor, const char *name, const uint8_t value[16], imgvm_error *err);
+/* 16, 32 or 64: the code that runs; and the linear address of its next instruction. */
+int imgvm_processor_code_bits(imgvm_processor *processor, uint64_t *linear_pc, imgvm_error *err);
+int imgvm_processor_read(imgvm_processor *processor, uint64_t address, void *data, uint64_t bytes, bool physical,
+                         imgvm_error *err);
+int imgvm_processor_write(imgvm_processor *processor, uint64_t address, const void *data, uint64_t bytes, bool physical,
+                          imgvm_error *err);
+/* Linear addresses. */
+int imgvm_processor_add_point(imgvm_processor *processor, uint64_t address, uint64_t bytes, uint32_t kinds,
+                              imgvm_error *err);
+int imgvm_processor_remove_point(imgvm_processor *processor, uint64_t address, uint64_t bytes, uint32_t kinds,
+                                 imgvm_error *err);
+/* What a port reads as from now on; before that, all ones. */
+int imgvm_processor_set_port(imgvm_processor *processor, uint16_t port, uint32_t value, imgvm_error *err);
+/* The last accesses to ports and to nothing, oldest first, which are then forgotten (some 1000 are kept). */
+uint32_t imgvm_processor_accesses(imgvm_processor *processor, imgvm_access *out, uint32_t room);
+/* On the caller's thread. instructions 0: no limit; timeout_ms -1: none. A breakpoint where the last run stopped is
+ * passed over. */
+int imgvm_processor_run(imgvm_processor *processor, uint64_t instructions, int timeout_ms, imgvm_stop *out,
+                        imgvm_error *err);
+void imgvm_processor_stop(imgvm_processor *processor); /* from any thread */
+
+/* One instruction as text. Returns its length, or 0 when there is none (text says why). bits: 16, 32, 64. */
+int imgvm_disassemble(const void *code, uint64_t bytes, uint32_t bits, uint64_t address, char *text, uint32_t size);
+
 #endif

@@ -58,6 +58,7 @@ void *vm_cpu_thread(void *opaque)
     do {
         switch (engine->ops->run(engine, cpu->id)) {
         case ENGINE_EXIT_KICKED:
+        case ENGINE_EXIT_DEBUG:
             break;
         case ENGINE_EXIT_SHUTDOWN:
             report_triple_fault(vm, cpu->id);

@@ -1,0 +1,437 @@
+/* SPDX-License-Identifier: MIT */
+/* One processor and RAM from address 0, without a board: for tests and for looking at how instructions behave. What
+ * it does to ports and to addresses beyond its memory is written down; a port answers with what it was told to. */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../base/bits.h"
+#include "../base/clock.h"
+#include "inspect.h"
+#include "registers.h"
+
+#define ACCESSES_KEPT 1024u
+#define APIC_BASE 0x1bu
+
+struct imgvm_processor {
+    struct guest_mem mem;
+    struct engine *engine;
+    struct clock clock;
+    struct x86_state state; /* the engine's when `fresh`; to be given back to it when `changed` */
+    bool fresh, changed;
+    uint64_t cr8;
+    struct engine_point *points;
+    unsigned point_count;
+    bool points_changed, stopped_before; /* the last run ended, so that a breakpoint here has been seen */
+    uint32_t *port_value; /* of all 65536, once one was set */
+    imgvm_access access[ACCESSES_KEPT];
+    uint64_t accesses;
+
+    pthread_mutex_t lock; /* of what follows: the watchdog ends a run in time */
+    pthread_cond_t changed_state;
+    bool running, expired, asked;
+    struct timespec until;
+};
+
+/* ---- the world around it ---- */
+
+static void note(struct imgvm_processor *p, bool port, bool write, uint64_t address, unsigned size, uint64_t value)
+{
+    p->access[p->accesses++ % ACCESSES_KEPT] =
+        (imgvm_access){.address = address, .value = value, .size = size, .is_port = port, .is_write = write};
+}
+
+static uint32_t port_read(void *opaque, uint16_t port, unsigned size)
+{
+    struct imgvm_processor *p = opaque;
+    uint32_t value = (p->port_value ? p->port_value[port] : ~0u) & (uint32_t)bits_mask_bytes(size);
+    note(p, true, false, port, size, value);
+    return value;
+}
+
+static void port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
+{
+    note(opaque, true, true, port, size, value & bits_mask_bytes(size));
+}
+
+static uint64_t mmio_read(void *opaque, unsigned cpu, uint64_t gpa, unsigned size)
+{
+    (void)cpu;
+    note(opaque, false, false, gpa, size, bits_mask_bytes(size));
+    return ~UINT64_C(0);
+}
+
+static void mmio_write(void *opaque, unsigned cpu, uint64_t gpa, unsigned size, uint64_t value)
+{
+    (void)cpu;
+    note(opaque, false, true, gpa, size, value & bits_mask_bytes(size));
+}
+
+static uint64_t time_ns(void *opaque)
+{
+    return clock_now_ns(&((struct imgvm_processor *)opaque)->clock);
+}
+
+static int no_interrupt(void *opaque, unsigned cpu)
+{
+    (void)opaque, (void)cpu;
+    return -1;
+}
+
+static bool apic_msr_read(void *opaque, unsigned cpu, uint32_t index, uint64_t *value)
+{
+    (void)opaque, (void)cpu;
+    *value = 0xfee00100; /* the bootstrap processor, its APIC off */
+    return index == APIC_BASE;
+}
+
+static bool apic_msr_write(void *opaque, unsigned cpu, uint32_t index, uint64_t value)
+{
+    (void)opaque, (void)cpu, (void)value;
+    return index == APIC_BASE;
+}
+
+static uint64_t cr8_read(void *opaque, unsigned cpu)
+{
+    (void)cpu;
+    return ((struct imgvm_processor *)opaque)->cr8;
+}
+
+static void cr8_write(void *opaque, unsigned cpu, uint64_t value)
+{
+    (void)cpu;
+    ((struct imgvm_processor *)opaque)->cr8 = value;
+}
+
+static uint64_t timer_next_ns(void *opaque, unsigned cpu)
+{
+    (void)opaque, (void)cpu;
+    return UINT64_MAX;
+}
+
+static void timer_run(void *opaque, unsigned cpu)
+{
+    (void)opaque, (void)cpu;
+}
+
+/* ---- life ---- */
+
+void imgvm_processor_destroy(imgvm_processor *p)
+{
+    if (!p)
+        return;
+    if (p->engine)
+        p->engine->ops->destroy(p->engine);
+    guest_mem_destroy(&p->mem);
+    free(p->points);
+    free(p->port_value);
+    pthread_cond_destroy(&p->changed_state);
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+}
+
+int imgvm_processor_create(uint32_t engine, uint64_t memory_bytes, imgvm_processor **out, imgvm_error *err)
+{
+    const struct engine_ops *ops = engine_find(engine);
+    if (!ops)
+        return error_set(err, EINVAL, "there is no engine %u", engine);
+    if (!memory_bytes || memory_bytes % GUEST_PAGE_SIZE)
+        return error_set(err, EINVAL, "memory of %" PRIu64 " bytes is no multiple of 4096", memory_bytes);
+    struct imgvm_processor *p = calloc(1, sizeof *p);
+    if (!p)
+        return error_set(err, ENOMEM, "out of memory for a processor");
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->changed_state, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    p->mem.memfd = -1;
+    clock_init_real(&p->clock);
+    const struct engine_host host = {
+        .opaque = p, .mem = &p->mem, .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read,
+        .mmio_write = mmio_write, .time_ns = time_ns, .interrupt_acknowledge = no_interrupt,
+        .apic_msr_read = apic_msr_read, .apic_msr_write = apic_msr_write, .cr8_read = cr8_read, .cr8_write = cr8_write,
+        .timer_next_ns = timer_next_ns, .timer_run = timer_run,
+    };
+    int result = guest_mem_init(&p->mem, err);
+    if (!result)
+        result = guest_mem_add(&p->mem, 0, memory_bytes, false, err);
+    if (!result)
+        result = ops->create(&host, 1, &p->engine, err);
+    if (!result)
+        result = imgvm_processor_reset(p, err);
+    if (result < 0) {
+        imgvm_processor_destroy(p);
+        return result;
+    }
+    *out = p;
+    return 0;
+}
+
+int imgvm_processor_reset(imgvm_processor *p, imgvm_error *err)
+{
+    x86_state_reset(&p->state, true);
+    p->fresh = p->changed = true;
+    p->stopped_before = false;
+    p->accesses = 0;
+    return p->engine->ops->irqchip ? p->engine->ops->reset_irqchip(p->engine, err) : 0;
+}
+
+/* ---- registers and memory ---- */
+
+static int fetch_state(struct imgvm_processor *p, imgvm_error *err)
+{
+    if (p->fresh)
+        return 0;
+    int result = p->engine->ops->get_state(p->engine, 0, &p->state, err);
+    p->fresh = !result;
+    return result;
+}
+
+static int return_state(struct imgvm_processor *p, imgvm_error *err)
+{
+    if (!p->changed)
+        return 0;
+    int result = p->engine->ops->set_state(p->engine, 0, &p->state, err);
+    p->changed = result < 0;
+    return result;
+}
+
+static const struct register_row *find(const char *name, imgvm_error *err)
+{
+    const struct register_row *row = register_find(name);
+    if (!row)
+        error_set(err, ENOENT, "there is no register %s", name);
+    return row;
+}
+
+int imgvm_processor_register(uint32_t index, const char **name)
+{
+    const struct register_row *row = register_at(index);
+    if (!row)
+        return -ENOENT;
+    *name = row->name;
+    return row->bytes;
+}
+
+int imgvm_processor_get(imgvm_processor *p, const char *name, uint8_t value[16], imgvm_error *err)
+{
+    const struct register_row *row = find(name, err);
+    if (!row)
+        return -ENOENT;
+    int result = fetch_state(p, err);
+    if (result < 0)
+        return result;
+    memset(value, 0, REGISTER_BYTES_MAX);
+    register_read(&p->state, row, value);
+    return row->bytes;
+}
+
+int imgvm_processor_set(imgvm_processor *p, const char *name, const uint8_t value[16], imgvm_error *err)
+{
+    const struct register_row *row = find(name, err);
+    if (!row)
+        return -ENOENT;
+    int result = fetch_state(p, err);
+    if (result < 0)
+        return result;
+    for (unsigned i = row->bytes; i < REGISTER_BYTES_MAX; i++)
+        if (value[i])
+            return error_set(err, ERANGE, "the value is too large for %s, which has %u bits", name, row->bytes * 8);
+    register_write(&p->state, row, value);
+    p->changed = true;
+    p->stopped_before = false;
+    return row->bytes;
+}
+
+int imgvm_processor_code_bits(imgvm_processor *p, uint64_t *linear_pc, imgvm_error *err)
+{
+    int result = fetch_state(p, err);
+    if (result < 0)
+        return result;
+    *linear_pc = register_linear_pc(&p->state);
+    return (int)register_code_bits(&p->state);
+}
+
+static int transfer(struct imgvm_processor *p, uint64_t address, void *data, uint64_t size, bool physical, bool write,
+                    imgvm_error *err)
+{
+    int result = physical ? 0 : return_state(p, err); /* the page tables are the engine's to walk */
+    if (result < 0)
+        return result;
+    const struct inspect inspect = {p->engine, &p->mem, 0, physical};
+    uint64_t done = write ? inspect_write(&inspect, address, data, size) : inspect_read(&inspect, address, data, size);
+    if (done == size)
+        return 0;
+    return error_set(err, EFAULT, "there is no memory at %s address %#" PRIx64, physical ? "physical" : "linear",
+                     address + done);
+}
+
+int imgvm_processor_read(imgvm_processor *p, uint64_t address, void *data, uint64_t size, bool physical, imgvm_error *err)
+{
+    return transfer(p, address, data, size, physical, false, err);
+}
+
+int imgvm_processor_write(imgvm_processor *p, uint64_t address, const void *data, uint64_t size, bool physical,
+                          imgvm_error *err)
+{
+    return transfer(p, address, (void *)data, size, physical, true, err);
+}
+
+int imgvm_processor_set_port(imgvm_processor *p, uint16_t port, uint32_t value, imgvm_error *err)
+{
+    if (!p->port_value) {
+        p->port_value = malloc(65536 * sizeof *p->port_value);
+        if (!p->port_value)
+            return error_set(err, ENOMEM, "out of memory for the ports");
+        memset(p->port_value, 0xff, 65536 * sizeof *p->port_value);
+    }
+    p->port_value[port] = value;
+    return 0;
+}
+
+uint32_t imgvm_processor_accesses(imgvm_processor *p, imgvm_access *out, uint32_t room)
+{
+    uint64_t count = MIN(MIN(p->accesses, (uint64_t)ACCESSES_KEPT), (uint64_t)room);
+    for (uint64_t i = 0; i < count; i++)
+        out[i] = p->access[(p->accesses - count + i) % ACCESSES_KEPT];
+    p->accesses = 0;
+    return (uint32_t)count;
+}
+
+/* ---- break- and watchpoints ---- */
+
+int imgvm_processor_add_point(imgvm_processor *p, uint64_t address, uint64_t size, uint32_t kinds, imgvm_error *err)
+{
+    if (!size || !kinds || (kinds & ~(IMGVM_POINT_EXECUTE | IMGVM_POINT_WRITE | IMGVM_POINT_READ)) || address + size - 1 < address)
+        return error_set(err, EINVAL, "no such break- or watchpoint");
+    struct engine_point *grown = realloc(p->points, (p->point_count + 1) * sizeof *grown);
+    if (!grown)
+        return error_set(err, ENOMEM, "out of memory for a breakpoint");
+    p->points = grown;
+    p->points[p->point_count] = (struct engine_point){address, size, kinds};
+    int result = p->engine->ops->set_points(p->engine, p->points, p->point_count + 1, err);
+    if (!result)
+        p->point_count++;
+    else
+        p->engine->ops->set_points(p->engine, p->points, p->point_count, NULL);
+    return result;
+}
+
+int imgvm_processor_remove_point(imgvm_processor *p, uint64_t address, uint64_t size, uint32_t kinds, imgvm_error *err)
+{
+    for (unsigned i = 0; i < p->point_count; i++) {
+        const struct engine_point *point = &p->points[i];
+        if (point->linear != address || point->size != size || point->kinds != kinds)
+            continue;
+        memmove(&p->points[i], &p->points[i + 1], (p->point_count - i - 1) * sizeof *point);
+        return p->engine->ops->set_points(p->engine, p->points, --p->point_count, err);
+    }
+    return error_set(err, ENOENT, "there is no such point at %#" PRIx64, address);
+}
+
+/* ---- running ---- */
+
+static void *watchdog(void *opaque)
+{
+    struct imgvm_processor *p = opaque;
+    pthread_mutex_lock(&p->lock);
+    while (p->running && !p->asked &&
+           pthread_cond_timedwait(&p->changed_state, &p->lock, &p->until) != ETIMEDOUT)
+        ;
+    bool kick = p->running;
+    p->expired = kick && !p->asked;
+    pthread_mutex_unlock(&p->lock);
+    if (kick)
+        p->engine->ops->kick(p->engine, 0);
+    return NULL;
+}
+
+static void set_deadline(struct imgvm_processor *p, int timeout_ms)
+{
+    clock_gettime(CLOCK_MONOTONIC, &p->until);
+    p->until.tv_sec += timeout_ms < 0 ? 1000000000 : timeout_ms / 1000;
+    p->until.tv_nsec += timeout_ms < 0 ? 0 : timeout_ms % 1000 * 1000000L;
+    p->until.tv_sec += p->until.tv_nsec / 1000000000;
+    p->until.tv_nsec %= 1000000000;
+}
+
+static void explain(struct imgvm_processor *p, enum engine_exit exit, bool expired, imgvm_stop *out)
+{
+    struct engine_stop stop;
+    switch (exit) {
+    case ENGINE_EXIT_DEBUG:
+        stop = p->engine->ops->stop_of(p->engine, 0);
+        out->reason = stop.reason == ENGINE_STOP_STEPS             ? IMGVM_STOP_STEPS
+                      : stop.reason == ENGINE_STOP_HALT            ? IMGVM_STOP_HALT
+                      : stop.kinds & ENGINE_POINT_EXECUTE ? IMGVM_STOP_BREAKPOINT : IMGVM_STOP_WATCHPOINT;
+        out->address = stop.linear;
+        out->kinds = stop.kinds;
+        break;
+    case ENGINE_EXIT_SHUTDOWN:
+        out->reason = IMGVM_STOP_SHUTDOWN;
+        snprintf(out->message, sizeof out->message, "%s", p->engine->ops->message(p->engine, 0));
+        break;
+    case ENGINE_EXIT_KICKED:
+        /* KVM keeps a halted processor to itself */
+        out->reason = p->state.activity == X86_HALTED ? IMGVM_STOP_HALT : expired ? IMGVM_STOP_TIMEOUT : IMGVM_STOP_ASKED;
+        break;
+    default:
+        out->reason = IMGVM_STOP_INTERNAL;
+        snprintf(out->message, sizeof out->message, "%s", p->engine->ops->message(p->engine, 0));
+    }
+}
+
+int imgvm_processor_run(imgvm_processor *p, uint64_t instructions, int timeout_ms, imgvm_stop *out, imgvm_error *err)
+{
+    const struct engine_ops *ops = p->engine->ops;
+    int result = return_state(p, err);
+    if (result < 0)
+        return result;
+    memset(out, 0, sizeof *out);
+    /* A breakpoint where the last run stopped was told then. */
+    ops->set_steps(p->engine, 0, instructions ? instructions : ENGINE_STEPS_TO_HALT, p->stopped_before ? ENGINE_GO_PASS : 0);
+    uint64_t before = ops->instructions(p->engine);
+    set_deadline(p, timeout_ms);
+    p->running = true;
+    p->expired = false;
+    pthread_t thread;
+    int code = pthread_create(&thread, NULL, watchdog, p);
+    if (code)
+        return error_set(err, code, "cannot start a thread: %s", strerror(code));
+    enum engine_exit exit;
+    bool over;
+    do { /* a kick may be left from the end of an earlier run */
+        exit = ops->run(p->engine, 0);
+        pthread_mutex_lock(&p->lock);
+        over = exit != ENGINE_EXIT_KICKED || p->expired || p->asked;
+        pthread_mutex_unlock(&p->lock);
+    } while (!over);
+    pthread_mutex_lock(&p->lock);
+    p->running = p->asked = false;
+    pthread_cond_signal(&p->changed_state);
+    pthread_mutex_unlock(&p->lock);
+    pthread_join(thread, NULL);
+    p->fresh = false;
+    if ((result = fetch_state(p, err)) < 0)
+        return result;
+    out->instructions = ops->instructions(p->engine) - before;
+    explain(p, exit, p->expired, out);
+    if (out->reason == IMGVM_STOP_STEPS)
+        out->instructions = instructions; /* KVM does not count */
+    p->stopped_before = true;
+    return 0;
+}
+
+void imgvm_processor_stop(imgvm_processor *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->asked = p->running;
+    pthread_cond_signal(&p->changed_state);
+    pthread_mutex_unlock(&p->lock);
+}
