@@ -206,6 +206,12 @@ struct block *block_single(struct cpu *cpu)
     for (;;) {
         unsigned offset = (unsigned)(linear % GUEST_PAGE_SIZE);
         unsigned n = MIN(INSN_MAX_BYTES - have, GUEST_PAGE_SIZE - offset);
+        if (!cpu->code64) {
+            uint64_t left = cpu->s.segment[CS].limit - cpu->rip + 1 - have;
+            if (unlikely(!left))
+                raise_error(cpu, NULL, EXC_GP, 0);
+            n = (unsigned)MIN(n, left);
+        }
         for (unsigned i = 0; i < n; i++) {
             uint64_t gpa = entry->gpa + offset + i;
             if (entry->region) {
@@ -222,6 +228,8 @@ struct block *block_single(struct cpu *cpu)
         linear += n;
         if (!cpu->code64)
             linear = (uint32_t)linear;
+        if (linear % GUEST_PAGE_SIZE)
+            continue;
         entry = fetch_page(cpu, linear);
     }
     block->mode = (uint8_t)(cpu->mode | MODE_SINGLE);
@@ -325,6 +333,8 @@ struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key)
         if (flushes != cpu->blocks->flushes)
             return block; /* `from` is gone */
     }
+    if (!cpu->code64 && unlikely(cpu->rip + block->bytes - 1 > cpu->s.segment[CS].limit))
+        return block_single(cpu); /* decoded when the segment was longer */
     if (from && cpu->code64) {
         from->links[1] = from->links[0];
         from->links[0] = (struct block_link){linear, key, block};

@@ -145,7 +145,8 @@ _Static_assert(offsetof(struct cpu, gpr) == 0 && offsetof(struct cpu, cc) == CPU
 
 static inline uint64_t cpu_rip_mask(const struct cpu *cpu)
 {
-    return cpu->code64 ? ~UINT64_C(0) : cpu->mode == INSN_MODE_32 ? 0xffffffffu : 0xffffu;
+    /* 16-bit code too: behind FFFFh comes 10000h, which the segment's limit refuses (SDM vol. 3, 20.1.1) */
+    return cpu->code64 ? ~UINT64_C(0) : 0xffffffffu;
 }
 static inline uint64_t cpu_this_rip(const struct cpu *cpu, const struct uop *u)
 {

@@ -21,7 +21,7 @@ static void far_pointer(struct cpu *cpu, const struct uop *u, uint16_t *selector
 
 static void far_real(struct cpu *cpu, const struct uop *u, uint16_t selector, uint64_t offset, bool call)
 {
-    if (offset > 0xffff && offset > cpu->s.segment[CS].limit)
+    if (offset > cpu->s.segment[CS].limit)
         raise_gp(cpu, u, 0);
     if (call) {
         unsigned size = u->in.osize;

@@ -17,6 +17,10 @@
 #define IA32_MCG_CAP 0x179
 #define IA32_MCG_STATUS 0x17a
 #define IA32_MTRR_PHYSBASE0 0x200
+#define IA32_MTRR_FIX64K 0x250
+#define IA32_MTRR_FIX4K_LAST 0x26f
+#define IA32_PAT 0x277
+#define IA32_MTRR_DEF_TYPE 0x2ff
 #define IA32_TSC_DEADLINE 0x6e0
 #define IA32_XSS 0xda0
 #define IA32_EFER 0xc0000080
@@ -47,7 +51,8 @@ static uint64_t *plain(struct cpu *cpu, uint32_t index, uint64_t *valid)
     default:
         if (index - IA32_MTRR_PHYSBASE0 < 2 * MTRR_VARIABLE) {
             unsigned n = (index - IA32_MTRR_PHYSBASE0) / 2;
-            *valid = ~UINT64_C(0);
+            *valid = BIT(CPUID_PHYSICAL_BITS) - 1;
+            *valid &= index & 1 ? ~UINT64_C(0x7ff) : ~UINT64_C(0xf00);
             return index & 1 ? &cpu->s.mtrr_mask[n] : &cpu->s.mtrr_base[n];
         }
         return NULL;
@@ -131,12 +136,34 @@ static void move_tsc(struct cpu *cpu, uint64_t delta)
     }
 }
 
+static bool is_memory_type(uint64_t type, bool pat)
+{
+    return type <= 1 || (type >= 4 && type <= 6) || (pat && type == 7);
+}
+
+/* The memory types in the PAT and the MTRRs (SDM vol. 3, 11.11.2 and 11.12.2). */
+static bool types_valid(uint32_t index, uint64_t value)
+{
+    unsigned bytes;
+    bool pat = index == IA32_PAT;
+    if (pat || (index >= IA32_MTRR_FIX64K && index <= IA32_MTRR_FIX4K_LAST))
+        bytes = 8;
+    else if (index == IA32_MTRR_DEF_TYPE || (index - IA32_MTRR_PHYSBASE0 < 2 * MTRR_VARIABLE && !(index & 1)))
+        bytes = 1;
+    else
+        return true;
+    for (unsigned i = 0; i < bytes; i++)
+        if (!is_memory_type(value >> (8 * i) & 0xff, pat))
+            return false;
+    return true;
+}
+
 static bool write_msr(struct cpu *cpu, uint32_t index, uint64_t value)
 {
     uint64_t valid;
     uint64_t *storage = plain(cpu, index, &valid);
     if (storage) {
-        if (value & ~valid)
+        if (value & ~valid || !types_valid(index, value))
             return false;
         *storage = value;
         return true;

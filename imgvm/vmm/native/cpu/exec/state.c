@@ -114,6 +114,7 @@ void cpu_set_state(struct cpu *cpu, const struct x86_state *state)
     cpu->trap = 0;
     cpu->ss_shadow = false;
     debug_update(cpu);
+    cpu->mmu.no_gigabyte_pages = !cpuid_has(&cpu->cpuid, FEATURE_PDPE1GB);
     mmu_flush(&cpu->mmu);
 }
 

@@ -15,9 +15,6 @@ static void need_cpl0(struct cpu *cpu, const struct uop *u)
 /* ---- control registers ---- */
 
 #define CR0_KNOWN (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
-#define CR4_KNOWN                                                                                     \
-    (CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | \
-     CR4_UMIP | CR4_FSGSBASE | CR4_OSXSAVE | CR4_SMEP)
 
 static void set_cr0(struct cpu *cpu, const struct uop *u, uint64_t value)
 {
@@ -35,7 +32,7 @@ static void set_cr0(struct cpu *cpu, const struct uop *u, uint64_t value)
         raise_gp(cpu, u, 0);
     }
     if (paging_off) {
-        if (cpu->code64)
+        if (cpu->code64 || (cpu->s.cr4 & CR4_PCIDE))
             raise_gp(cpu, u, 0);
         efer &= ~(uint64_t)EFER_LMA;
     }
@@ -49,18 +46,23 @@ static void set_cr0(struct cpu *cpu, const struct uop *u, uint64_t value)
 static void set_cr3(struct cpu *cpu, const struct uop *u, uint64_t value)
 {
     bool long_mode = cpu->s.efer & EFER_LMA;
-    if (long_mode && (value >> CPUID_PHYSICAL_BITS) & ~BIT(63 - CPUID_PHYSICAL_BITS))
+    if (cpu->s.cr4 & CR4_PCIDE)
+        value &= ~BIT(63); /* "keep this PCID's translations", which nobody must (4.10.4.1) */
+    if (long_mode && value >> CPUID_PHYSICAL_BITS)
         raise_gp(cpu, u, 0);
     if (!long_mode && (cpu->s.cr0 & CR0_PG) && (cpu->s.cr4 & CR4_PAE) && !mmu_load_pdptes(&cpu->mmu, value))
         raise_gp(cpu, u, 0);
-    cpu->s.cr3 = cpu->mmu.cr3 = value & ~BIT(63);
+    cpu->s.cr3 = cpu->mmu.cr3 = value;
     mmu_flush(&cpu->mmu);
 }
 
 static void set_cr4(struct cpu *cpu, const struct uop *u, uint64_t value)
 {
     uint64_t old = cpu->s.cr4;
-    if (value & ~(CR4_KNOWN & cpuid_cr4_bits(&cpu->cpuid)) || ((cpu->s.efer & EFER_LMA) && !(value & CR4_PAE)))
+    bool long_mode = cpu->s.efer & EFER_LMA;
+    if (value & ~cpuid_cr4_bits(&cpu->cpuid) || (long_mode && !(value & CR4_PAE)))
+        raise_gp(cpu, u, 0);
+    if ((value & ~old & CR4_PCIDE) && (!long_mode || cpu->s.cr3 & 0xfff))
         raise_gp(cpu, u, 0);
     if (((value ^ old) & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP)) && (cpu->s.cr0 & CR0_PG) && !(cpu->s.efer & EFER_LMA) &&
         (value & CR4_PAE) && !mmu_load_pdptes(&cpu->mmu, cpu->s.cr3))
@@ -238,10 +240,14 @@ static void swapgs(struct cpu *cpu, const struct uop *u)
 
 static void clac_stac(struct cpu *cpu, const struct uop *u)
 {
-    if (cpu->cpl || !(cpu->s.cr4 & CR4_SMAP))
+    if (cpu->cpl) /* in real mode too; CR4.SMAP does not matter (SDM vol. 2, CLAC) */
         raise_ud(cpu, u);
-    cpu_set_eflags(cpu, u->in.op == OP_STAC ? EFLAGS_AC : 0, EFLAGS_AC);
-    END_BLOCK;
+    if (u->in.op == OP_STAC)
+        cpu->eflags |= EFLAGS_AC;
+    else
+        cpu->eflags &= ~(uint64_t)EFLAGS_AC;
+    cpu_select_tlb(cpu);
+    NEXT;
 }
 
 static void hlt(struct cpu *cpu, const struct uop *u)
@@ -265,6 +271,24 @@ static void cache_all(struct cpu *cpu, const struct uop *u)
 {
     need_cpl0(cpu, u);
     NEXT;
+}
+
+/* Only the current PCID's translations are ever cached (CR3 writes flush): those of another are gone already. */
+static void invpcid(struct cpu *cpu, const struct uop *u)
+{
+    need_cpl0(cpu, u);
+    uint64_t type = reg_read(cpu, u->in.reg, cpu->code64 ? 8 : 4);
+    uint64_t linear = operand_linear(cpu, u, 16, false);
+    uint64_t pcid = mem_read_64(cpu, u, linear), address = mem_read_64(cpu, u, linear + 8);
+    uint64_t current = cpu->s.cr4 & CR4_PCIDE ? cpu->s.cr3 & 0xfff : 0;
+    bool canonical = (uint64_t)((int64_t)(address << 16) >> 16) == address;
+    if (type > 3 || pcid >> 12 || (type == 0 && !canonical) || (type < 2 && pcid && !(cpu->s.cr4 & CR4_PCIDE)))
+        raise_gp(cpu, u, 0);
+    if (type >= 2 || (type == 1 && pcid == current))
+        mmu_flush(&cpu->mmu);
+    else if (type == 0 && pcid == current)
+        mmu_flush_page(&cpu->mmu, address);
+    END_BLOCK;
 }
 
 /* CLFLUSH and its kin check the address like a read. */
@@ -385,6 +409,7 @@ const struct exec_def exec_system[] = {
     {OP_STAC, EXEC_ANY_FORM, NULL, clac_stac},
     {OP_HLT, EXEC_ANY_FORM, NULL, hlt},
     {OP_INVLPG, EXEC_ANY_FORM, NULL, invlpg},
+    {OP_INVPCID, EXEC_ANY_FORM, NULL, invpcid},
     {OP_INVD, EXEC_ANY_FORM, NULL, cache_all},
     {OP_WBINVD, EXEC_ANY_FORM, NULL, cache_all},
     {OP_CLFLUSH, EXEC_ANY_FORM, NULL, cache_line},

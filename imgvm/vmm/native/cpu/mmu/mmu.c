@@ -110,7 +110,9 @@ struct walk {
     uint32_t *slot32;
     uint64_t leaf;
     uint64_t page_bytes;
+    uint32_t entry32; /* what slot32 held: leaf is that, with PSE-36 resolved */
     bool reserved, present;
+    bool again; /* a table changed under the walk */
 };
 
 static void walk_accumulate(struct walk *walk, uint64_t entry)
@@ -118,18 +120,30 @@ static void walk_accumulate(struct walk *walk, uint64_t entry)
     walk->rights = (walk->rights & entry & (PTE_W | PTE_U)) | ((walk->rights | entry) & PTE_NX);
 }
 
-static void set_bits64(uint64_t *slot, uint64_t entry, uint64_t bits)
+/* Sets A and D as hardware does, in one locked step. false: the entry has become another one in the meantime, so that
+ * the walk has to start over. */
+static bool set_bits64(uint64_t *slot, uint64_t entry, uint64_t bits)
 {
-    while ((entry & bits) != bits &&
-           !__atomic_compare_exchange_n(slot, &entry, entry | bits, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-        ;
+    uint64_t now = entry;
+    while ((now & bits) != bits) {
+        if (__atomic_compare_exchange_n(slot, &now, now | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+            return true;
+        if ((now ^ entry) & ~(uint64_t)(PTE_A | PTE_D))
+            return false;
+    }
+    return true;
 }
 
-static void set_bits32(uint32_t *slot, uint32_t entry, uint32_t bits)
+static bool set_bits32(uint32_t *slot, uint32_t entry, uint32_t bits)
 {
-    while ((entry & bits) != bits &&
-           !__atomic_compare_exchange_n(slot, &entry, entry | bits, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-        ;
+    uint32_t now = entry;
+    while ((now & bits) != bits) {
+        if (__atomic_compare_exchange_n(slot, &now, now | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+            return true;
+        if ((now ^ entry) & ~(PTE_A | PTE_D))
+            return false;
+    }
+    return true;
 }
 
 /* Four-level and PAE tables: 9 bits a level, 64-bit entries. Intermediate entries get A when `mark`. */
@@ -161,7 +175,7 @@ static struct walk walk64(struct mmu *mmu, uint64_t linear, bool mark)
             return walk;
         bool leaf = level == 1 || ((entry & PTE_PS) && level <= 3);
         uint64_t reserved = reserved_always;
-        if (level == 4)
+        if (level == 4 || (level == 3 && mmu->no_gigabyte_pages))
             reserved |= PTE_PS;
         if (leaf && level > 1)
             reserved |= (BIT(shift) - 1) & ~UINT64_C(0x1fff); /* bit 12 is PAT */
@@ -177,8 +191,10 @@ static struct walk walk64(struct mmu *mmu, uint64_t linear, bool mark)
             walk.page_bytes = BIT(shift);
             return walk;
         }
-        if (mark && !(entry & PTE_A))
-            set_bits64(slot, entry, PTE_A);
+        if (mark && !(entry & PTE_A) && !set_bits64(slot, entry, PTE_A)) {
+            walk.again = true;
+            return walk;
+        }
         table = entry & UINT64_C(0xffffffffff000);
     }
 }
@@ -197,11 +213,14 @@ static struct walk walk32(struct mmu *mmu, uint32_t linear, bool mark)
         /* PSE-36: bits 20:13 are address bits 39:32 (4.3) */
         walk.leaf = (entry & 0xffc00fffu) | ((uint64_t)((entry >> 13) & 0xff) << 32);
         walk.slot32 = slot;
+        walk.entry32 = entry;
         walk.page_bytes = BIT(22);
         return walk;
     }
-    if (mark && !(entry & PTE_A))
-        set_bits32(slot, entry, PTE_A);
+    if (mark && !(entry & PTE_A) && !set_bits32(slot, entry, PTE_A)) {
+        walk.again = true;
+        return walk;
+    }
     slot = entry_ptr(mmu, (entry & 0xfffff000u) + 4 * ((linear >> 12) & 1023), 4);
     entry = slot ? __atomic_load_n(slot, __ATOMIC_RELAXED) : 0;
     if (!(entry & PTE_P))
@@ -209,7 +228,7 @@ static struct walk walk32(struct mmu *mmu, uint32_t linear, bool mark)
     walk_accumulate(&walk, entry);
     walk.present = true;
     walk.slot32 = slot;
-    walk.leaf = entry;
+    walk.entry32 = walk.leaf = entry;
     walk.page_bytes = BIT(12);
     return walk;
 }
@@ -261,7 +280,11 @@ bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enu
         return false;
     }
     mmu->walks++;
-    struct walk walk = walk_tables(mmu, linear, true);
+    struct walk walk;
+again:
+    do
+        walk = walk_tables(mmu, linear, true);
+    while (unlikely(walk.again));
     if (!walk.present)
         return fault_page(mmu, fault, 0, access, user);
     if (walk.reserved)
@@ -271,10 +294,8 @@ bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enu
     if (walk.page_bytes > GUEST_PAGE_SIZE)
         note_large_page(mmu, linear, walk.page_bytes);
     uint64_t bits = PTE_A | (access == MMU_WRITE ? PTE_D : 0);
-    if (walk.slot64)
-        set_bits64(walk.slot64, walk.leaf, bits);
-    else
-        set_bits32(walk.slot32, __atomic_load_n(walk.slot32, __ATOMIC_RELAXED), (uint32_t)bits);
+    if (!(walk.slot64 ? set_bits64(walk.slot64, walk.leaf, bits) : set_bits32(walk.slot32, walk.entry32, (uint32_t)bits)))
+        goto again;
     *gpa = leaf_address(mmu, &walk, linear);
     *writable = access == MMU_WRITE || ((walk.leaf & PTE_D) && allowed(mmu, &walk, MMU_WRITE, who));
     return true;

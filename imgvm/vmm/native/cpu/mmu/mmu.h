@@ -48,6 +48,7 @@ struct mmu {
      * since the last flush: an INVLPG inside it must flush everything. mask 0: none. */
     struct { uint64_t base, mask; } large[2];
     bool third_bank_used;
+    bool no_gigabyte_pages; /* not a feature of this processor */
     uint64_t *held_page; /* linear pages that a debugger watches: never entered in the TLB */
     unsigned held_count;
     uint64_t walks, flushes; /* statistics */
