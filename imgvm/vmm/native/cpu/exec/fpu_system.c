@@ -9,13 +9,6 @@ static void need_x87(struct cpu *cpu, const struct uop *u)
         raise_exception(cpu, u, EXC_NM);
 }
 
-/* FLDENV and FRSTOR wait, as most x87 instructions do. */
-static void need_nothing_pending(struct cpu *cpu, const struct uop *u)
-{
-    if (fpu_pending(cpu->s.xsave))
-        raise_exception(cpu, u, EXC_MF);
-}
-
 static void need_xsave(struct cpu *cpu, const struct uop *u)
 {
     if (!(cpu->s.cr4 & CR4_OSXSAVE))
@@ -24,73 +17,78 @@ static void need_xsave(struct cpu *cpu, const struct uop *u)
         raise_exception(cpu, u, EXC_NM);
 }
 
-static void read_image(struct cpu *cpu, const struct uop *u, uint64_t linear, uint8_t *image, unsigned bytes)
+/* In pieces of `step` bytes: by how much an image must be aligned when alignment is checked (SDM vol. 3, table 6-7). */
+static void read_image(struct cpu *cpu, const struct uop *u, uint64_t linear, uint8_t *image, unsigned bytes, unsigned step)
 {
-    unsigned i = 0;
-    for (; i + 8 <= bytes; i += 8)
-        store_le64(image + i, mem_read_64(cpu, u, linear + i));
-    for (; i < bytes; i++)
-        image[i] = mem_read_8(cpu, u, linear + i);
+    for (unsigned i = 0; i < bytes; i += step) {
+        uint64_t value = mem_read(cpu, u, linear + i, step);
+        fpu_copy(image + i, &value, step);
+    }
 }
 
-/* The pages were probed before: no fault can come half-way. */
-static void write_image(struct cpu *cpu, const struct uop *u, uint64_t linear, const uint8_t *image, unsigned bytes)
+/* The pages were probed before: no fault can come half-way, but for #AC, which comes with the first piece. */
+static void write_image(struct cpu *cpu, const struct uop *u, uint64_t linear, const uint8_t *image, unsigned bytes,
+                        unsigned step)
 {
     access_probe_write(cpu, u, linear, bytes);
-    unsigned i = 0;
-    for (; i + 8 <= bytes; i += 8)
-        mem_write_64(cpu, u, linear + i, load_le64(image + i));
-    for (; i < bytes; i++)
-        mem_write_8(cpu, u, linear + i, image[i]);
+    for (unsigned i = 0; i < bytes; i += step) {
+        uint64_t value = 0;
+        fpu_copy(&value, image + i, step);
+        mem_write(cpu, u, linear + i, step, value);
+    }
+}
+
+/* FNSTENV and FNSAVE. They change the state too, but not before all is written. */
+static void store_x87(struct cpu *cpu, const struct uop *u, unsigned bytes,
+                      unsigned (*store)(uint8_t *area, uint8_t *out, bool size32))
+{
+    _Alignas(64) uint8_t after[FPU_XSAVE_BYTES];
+    uint8_t image[108];
+    bool size32 = u->in.osize != 2;
+    need_x87(cpu, u);
+    uint64_t linear = operand_linear(cpu, u, bytes, true);
+    cpu_fpu_leave(cpu);
+    fpu_copy(after, cpu->s.xsave, sizeof after);
+    store(after, image, size32);
+    write_image(cpu, u, linear, image, bytes, size32 ? 4 : 2);
+    fpu_copy(cpu->s.xsave, after, sizeof after);
+}
+
+/* FLDENV and FRSTOR wait, as most x87 instructions do. */
+static void load_x87(struct cpu *cpu, const struct uop *u, unsigned bytes,
+                     void (*load)(uint8_t *area, const uint8_t *in, bool size32))
+{
+    uint8_t image[108];
+    bool size32 = u->in.osize != 2;
+    need_x87(cpu, u);
+    cpu_fpu_leave(cpu);
+    if (fpu_pending(cpu->s.xsave))
+        raise_exception(cpu, u, EXC_MF);
+    read_image(cpu, u, operand_linear(cpu, u, bytes, false), image, bytes, size32 ? 4 : 2);
+    load(cpu->s.xsave, image, size32);
 }
 
 static void fnstenv(struct cpu *cpu, const struct uop *u)
 {
-    need_x87(cpu, u);
-    bool size32 = u->in.osize != 2 && u->in.osize != 14;
-    unsigned bytes = size32 ? 28 : 14;
-    uint64_t linear = operand_linear(cpu, u, bytes, true);
-    access_probe_write(cpu, u, linear, bytes);
-    cpu_fpu_leave(cpu);
-    uint8_t image[28];
-    write_image(cpu, u, linear, image, fpu_fnstenv(cpu->s.xsave, image, size32));
+    store_x87(cpu, u, u->in.osize == 2 ? 14 : 28, fpu_fnstenv);
     NEXT;
 }
 
 static void fldenv(struct cpu *cpu, const struct uop *u)
 {
-    need_x87(cpu, u);
-    bool size32 = u->in.osize != 2 && u->in.osize != 14;
-    uint8_t image[28];
-    cpu_fpu_leave(cpu);
-    need_nothing_pending(cpu, u);
-    read_image(cpu, u, operand_linear(cpu, u, size32 ? 28 : 14, false), image, size32 ? 28 : 14);
-    fpu_fldenv(cpu->s.xsave, image, size32);
+    load_x87(cpu, u, u->in.osize == 2 ? 14 : 28, fpu_fldenv);
     NEXT;
 }
 
 static void fnsave(struct cpu *cpu, const struct uop *u)
 {
-    need_x87(cpu, u);
-    bool size32 = u->in.osize != 2 && u->in.osize != 94;
-    unsigned bytes = size32 ? 108 : 94;
-    uint64_t linear = operand_linear(cpu, u, bytes, true);
-    access_probe_write(cpu, u, linear, bytes);
-    cpu_fpu_leave(cpu);
-    uint8_t image[108];
-    write_image(cpu, u, linear, image, fpu_fnsave(cpu->s.xsave, image, size32));
+    store_x87(cpu, u, u->in.osize == 2 ? 94 : 108, fpu_fnsave);
     NEXT;
 }
 
 static void frstor(struct cpu *cpu, const struct uop *u)
 {
-    need_x87(cpu, u);
-    bool size32 = u->in.osize != 2 && u->in.osize != 94;
-    uint8_t image[108];
-    cpu_fpu_leave(cpu);
-    need_nothing_pending(cpu, u);
-    read_image(cpu, u, operand_linear(cpu, u, size32 ? 108 : 94, false), image, size32 ? 108 : 94);
-    fpu_frstor(cpu->s.xsave, image, size32);
+    load_x87(cpu, u, u->in.osize == 2 ? 94 : 108, fpu_frstor);
     NEXT;
 }
 
@@ -110,7 +108,7 @@ static void fxsave(struct cpu *cpu, const struct uop *u)
     uint8_t image[FPU_FXSAVE_BYTES];
     unsigned bytes = fpu_fxsave(cpu->s.xsave, image, cpu->code64);
     access_probe_write(cpu, u, linear, FPU_FXSAVE_BYTES); /* all of the operand, though not all is written */
-    write_image(cpu, u, linear, image, bytes);
+    write_image(cpu, u, linear, image, bytes, 8);
     NEXT;
 }
 
@@ -118,7 +116,7 @@ static void fxrstor(struct cpu *cpu, const struct uop *u)
 {
     uint64_t linear = fxsave_operand(cpu, u, false);
     uint8_t image[FPU_FXSAVE_BYTES];
-    read_image(cpu, u, linear, image, sizeof image);
+    read_image(cpu, u, linear, image, sizeof image, 8);
     cpu_fpu_leave(cpu);
     if (!fpu_fxrstor(cpu->s.xsave, image, cpu->code64))
         raise_gp(cpu, u, 0);
@@ -142,9 +140,9 @@ static void xsave(struct cpu *cpu, const struct uop *u)
     access_probe_write(cpu, u, linear, bytes);
     cpu_fpu_leave(cpu);
     uint8_t image[FPU_XSAVE_BYTES];
-    read_image(cpu, u, linear, image, bytes);
+    read_image(cpu, u, linear, image, bytes, 8);
     fpu_xsave(cpu->s.xsave, image, rfbm, kind, cpu->code64);
-    write_image(cpu, u, linear, image, bytes);
+    write_image(cpu, u, linear, image, bytes, 8);
     NEXT;
 }
 
@@ -158,12 +156,12 @@ static void xrstor(struct cpu *cpu, const struct uop *u)
     if (linear & 63)
         raise_gp(cpu, u, 0);
     uint8_t image[FPU_XSAVE_BYTES];
-    read_image(cpu, u, linear, image, XSAVE_HEADER_END);
+    read_image(cpu, u, linear, image, XSAVE_HEADER_END, 8);
     unsigned bytes = fpu_xrstor_bytes(image, rfbm, cpu->s.xcr0);
     if (!bytes || bytes > sizeof image)
         raise_gp(cpu, u, 0);
     if (bytes > XSAVE_HEADER_END)
-        read_image(cpu, u, linear + XSAVE_HEADER_END, image + XSAVE_HEADER_END, bytes - XSAVE_HEADER_END);
+        read_image(cpu, u, linear + XSAVE_HEADER_END, image + XSAVE_HEADER_END, bytes - XSAVE_HEADER_END, 8);
     cpu_fpu_leave(cpu);
     if (!fpu_xrstor(cpu->s.xsave, image, rfbm, cpu->code64))
         raise_gp(cpu, u, 0);
