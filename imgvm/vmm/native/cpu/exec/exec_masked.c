@@ -72,6 +72,27 @@ static uint64_t element_linear(struct cpu *cpu, const struct uop *u, uint64_t of
     return access_segment(cpu, u, u->in.segment, offset, size, write);
 }
 
+/* Masked moves and gathers never raise #AC (SDM vol. 2, VMASKMOV and VPGATHERDD): byte by byte while others would. */
+static uint64_t read_element(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size)
+{
+    uint64_t value = 0;
+    if (likely(!cpu->alignment_checked))
+        return mem_read(cpu, u, linear, size);
+    for (unsigned i = 0; i < size; i++)
+        value |= mem_read(cpu, u, linear + i, 1) << (8 * i);
+    return value;
+}
+
+static void write_element(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value)
+{
+    if (likely(!cpu->alignment_checked)) {
+        mem_write(cpu, u, linear, size, value);
+        return;
+    }
+    for (unsigned i = 0; i < size; i++)
+        mem_write(cpu, u, linear + i, 1, value >> (8 * i));
+}
+
 static uint64_t operand_base(struct cpu *cpu, const struct uop *u)
 {
     const struct insn *in = &u->in;
@@ -93,7 +114,7 @@ static void store_masked(struct cpu *cpu, const struct uop *u, uint64_t offset, 
             access_probe_write(cpu, u, element_linear(cpu, u, offset + at, size, true), size);
     for (unsigned at = 0; at < bytes; at += size)
         if (load_element(mask + at, size) & SIGN_BIT(size))
-            mem_write(cpu, u, element_linear(cpu, u, offset + at, size, true), size, load_element(value + at, size));
+            write_element(cpu, u, element_linear(cpu, u, offset + at, size, true), size, load_element(value + at, size));
 }
 
 /* MASKMOVQ, MASKMOVDQU: bytes to DS:rDI. */
@@ -131,7 +152,7 @@ static void maskmov_elements(struct cpu *cpu, const struct uop *u)
     fpu_zero(value, sizeof value);
     for (unsigned at = 0; at < in->vl; at += size)
         if (load_element(mask + at, size) & SIGN_BIT(size))
-            store_element(value + at, size, mem_read(cpu, u, element_linear(cpu, u, offset + at, size, false), size));
+            store_element(value + at, size, read_element(cpu, u, element_linear(cpu, u, offset + at, size, false), size));
     put_vector(cpu, in->reg, value, in->vl);
     NEXT;
 }
@@ -164,7 +185,7 @@ static void gather(struct cpu *cpu, const struct uop *u)
             if (!wide_index)
                 number = (uint64_t)(int64_t)(int32_t)number;
             uint64_t linear = element_linear(cpu, u, base + (number << in->scale), size, false);
-            store_element(register_element(cpu, in->reg, i * size), size, mem_read(cpu, u, linear, size));
+            store_element(register_element(cpu, in->reg, i * size), size, read_element(cpu, u, linear, size));
         }
         store_element(mask, size, 0);
     }
