@@ -63,6 +63,15 @@ static bool is_sha(unsigned op)
     return false;
 }
 
+static bool wide_operand(const struct diff_case *c)
+{
+    switch (c->insn.op) {
+    case OP_MASKMOVQ: case OP_MASKMOVDQU: case OP_VMASKMOVDQU: case OP_FXSAVE: case OP_FXRSTOR:
+        return true;
+    }
+    return c->insn.rm_size >= 16;
+}
+
 static bool is_fault(const struct diff_result *r)
 {
     return r->vector != EXC_BP && r->vector != EXC_DB;
@@ -156,8 +165,8 @@ static const char *of_undefined(const struct diff_case *c, const struct diff_res
         return "LOCK MOV CR0 is MOV CR8 on AMD's processors (APM vol. 3, MOV CRn)";
     if (host->vector == EXC_PF && host->error & PF_I && guest->vector == EXC_UD)
         return "whether the operand bytes of what is undefined are fetched";
-    if (host_is_amd() && has_prefix(c, 0xf0) && host->vector == EXC_PF && guest->vector == EXC_UD)
-        return "whether #UD of a LOCK that is not allowed comes before #PF of the operand (SDM vol. 3, table 6-2: it does)";
+    if (host_is_amd() && has_prefix(c, 0xf0) && is_address_fault(host) && guest->vector == EXC_UD)
+        return "whether #UD of a LOCK that is not allowed comes before its operand's faults (SDM vol. 3, table 6-2: it does)";
     return NULL;
 }
 
@@ -172,6 +181,10 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
         return "whether the operand bytes of UD0 and UD1 are fetched (SDM vol. 2, UD)";
     if ((op == OP_LSL || op == OP_LAR || op == OP_VERR || op == OP_VERW) && host->vector == EXC_BP && guest->vector == EXC_BP)
         return selector_of_linux(c) ? "Linux's descriptor 15, which tells the processor's number" : NULL;
+    if (host->vector == EXC_AC && is_address_fault(guest) && host->rip == guest->rip)
+        return "whether #AC comes before the page's own fault: no order is given (SDM vol. 3, table 6-2)";
+    if (host->vector == EXC_AC && guest->vector != EXC_AC && wide_operand(c))
+        return "whether operands of 16 and 32 bytes are checked for alignment (SDM vol. 2, MOVUPS: may or may not be)";
     if (is_sha(op) && guest->vector == EXC_GP && host_is_amd())
         return "AMD's processors do not demand alignment of SHA's operand; Intel's do (SDM vol. 2, 2.5, type 4)";
     if (far_transfer(op) && host->cs == 0x23 && guest->cs == 0x23 && same_but_high_rsp(host, guest))
@@ -196,7 +209,8 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
         return "between the iterations of a string instruction Intel's processors save RF set (SDM vol. 3, 17.3.1.1)";
     if (is_gather(op) && c->rflags & EFLAGS_TF && host->vector == EXC_DB && guest->vector == EXC_PF)
         return "after a part of a gather a pending trap may come in lieu of the fault (SDM vol. 2, VPGATHERDD)";
-    if (host_is_amd() && op == OP_MOVSXD && has_prefix(c, 0x66) && c->insn.flags & INSN_MEM && host->vector == EXC_PF)
+    if (host_is_amd() && op == OP_MOVSXD && has_prefix(c, 0x66) && c->insn.flags & INSN_MEM &&
+        (host->vector == EXC_PF || host->vector == EXC_AC))
         return "MOVSXD with 66 reads four bytes on AMD's processors, two on Intel's (SDM vol. 2, MOVSXD)";
     if ((op == OP_RETF || op == OP_IRET) && guest->cs == 0x23 && host->vector == EXC_GP && host->cs == USER_CS)
         return "open (cpu/exec/far.c, interrupt.c): RETF, IRET to 32-bit code with an offset beyond the limit is #GP(0), not cut off";

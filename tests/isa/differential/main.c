@@ -166,9 +166,9 @@ int main(int argc, char **argv)
         fflush(stdout);
     }
     host_stop(host);
-    guest_stop(guest);
     if (o.coverage)
         coverage(t, guest);
+    guest_stop(guest);
     for (unsigned i = 0; i <= OP_COUNT; i++)
         if (t->op_wrong[i])
             printf("%s: %u\n", i < OP_COUNT ? op_infos[i].mnemonic : "(undefined)", t->op_wrong[i]);

@@ -134,6 +134,8 @@ void random_state(struct rng *rng, struct diff_case *c)
     c->rflags = EFLAGS_FIXED | EFLAGS_IF | (bits & EFLAGS_STATUS);
     if (rng_percent(rng, 20))
         c->rflags |= EFLAGS_DF;
+    if (rng_percent(rng, 3))
+        c->rflags |= EFLAGS_AC;
     if (rng_percent(rng, 2))
         c->rflags |= EFLAGS_TF;
     memset(c->xsave, 0, XSAVE_BYTES);
