@@ -317,6 +317,51 @@ static void test_line_and_modem_status(void)
     CHECK_EQ(in(MSR), 0x80);
 }
 
+/* Input waits for a driver: one that enables the interrupt and has set the port up, or one that polls. */
+static void test_listening(void)
+{
+    start();
+    CHECK(!serial_is_heard(&serial));
+    out(IER, 0x0f); /* a probe of IER: no OUT2 */
+    CHECK(!serial_is_heard(&serial));
+    out(IER, 0);
+    for (unsigned i = 0; i < 100; i++) { /* early output: one look a byte */
+        in(LSR);
+        out(RBR, 'x');
+    }
+    CHECK(!serial_is_heard(&serial));
+    pass_us(100000);
+    CHECK_EQ(ready, 0);
+    open_port(0x01);
+    CHECK(!serial_is_heard(&serial)); /* may still clear the FIFO */
+    out(IIR, 0x07);
+    pass_us(19000);
+    CHECK_EQ(ready, 0);
+    pass_us(2000);
+    CHECK_EQ(ready, 1);
+    CHECK(serial_is_heard(&serial));
+
+    out(MCR, 0x09); /* RTS off: the guest's hand is up */
+    CHECK(!serial_is_heard(&serial));
+    pass_us(100000);
+    CHECK_EQ(ready, 1);
+    out(MCR, 0x0b);
+    pass_us(21000);
+    CHECK_EQ(ready, 2);
+    CHECK(serial_is_heard(&serial));
+
+    start(); /* a driver that polls: no interrupt, no OUT2 */
+    out(LCR, 0x03);
+    CHECK(!serial_is_heard(&serial));
+    pass_us(21000);
+    for (unsigned i = 0; i < 64; i++)
+        CHECK(!(in(LSR) & 0x01));
+    CHECK_EQ(ready, 1);
+    CHECK(serial_is_heard(&serial));
+    serial_reset(&serial);
+    CHECK(!serial_is_heard(&serial));
+}
+
 static void test_saved_state(void)
 {
     start();
@@ -341,6 +386,7 @@ int main(void)
     test_flow();
     test_loop_back();
     test_line_and_modem_status();
+    test_listening();
     test_saved_state();
     return check_report();
 }

@@ -59,6 +59,8 @@ enum { RBR_THR_DLL, IER_DLM, IIR_FCR, LCR, MCR, LSR, MSR, SCR };
 #define NS_PER_SEC 1000000000u
 #define BAUD_BASE 115200u
 #define TIMEOUT_CHARACTERS 4
+#define SETTLE_NS 20000000 /* Linux enables the interrupt first, and the FIFO (which clears it) a little later */
+#define POLLS_TO_LISTEN 64 /* without a byte sent: a driver that sends looks once a byte */
 #define TIMEOUT_MAX_NS 2000000 /* nobody types faster because the divisor says 300 baud */
 
 static bool fifos(const struct serial_state *s) { return s->fcr & FCR_ENABLE; }
@@ -164,15 +166,52 @@ static void clear_receiver(struct serial_state *s)
     memset(s->rx_errors, 0, sizeof(s->rx_errors));
 }
 
+/* A driver at work. While one probes for a UART it sets all of IER for a moment, but not OUT2. */
+static bool guest_listens(const struct serial_state *s)
+{
+    if ((s->mcr & MCR_LOOP) || (s->rts_used && !(s->mcr & MCR_RTS)))
+        return false;
+    return ((s->ier & IER_ERBFI) && (s->mcr & MCR_OUT2)) || s->polls >= POLLS_TO_LISTEN;
+}
+
+static void set_up(struct serial *serial)
+{
+    serial->state.settled_ns = timer_queue_now_ns(serial->timers) + SETTLE_NS;
+}
+
+/* When not, there will be another look. */
+static bool is_settled(struct serial *serial)
+{
+    if (timer_queue_now_ns(serial->timers) >= serial->state.settled_ns)
+        return true;
+    if (!serial->settle.armed)
+        timer_arm(serial->timers, &serial->settle, serial->state.settled_ns);
+    return false;
+}
+
+bool serial_is_heard(struct serial *serial)
+{
+    bool heard = guest_listens(&serial->state) && is_settled(serial);
+    serial->host_awaits_listener = !heard;
+    return heard;
+}
+
 /* Last in a handler: the host may come back with serial_receive from within. */
 static void tell_host(struct serial *serial)
 {
     const struct serial_state *s = &serial->state;
-    if (!serial->host_waits || s->rx_count || (s->mcr & MCR_LOOP))
+    bool room = serial->host_waits && !s->rx_count && !(s->mcr & MCR_LOOP);
+    if (!room && !(serial->host_awaits_listener && guest_listens(s) && is_settled(serial)))
         return;
-    serial->host_waits = false;
+    serial->host_waits = serial->host_awaits_listener = false;
     if (serial->host.receive_ready)
         serial->host.receive_ready(serial->host.opaque);
+}
+
+static void settle_fired(void *opaque, uint64_t now_ns)
+{
+    (void)now_ns;
+    tell_host(opaque);
 }
 
 size_t serial_receive(struct serial *serial, const uint8_t *data, size_t size)
@@ -207,6 +246,7 @@ void serial_receive_break(struct serial *serial)
 static void transmit(struct serial *serial, uint8_t byte)
 {
     struct serial_state *s = &serial->state;
+    s->polls = 0;
     if (s->mcr & MCR_LOOP) {
         if (push(s, byte, 0))
             restart_timeout(serial);
@@ -226,24 +266,32 @@ static void write_fcr(struct serial *serial, uint8_t value)
     if (toggled || (s->fcr & FCR_CLEAR_RX))
         clear_receiver(s);
     restart_timeout(serial);
+    set_up(serial);
 }
 
-static void write_mcr(struct serial_state *s, uint8_t value)
+static void write_mcr(struct serial *serial, uint8_t value)
 {
+    struct serial_state *s = &serial->state;
+    if ((value ^ s->mcr) & MCR_WRITABLE)
+        set_up(serial);
     uint8_t before = modem_lines(s);
     s->mcr = value & MCR_WRITABLE;
+    s->rts_used |= !!(value & MCR_RTS);
     uint8_t after = modem_lines(s), changed = before ^ after;
     s->msr_deltas |= changed >> 4 & (uint8_t)~MSR_TERI;
     if (before & ~after & MSR_RI)
         s->msr_deltas |= MSR_TERI;
 }
 
-static void write_ier(struct serial_state *s, uint8_t value)
+static void write_ier(struct serial *serial, uint8_t value)
 {
+    struct serial_state *s = &serial->state;
     uint8_t enabled = value & (uint8_t)~s->ier;
     s->ier = value & 0x0f;
     if (enabled & IER_ETBEI) /* enabling the interrupt while THR is empty raises it */
         s->thre_pending = 1;
+    if (enabled & IER_ERBFI)
+        set_up(serial);
 }
 
 static uint8_t read_lsr(struct serial_state *s)
@@ -256,6 +304,12 @@ static uint8_t read_lsr(struct serial_state *s)
         value |= LSR_FIFO_ERROR;
     s->lsr_errors = 0;
     return value;
+}
+
+static void count_poll(struct serial_state *s)
+{
+    if (s->polls < POLLS_TO_LISTEN)
+        s->polls++;
 }
 
 static uint8_t read_register(struct serial *serial, unsigned offset)
@@ -272,6 +326,7 @@ static uint8_t read_register(struct serial *serial, unsigned offset)
     case IER_DLM:
         return s->lcr & LCR_DLAB ? (uint8_t)(s->divisor >> 8) : s->ier;
     case IIR_FCR:
+        count_poll(s);
         value = interrupt_id(s);
         if (value == IIR_THRE)
             s->thre_pending = 0;
@@ -281,6 +336,7 @@ static uint8_t read_register(struct serial *serial, unsigned offset)
     case MCR:
         return s->mcr;
     case LSR:
+        count_poll(s);
         return read_lsr(s);
     case MSR:
         value = modem_lines(s) | s->msr_deltas;
@@ -305,16 +361,17 @@ static void write_register(struct serial *serial, unsigned offset, uint8_t value
         if (s->lcr & LCR_DLAB)
             s->divisor = (uint16_t)((s->divisor & 0x00ff) | value << 8);
         else
-            write_ier(s, value);
+            write_ier(serial, value);
         break;
     case IIR_FCR:
         write_fcr(serial, value);
         break;
     case LCR:
         s->lcr = value;
+        set_up(serial);
         break;
     case MCR:
-        write_mcr(s, value);
+        write_mcr(serial, value);
         break;
     case SCR:
         s->scr = value;
@@ -359,6 +416,7 @@ void serial_reset(struct serial *serial)
 {
     power_on(serial);
     timer_cancel(serial->timers, &serial->timeout);
+    timer_cancel(serial->timers, &serial->settle);
     irq_set(&serial->irq, false);
     tell_host(serial);
 }
@@ -376,8 +434,9 @@ void serial_init(struct serial *serial, struct timer_queue *timers, struct irq_l
     serial->timers = timers;
     serial->irq = irq;
     serial->host = *host;
-    serial->host_waits = false;
+    serial->host_waits = serial->host_awaits_listener = false;
     timer_init(&serial->timeout, timeout_fired, serial);
+    timer_init(&serial->settle, settle_fired, serial);
     power_on(serial);
 }
 

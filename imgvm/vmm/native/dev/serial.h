@@ -26,24 +26,28 @@ struct serial_state { /* saved as it is */
     uint8_t msr_deltas;   /* MSR bits 3:0: until MSR is read */
     uint8_t thre_pending; /* the THRE interrupt waits: cleared by reading IIR or writing THR */
     uint8_t timeout_pending;
-    uint8_t pad[3];
+    uint8_t polls;           /* reads of LSR and IIR since the last byte was sent */
+    uint8_t rts_used;        /* RTS has been on: off means wait */
+    uint8_t pad[1];
     uint16_t divisor;
     uint64_t timeout_ns;  /* when the receiver's time-out is due; TIMER_NEVER: not running */
+    uint64_t settled_ns;  /* when its set-up will have been left alone for a while */
 };
 
 struct serial_host {
     void (*transmit)(void *opaque, const uint8_t *data, size_t size); /* may be NULL: bytes vanish */
-    void (*receive_ready)(void *opaque); /* room again after serial_receive took less than given; may be NULL */
+    void (*receive_ready)(void *opaque); /* room after serial_receive took less than given, or somebody listens */
     void *opaque;
 };
 
 struct serial {
     struct serial_state state;
     struct timer_queue *timers;
-    struct timer timeout;
+    struct timer timeout, settle;
     struct irq_line irq;
     struct serial_host host;
     bool host_waits; /* serial_receive refused bytes */
+    bool host_awaits_listener;
 };
 
 extern const struct bus_ops serial_ops;
@@ -55,6 +59,9 @@ void serial_loaded(struct serial *serial);
 /* Bytes from the line. Returns how many were taken: the FIFO's room (none in loop-back: the line is cut off).
  * When less than size, receive_ready will be called. */
 size_t serial_receive(struct serial *serial, const uint8_t *data, size_t size);
+/* Whether the guest is ready to receive: it has enabled the receiver's interrupt, or polls, and has finished setting
+ * the port up, which clears the FIFO: bytes that arrive before are lost. When not, receive_ready will be called. */
+bool serial_is_heard(struct serial *serial);
 /* A break condition on the line (a zero byte with LSR's BI set). */
 void serial_receive_break(struct serial *serial);
 

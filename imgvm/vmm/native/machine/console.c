@@ -108,8 +108,13 @@ void console_write_some(struct console *console)
 
 static void keep(struct console *console, uint8_t byte)
 {
-    if (console->pending_used < sizeof console->pending)
-        console->pending[console->pending_used++] = byte;
+    if (console->pending_at && console->pending_end == sizeof console->pending) {
+        console->pending_end -= console->pending_at;
+        memmove(console->pending, console->pending + console->pending_at, console->pending_end);
+        console->pending_at = 0;
+    }
+    if (console->pending_end < sizeof console->pending)
+        console->pending[console->pending_end++] = byte;
 }
 
 static void show_help(struct console *console)
@@ -125,12 +130,12 @@ static void show_help(struct console *console)
 bool console_wants_input(const struct console *console)
 {
     /* A terminal is always read, for its escape; other input waits until the guest has taken what there is. */
-    return console->input_fd >= 0 && !console->input_ended && (console->escape || !console->pending_used);
+    return console->input_fd >= 0 && !console->input_ended && (console->escape || console->pending_at == console->pending_end);
 }
 
 enum console_event console_read_some(struct console *console)
 {
-    uint8_t data[sizeof console->pending / 2]; /* a byte may become two: the prefix that was none, and itself */
+    uint8_t data[512]; /* a byte may become two: the prefix that was none, and itself */
     ssize_t size = read(console->input_fd, data, sizeof data);
     if (size <= 0) {
         console->input_ended = size == 0 || (errno != EINTR && errno != EAGAIN);
@@ -160,8 +165,15 @@ enum console_event console_read_some(struct console *console)
     return event;
 }
 
+size_t console_pending(const struct console *console, const uint8_t **data)
+{
+    *data = console->pending + console->pending_at;
+    return console->pending_end - console->pending_at;
+}
+
 void console_consume(struct console *console, size_t bytes)
 {
-    console->pending_used -= bytes;
-    memmove(console->pending, console->pending + bytes, console->pending_used);
+    console->pending_at += bytes;
+    if (console->pending_at == console->pending_end)
+        console->pending_at = console->pending_end = 0;
 }

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #define CONSOLE_OUTPUT_LIMIT 0x40000u /* more than this in the queue holds the guest back */
+#define CONSOLE_PENDING_BYTES 0x4000u /* what is typed or pasted ahead on a terminal; more is dropped */
 #define CONSOLE_FLUSH_NS 1000000u     /* output is collected for so long before it is written */
 
 struct console {
@@ -24,8 +25,8 @@ struct console {
     bool released;           /* the run is ending: nobody waits */
     bool after_escape;       /* event loop only, like all that follows */
     bool input_ended;
-    uint8_t pending[512];    /* input that the serial port had no room for */
-    size_t pending_used;
+    uint8_t pending[CONSOLE_PENDING_BYTES]; /* input that the guest has not taken yet */
+    size_t pending_at, pending_end;
 };
 
 enum console_event { CONSOLE_NONE, CONSOLE_QUIT };
@@ -43,6 +44,7 @@ void console_close(struct console *console);
 void console_write_some(struct console *console);
 enum console_event console_read_some(struct console *console);
 bool console_wants_input(const struct console *console);
+size_t console_pending(const struct console *console, const uint8_t **data);
 void console_consume(struct console *console, size_t bytes); /* of pending */
 
 #endif
