@@ -36,6 +36,8 @@ class Result:
     handovers: int = 0  # times that KVM could not go on and the software processor did
     message: str = ""
     console: str = field(default="", repr=False)
+    disk_errors: int = 0  # requests for a disk that failed on this host
+    disk_message: str = ""  # why the first one did
     is_stuck: bool = False  # its threads still run: nothing that they use may be closed
 
     @property
@@ -194,6 +196,8 @@ class Vm:
             handovers=out.handovers,
             message=binding.text(out.message),
             console=self._capture.text() if self._capture else "",
+            disk_errors=out.disk_errors,
+            disk_message=binding.text(out.disk_message),
         )
 
     def power_button(self) -> None:

@@ -25,6 +25,7 @@ typedef struct imgvm_image imgvm_image;
 
 #define IMGVM_IMAGE_READ_ONLY 0
 #define IMGVM_IMAGE_READ_WRITE 1
+#define IMGVM_IMAGE_KEEP_TO_FOLDER 2 /* added: -EPERM when a backing file lies outside its image's folder */
 
 #define IMGVM_CHECK_LEAKS 1
 #define IMGVM_CHECK_CORRUPT 2
@@ -119,6 +120,8 @@ typedef struct {
     uint64_t handovers;    /* times that KVM could not go on and the software processor did */
     uint64_t run_ns;       /* from start to end */
     char message[480];
+    uint64_t disk_errors;   /* requests of the guest's first faulty disk that failed on the host's side */
+    char disk_message[480]; /* the first one */
 } imgvm_result;
 
 /* 0 when the engine can run here; else -errno and err says why (absent, no permission, ...). */

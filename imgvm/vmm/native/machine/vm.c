@@ -238,6 +238,8 @@ int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const ch
         return result;
     if ((result = board_add_virtio(&vm->board, device, err)) < 0)
         device->ops->destroy(device);
+    else
+        vm->disks[vm->disk_count++] = device;
     return result;
 }
 

@@ -26,6 +26,8 @@ struct imgvm_vm {
     imgvm_vm_config config;
     struct board board;
     struct console console;
+    struct virtio_device *disks[BOARD_VIRTIO_MAX]; /* the board's */
+    unsigned disk_count;
 
     /* what is booted; kernel, initrd and command line are kept only when a reset has to load them again */
     enum vm_boot_kind boot_kind;

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../dev/virtio/blk.h"
 #include "vm.h"
 
 #define DRAIN_TIMEOUT_MS 5000 /* at the end, for a reader of the output who does not read */
@@ -92,10 +93,13 @@ static void reset_board(struct imgvm_vm *vm)
 static void feed_input(struct imgvm_vm *vm)
 {
     struct console *console = &vm->console;
-    if (!console->pending_used)
+    const uint8_t *data;
+    size_t size = console_pending(console, &data), taken = 0;
+    if (!size)
         return;
     pthread_mutex_lock(&vm->board.lock);
-    size_t taken = serial_receive(&vm->board.serial, console->pending, console->pending_used);
+    if (serial_is_heard(&vm->board.serial))
+        taken = serial_receive(&vm->board.serial, data, size);
     pthread_mutex_unlock(&vm->board.lock);
     console_consume(console, taken);
 }
@@ -181,12 +185,27 @@ static void drain_output(struct imgvm_vm *vm)
     console_close(console);
 }
 
+/* What went wrong with the disks: the guest has seen an I/O error, but cannot know why. */
+static void describe_disk_errors(struct imgvm_vm *vm)
+{
+    struct virtio_blk_stats stats = {0};
+    pthread_mutex_lock(&vm->board.lock);
+    for (unsigned i = 0; i < vm->disk_count && !stats.first_error.code; i++)
+        virtio_blk_stats(vm->disks[i], &stats);
+    pthread_mutex_unlock(&vm->board.lock);
+    if (!stats.first_error.code)
+        return;
+    vm->result.disk_errors = stats.errors;
+    snprintf(vm->result.disk_message, sizeof vm->result.disk_message, "%s", stats.first_error.message);
+}
+
 static void finish_run(struct imgvm_vm *vm)
 {
     struct engine *engine = vm->board.engine;
     for (unsigned i = 0; i < vm->cpu_threads; i++)
         pthread_join(vm->cpu[i].thread, NULL);
     drain_output(vm);
+    describe_disk_errors(vm);
     pthread_mutex_lock(&vm->lock);
     vm->result.instructions = engine->ops->instructions(engine);
     vm->result.handovers = engine->ops->handovers ? engine->ops->handovers(engine) : 0;
