@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgvm import units
@@ -33,25 +32,23 @@ def describe(image: Image) -> dict[str, Any]:
     }
 
 
-def verify(path: Path) -> Iterator[str]:
+def verify(image: Image) -> Iterator[str]:
     """What is wrong with an image: in its tables, its blobs' digests, and against a second reader."""
-    from imgvm.qcow2 import Image
     from imgvm.qcow2.reader import IndependentReader
 
-    with Image.open(path) as image:
-        found = image.check()
-        if found.corruptions:
-            yield f"{found.corruptions} corruptions in its tables"
-        if found.leaks:
-            yield f"{found.leaks} leaked clusters"
-        if image.has_config:
-            for blob in image.config_blobs():
-                try:
-                    image.read_config(blob.name)
-                except ImageError as error:
-                    yield error.message
-        with IndependentReader(path) as second:
-            yield from _differences(image, second)
+    found = image.check()
+    if found.corruptions:
+        yield f"{found.corruptions} corruptions in its tables"
+    if found.leaks:
+        yield f"{found.leaks} leaked clusters"
+    if image.has_config:
+        for blob in image.config_blobs():
+            try:
+                image.read_config(blob.name)
+            except ImageError as error:
+                yield error.message
+    with IndependentReader(image.path) as second:
+        yield from _differences(image, second)
 
 
 def _differences(image: Image, second: Any) -> Iterator[str]:

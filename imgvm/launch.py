@@ -12,7 +12,7 @@ keys that matter after packing can be overridden.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 CONFIG_TEXT, CONFIG_RESOLVED = "config.yaml", "machine.json"
 KERNEL, INITRD, MODULE = "kernel", "initrd", "module-{}"
 QCOW2_MAGIC = b"QFI\xfb"
+
+# What an image may use of this host once its user agrees (`--allow`).
+BACKING = "backing"  # backing files outside the image's folder
+GRANTS = (BACKING,)
 
 # What can still be changed when the image is packed.
 RUN_KEYS = ("machine", "console", "devices", "exit", "name")
@@ -81,14 +85,39 @@ def check_overrides(overrides: Sequence[str]) -> None:
             )
 
 
-def open_image(path: str | Path, overrides: Sequence[str] = (), *, writable: bool | None = None) -> Opened:
-    """Opens an image and reads its config. `writable` None: as its disk needs."""
+def parse_grants(words: str | None) -> frozenset[str]:
+    """`--allow a,b` as a set."""
+    grants = frozenset(filter(None, (word.strip() for word in (words or "").split(","))))
+    for unknown in sorted(grants - set(GRANTS)):
+        raise UsageError(f"--allow {unknown}: there is no such grant", "grants: " + ", ".join(GRANTS))
+    return grants
+
+
+def open_disk(path: str | Path, *, writable: bool = False, allow: Collection[str] = ()) -> Image:
+    """Opens an image that may come from anywhere. What it asks of this host must be in `allow`."""
     from imgvm.qcow2 import Image
 
+    require_image(path)
+    try:
+        return Image.open(path, writable=writable, keep_to_folder=BACKING not in allow)
+    except ImageError as error:
+        if error.errno != errno.EPERM or "backing file" not in error.message:
+            raise
+        hint = "if you trust the image, --allow backing lets it read that file"
+        raise ImageError(error.message, hint, STATUS_CANNOT_RUN, errno=error.errno) from None
+
+
+def open_image(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    writable: bool | None = None,
+    allow: Collection[str] = (),
+) -> Opened:
+    """Opens an image and reads its config. `writable` None: as its disk needs."""
     check_overrides(overrides)
     path = Path(path)
-    require_image(path)
-    image = Image.open(path)
+    image = open_disk(path, allow=allow)
     try:
         machine = _machine(path, image, overrides)
     except BaseException:
@@ -98,8 +127,19 @@ def open_image(path: str | Path, overrides: Sequence[str] = (), *, writable: boo
         writable = any(not disk.read_only for disk in machine.disks)
     if writable:
         image.close()
-        image = Image.open(path, writable=True)
+        image = _reopen_to_write(path, allow)
     return Opened(path, image, machine)
+
+
+def _reopen_to_write(path: Path, allow: Collection[str]) -> Image:
+    try:
+        return open_disk(path, writable=True, allow=allow)
+    except ImageError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or error.status != STATUS_ERROR:
+            raise
+        hint = "--ephemeral runs a copy; or make the file writable, or copy it"
+        message = f"{path} cannot be written, but its machine has a disk to write to"
+        raise ImageError(message, hint, STATUS_CANNOT_RUN, errno=error.errno) from None
 
 
 def _machine(path: Path, image: Image, overrides: Sequence[str]) -> Machine:
@@ -150,11 +190,13 @@ def build(opened: Opened, engine: str) -> Vm:
     return vm
 
 
-def run(path: str | Path, accel: str | None = None, overrides: Sequence[str] = ()) -> Vm:
+def run(
+    path: str | Path, accel: str | None = None, overrides: Sequence[str] = (), allow: Collection[str] = ()
+) -> Vm:
     """Starts an image with its console captured. `accel` None: what its config says."""
     from imgvm.vmm import engine
 
-    opened = open_image(path, overrides)
+    opened = open_image(path, overrides, allow=allow)
     try:
         if accel is not None:
             hardware = replace(opened.machine.hardware, accel=accel)

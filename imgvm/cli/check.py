@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-from imgvm.cli.options import ImageFile
+from imgvm.cli.options import Allow, ImageFile
 from imgvm.errors import STATUS_FINDINGS
 
 
-def command(image: ImageFile) -> int:
+def command(image: ImageFile, allow: Allow = None) -> int:
     """Check an image's reference counts and tables; status 1 when something is wrong."""
-    from imgvm.launch import require_image
-    from imgvm.qcow2 import Image
+    from imgvm.launch import open_disk, parse_grants
 
-    require_image(image)
-    with Image.open(image) as opened:
+    with open_disk(image, allow=parse_grants(allow)) as opened:
         found = opened.check()
     if found.clean:
         print(f"{image}: clean")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from imgvm.cli.options import ImageFile
+from imgvm.cli.options import Allow, ImageFile
 from imgvm.errors import ImageError, UsageError
 
 
@@ -20,11 +20,13 @@ def command(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default stdout.")
     ] = None,
+    allow: Allow = None,
 ) -> int:
     """Write a blob, such as kernel or initrd, to a file or stdout."""
     from imgvm import launch
 
-    with launch.open_image(image, writable=False).image as opened:
+    grants = launch.parse_grants(allow)
+    with launch.open_image(image, writable=False, allow=grants).image as opened:
         names = [row.name for row in opened.config_blobs()]
         if blob not in names:
             raise ImageError(f"{image} carries no {blob}", "it carries " + ", ".join(names))

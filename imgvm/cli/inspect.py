@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imgvm.cli.options import ImageFile
+from imgvm.cli.options import Allow, ImageFile
 from imgvm.errors import UsageError
 
 
@@ -17,6 +17,7 @@ def command(
     image: ImageFile,
     config: Annotated[bool, typer.Option("--config", help="The config, as it was written.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    allow: Allow = None,
 ) -> int:
     """Show an image's machine, its disk and its blobs."""
     from imgvm import audit, launch, units
@@ -24,7 +25,7 @@ def command(
 
     if config and as_json:
         raise UsageError("--config and --json exclude each other")
-    opened = launch.open_image(image, writable=False)
+    opened = launch.open_image(image, writable=False, allow=launch.parse_grants(allow))
     with opened.image:
         if config:
             text = opened.image.read_config(launch.CONFIG_TEXT).decode("utf-8", "replace")

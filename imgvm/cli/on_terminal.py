@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,15 @@ def run(
     *,
     print_config: bool = False,
     ephemeral: bool = False,
+    allow: Collection[str] = (),
 ) -> int:
     if result_file is not None:
         _check_result_file(result_file)
     try:
         with contextlib.ExitStack() as stack:
-            result = _run(source, overrides, stack, print_config=print_config, ephemeral=ephemeral)
+            result = _run(
+                source, overrides, stack, print_config=print_config, ephemeral=ephemeral, allow=allow
+            )
             if result is not None and result.is_stuck:
                 _report(result, result_file)
                 os._exit(result.status)  # closing what its threads use would be worse
@@ -68,6 +71,8 @@ def _report(result: Result, result_file: Path | None) -> None:
             "instructions": result.instructions,
             "handovers": result.handovers,
             "message": result.message,
+            "disk_errors": result.disk_errors,
+            "disk_message": result.disk_message,
         })
     _say_end(result)
 
@@ -79,10 +84,15 @@ def _run(
     *,
     print_config: bool,
     ephemeral: bool,
+    allow: Collection[str],
 ) -> Result | None:
     if launch.is_image(source):
-        image = stack.enter_context(_copy_of(source)) if ephemeral and not print_config else source
-        opened = launch.open_image(image, overrides, writable=False if print_config else None)
+        image = source
+        if ephemeral and not print_config:
+            image = stack.enter_context(_copy_of(source, allow))
+        opened = launch.open_image(
+            image, overrides, writable=False if print_config else None, allow=allow
+        )
         stack.callback(opened.image.close)
         if print_config:
             sys.stdout.write(resolved_text(opened.machine))
@@ -116,11 +126,22 @@ def _cache_folder() -> Path:
 
 
 @contextlib.contextmanager
+def _folder(prefix: str, where: Path) -> Iterator[str]:
+    """A temporary folder, gone at the end. Those of runs that were killed are swept away."""
+    for old in where.glob(f"{prefix}*"):
+        owner = old.name.removeprefix(prefix).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", dir=where) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
 def _packed(config: Config) -> Iterator[Path]:
     """An image of the config that lives as long as the run."""
     from imgvm.pack import pack
 
-    with tempfile.TemporaryDirectory(prefix="pack-", dir=_cache_folder()) as folder:
+    with _folder("pack-", _cache_folder()) as folder:
         image = Path(folder) / f"{config.machine.name}.img"
         pack(config, image)
         if any(not disk.read_only for disk in config.machine.disks):
@@ -129,15 +150,24 @@ def _packed(config: Config) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _copy_of(image: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="copy-", dir=_cache_folder()) as folder:
-        copy = Path(folder) / image.name
+def _copy_of(image: Path, allow: Collection[str]) -> Iterator[Path]:
+    with launch.open_disk(image, allow=allow) as opened:
+        is_overlay = opened.info.backing_file is not None
+    # An overlay names its backing file relative to its own folder.
+    where = image.resolve().parent if is_overlay else _cache_folder()
+    with contextlib.ExitStack() as stack:
+        if is_overlay:
+            copy = where / f".{image.name}.copy-{os.getpid()}"
+            stack.callback(copy.unlink, missing_ok=True)
+        else:
+            copy = Path(stack.enter_context(_folder("copy-", where))) / image.name
         # cp keeps holes, and shares blocks where the file system can.
         words = ["cp", "--reflink=auto", "--sparse=auto", "--", str(image), str(copy)]
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             hint = "free space, or run without --ephemeral"
             raise ImgvmError(f"cannot copy {image}: {done.stderr.strip()}", hint)
+        copy.chmod(0o600)  # the image may be read-only; its copy need not
         yield copy
 
 
@@ -177,11 +207,17 @@ def _say_end(result: Result) -> None:
     # A reader that has seen enough is no error worth a word.
     if words is not None and result.status != STATUS_SIGNAL + signal.SIGPIPE:
         log.error(f"{words}: {result.message}" if result.message else words)
+    if result.disk_errors:
+        log.error(f"{_times(result.disk_errors, 'disk request')} failed: {result.disk_message}")
     rate = ""
     if result.instructions and result.seconds > 0:
         rate = f", {result.instructions} instructions ({result.instructions / result.seconds / 1e6:.0f} M/s)"
     after = units.format_duration(int(result.seconds * 1000) * 1_000_000)
     log.verbose(f"{result.reason} after {after}, status {result.status}{rate}")
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _check_result_file(path: Path) -> None:

@@ -12,4 +12,8 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a key, as in machine.memory=1GiB. Repeatable."),
 ]
+Allow = Annotated[
+    str | None,
+    typer.Option("--allow", metavar="LIST", help="What an image may use of this host, as backing."),
+]
 ImageFile = Annotated[Path, typer.Argument(metavar="IMAGE", help="An image that `imgvm pack` wrote.")]

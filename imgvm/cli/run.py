@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from imgvm.cli.options import Sets
+from imgvm.cli.options import Allow, Sets
 from imgvm.errors import UsageError
 
 
@@ -36,6 +36,7 @@ def command(
     ephemeral: Annotated[
         bool, typer.Option("--ephemeral", help="Run a copy; the image stays as it is.")
     ] = False,
+    allow: Allow = None,
 ) -> int:
     """Run an image (or a config, packed for this run only).
 
@@ -43,6 +44,7 @@ def command(
     127 no such image or no config in it, 128+N signal, 255 guest panic or triple fault.
     """
     from imgvm.cli import on_terminal
+    from imgvm.launch import parse_grants
 
     overrides = list(sets or ())
     for value, path in ((accel, "machine.accel"), (memory, "machine.memory"), (timeout, "exit.timeout")):
@@ -52,4 +54,7 @@ def command(
             overrides.append(f'{path}="{value}"')
     if cpus is not None:
         overrides.append(f"machine.cpus={cpus}")
-    return on_terminal.run(source, overrides, result_file, print_config=print_config, ephemeral=ephemeral)
+    grants = parse_grants(allow)
+    return on_terminal.run(
+        source, overrides, result_file, print_config=print_config, ephemeral=ephemeral, allow=grants
+    )

@@ -96,7 +96,7 @@ def open_source(disk: Disk, folder: Path) -> DiskSource:
     if disk.format == "qcow2" or (disk.format == "auto" and head.startswith(_QCOW2_MAGIC)):
         stack.close()
         stack = ExitStack()
-        image = stack.enter_context(Image.open(path))
+        image = stack.enter_context(Image.open(path, keep_to_folder=True))
         return DiskSource(image.info.disk_bytes, image=image, stack=stack)
     return DiskSource(-(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES, raw=raw, stack=stack)
 

@@ -103,11 +103,18 @@ class Image:
             raise
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> Self:
-        """Open by content: qcow2 with its backing files, or else a raw disk."""
+    def open(
+        cls, path: str | os.PathLike[str], *, writable: bool = False, keep_to_folder: bool = False
+    ) -> Self:
+        """Open by content: qcow2 with its backing files, or else a raw disk.
+
+        `keep_to_folder`, for images from elsewhere: errno EPERM when a backing file lies outside the folder.
+        """
         name = os.fspath(path)
         lib = binding.lib()
         mode = lib.IMGVM_IMAGE_READ_WRITE if writable else lib.IMGVM_IMAGE_READ_ONLY
+        if keep_to_folder:
+            mode |= lib.IMGVM_IMAGE_KEEP_TO_FOLDER
         handle = binding.open_handle(ImageError, "imgvm_image_open", binding.path_bytes(name), mode)
         return cls(handle, name, writable=writable)
 

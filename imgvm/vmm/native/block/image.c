@@ -14,7 +14,7 @@
 
 enum probe { PROBE_CONTENT, PROBE_RAW, PROBE_QCOW2 };
 
-static int open_one(const char *path, bool writable, enum probe probe, imgvm_image *overlay, imgvm_image **out,
+static int open_one(const char *path, int mode, enum probe probe, imgvm_image *overlay, imgvm_image **out,
                     imgvm_error *err);
 
 static void destroy(imgvm_image *image)
@@ -69,6 +69,21 @@ static int resolve_backing(const imgvm_image *image, const char *name, char *out
     return 0;
 }
 
+/* An image from elsewhere could name any file here and show it to its guest. Symbolic links are followed first. */
+static int refuse_outside(const imgvm_image *image, const char *name, const char *path, imgvm_error *err)
+{
+    char here[PATH_MAX], there[PATH_MAX];
+    if (!image->keep_to_folder || !realpath(path, there)) /* opening says what is wrong */
+        return 0;
+    if (name[0] != '/' && realpath(image->file.path, here)) {
+        size_t folder_bytes = (size_t)(strrchr(here, '/') + 1 - here);
+        if (!strncmp(here, there, folder_bytes))
+            return 0;
+    }
+    error_set(err, EPERM, "%.180s: its backing file %.200s is not inside its folder", image->file.path, name);
+    return error_hint(err, "`qemu-img convert` makes an image that needs no backing file");
+}
+
 static int open_backing(imgvm_image *image, const struct backing_name *backing, imgvm_error *err)
 {
     char path[PATH_MAX];
@@ -85,9 +100,13 @@ static int open_backing(imgvm_image *image, const struct backing_name *backing, 
     int result = resolve_backing(image, backing->name, path, sizeof path, err);
     if (result)
         return result;
+    result = refuse_outside(image, backing->name, path, err);
+    if (result)
+        return result;
     if (image->depth + 1 >= BACKING_DEPTH_MAX)
         return error_set(err, ELOOP, "%s: more than %d backing files in a chain", image->file.path, BACKING_DEPTH_MAX);
-    result = open_one(path, false, probe, image, &image->backing, err);
+    int mode = image->keep_to_folder ? IMGVM_IMAGE_KEEP_TO_FOLDER : 0;
+    result = open_one(path, mode, probe, image, &image->backing, err);
     if (result && err && !starts_with(err->message, "backing file of ")) { /* the lowest link tells it */
         char message[sizeof err->message];
         memcpy(message, err->message, sizeof message);
@@ -108,9 +127,10 @@ static int refuse_loop(const char *path, const imgvm_image *overlay, imgvm_error
     return 0;
 }
 
-static int open_one(const char *path, bool writable, enum probe probe, imgvm_image *overlay, imgvm_image **out,
+static int open_one(const char *path, int mode, enum probe probe, imgvm_image *overlay, imgvm_image **out,
                     imgvm_error *err)
 {
+    bool writable = mode & IMGVM_IMAGE_READ_WRITE;
     int result = refuse_loop(path, overlay, err);
     if (result)
         return result;
@@ -124,6 +144,7 @@ static int open_one(const char *path, bool writable, enum probe probe, imgvm_ima
     }
     pthread_mutex_init(&image->lock, NULL);
     image->writable = writable;
+    image->keep_to_folder = mode & IMGVM_IMAGE_KEEP_TO_FOLDER;
     image->overlay = overlay;
     image->depth = overlay ? overlay->depth + 1 : 0;
     struct backing_name backing = {0};
@@ -153,7 +174,7 @@ static int open_one(const char *path, bool writable, enum probe probe, imgvm_ima
 int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error *err)
 {
     *out = NULL;
-    int result = open_one(path, mode == IMGVM_IMAGE_READ_WRITE, PROBE_CONTENT, NULL, out, err);
+    int result = open_one(path, mode, PROBE_CONTENT, NULL, out, err);
     for (imgvm_image *image = result ? NULL : *out; image; image = image->backing)
         image->overlay = NULL;
     return result;

@@ -24,6 +24,7 @@ struct imgvm_image {
     pthread_mutex_t lock; /* taken from overlay to backing file, never the other way */
     struct block_file file;
     bool writable;
+    bool keep_to_folder; /* a backing file elsewhere is refused */
     uint64_t disk_bytes;
     imgvm_image *overlay; /* who has us as backing file; only while opening */
     imgvm_image *backing;
