@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ImgvmError
 from imgvm.log import log
@@ -15,13 +18,44 @@ VERBS = ("pack", "run", "validate", "inspect", "extract", "check", "verify", "sc
 _VALUED = ("-C", "--directory")
 
 
+class _Ended(BaseException):
+    """A signal asks us to end: everything is put away on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _ending_signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        raise _Ended(number)
+
+    # nohup and the like have them ignored: that stays.
+    numbers = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL
+    ]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the process status. No exception but SystemExit leaves it."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        from imgvm.cli import app
+        with _ending_signals():
+            from imgvm.cli import app
 
-        return app.invoke(with_run(args))
+            return app.invoke(with_run(args))
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"{problem}\n")
@@ -29,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImgvmError as error:
         log.error(error.message, error.hint)
         return error.status
+    except _Ended as ended:
+        return STATUS_SIGNAL + ended.number
     except KeyboardInterrupt:
         return STATUS_SIGNAL + 2
     except BrokenPipeError:

@@ -91,7 +91,8 @@ class _Signals:
     def __enter__(self) -> _Signals:
         self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         for number in _ENDING:
-            self._before[number] = signal.signal(number, self._end)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                self._before[number] = signal.signal(number, self._end)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -162,7 +163,7 @@ def _end(vm: Running, reason: str, status: int, message: str) -> Result:
     last = None if stopper.is_alive() else vm.wait(_STOP_GRACE_S)
     if last is None:
         message += ", but a processor still runs and is left to the end of this process"
-        return Result(reason, status, "", 0.0, 0, message, is_stuck=True)
+        return Result(reason, status, "", 0.0, 0, message=message, is_stuck=True)
     if last.reason != "stopped":
         return last  # the guest ended by itself just before
     return replace(last, reason=reason, status=status, message=message)
