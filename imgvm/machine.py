@@ -34,7 +34,7 @@ class Hardware:
 
     cpus: int = 1
     memory_bytes: int = 512 * units.MIB
-    accel: str = "auto"  # auto | kvm | interp
+    accel: str = "auto"  # auto | kvm | jit | interp
     entropy: bool = True  # a virtio-rng device
     cpu: Cpu = field(default_factory=Cpu)
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from imgvm import binding
 from imgvm.errors import STATUS_CANNOT_RUN, EngineError
 
-KVM, INTERP = "kvm", "interp"
-ACCELS = ("auto", KVM, INTERP)
-TITLES = {KVM: "KVM", INTERP: "the software processor"}
+KVM, JIT, INTERP = "kvm", "jit", "interp"
+ACCELS = ("auto", KVM, JIT, INTERP)
+TITLES = {KVM: "KVM", JIT: "the software processor, translating", INTERP: "the software processor"}
 
 DEV_KVM = Path("/dev/kvm")
 CPUINFO = Path("/proc/cpuinfo")
@@ -45,7 +45,7 @@ class Host:
 def native_id(engine: str) -> int:
     """IMGVM_ENGINE_* of a name."""
     lib = binding.lib()
-    return int({KVM: lib.IMGVM_ENGINE_KVM, INTERP: lib.IMGVM_ENGINE_INTERP}[engine])
+    return int({KVM: lib.IMGVM_ENGINE_KVM, JIT: lib.IMGVM_ENGINE_JIT, INTERP: lib.IMGVM_ENGINE_INTERP}[engine])
 
 
 def probe(engine: str) -> None:
@@ -83,9 +83,9 @@ def inspect_host(
 
 
 def choose(accel: str, host: Callable[[], Host] = inspect_host) -> Choice:
-    """The engine for `auto`, `kvm` or `interp`. EngineError with status 126 when it cannot be had."""
-    if accel == INTERP:
-        return Choice(INTERP, "as asked")
+    """The engine for `auto`, `kvm`, `jit` or `interp`. EngineError with status 126 when it cannot be had."""
+    if accel in (INTERP, JIT):
+        return Choice(accel, "as asked")
     if accel not in ACCELS:
         raise EngineError(f"there is no engine {accel}", "engines: " + ", ".join(ACCELS))
     found = host()

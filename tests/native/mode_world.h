@@ -9,6 +9,7 @@
 
 #include "base/bits.h"
 #include "check.h"
+#include "world_translator.h"
 #include "cpu/cpu.h"
 
 /* Physical layout */
@@ -155,7 +156,7 @@ static inline void world_init(struct world *w)
     w->vector = -1;
     CHECK_EQ(guest_mem_init(&w->mem, &err), 0);
     CHECK_EQ(guest_mem_add(&w->mem, 0, 4 << 20, false, &err), 0);
-    struct cpu_options options = {.id = 0, .count = 1};
+    struct cpu_options options = {.id = 0, .count = 1, .translator = WORLD_TRANSLATOR};
     w->cpu = cpu_create(&callbacks, w, &w->mem, &options, &err);
     CHECK(w->cpu != NULL);
 

@@ -8,6 +8,7 @@
 #include "arch/cpu_model.h"
 #include "base/bits.h"
 #include "check.h"
+#include "world_translator.h"
 #include "cpu/cpu.h"
 #include "cpu/decode/isa.h"
 
@@ -163,7 +164,7 @@ static bool undefined(struct cpu *cpu, const uint8_t *bytes, unsigned length)
 static struct cpu *make(const struct feature_set *features)
 {
     imgvm_error err;
-    struct cpu_options options = {.count = 1, .features = features};
+    struct cpu_options options = {.count = 1, .features = features, .translator = WORLD_TRANSLATOR};
     struct cpu *cpu = cpu_create(&callbacks, &now, &mem, &options, &err);
     CHECK(cpu != NULL);
     return cpu;

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "check.h"
+#include "world_translator.h"
 #include "cpu/cpu.h"
 
 struct world {
@@ -95,7 +96,7 @@ static void world_init(struct world *w)
     w->vector = -1;
     CHECK_EQ(guest_mem_init(&w->mem, &err), 0);
     CHECK_EQ(guest_mem_add(&w->mem, 0, 16 << 20, false, &err), 0);
-    struct cpu_options options = {.id = 0, .count = 1};
+    struct cpu_options options = {.id = 0, .count = 1, .translator = WORLD_TRANSLATOR};
     w->cpu = cpu_create(&callbacks, w, &w->mem, &options, &err);
     CHECK(w->cpu != NULL);
 }

@@ -11,6 +11,7 @@
 #include "arch/x86.h"
 #include "base/bits.h"
 #include "check.h"
+#include "world_translator.h"
 #include "cpu/cpu.h"
 
 #define CODE 0x10000u
@@ -67,7 +68,7 @@ static void put64(uint64_t gpa, uint64_t value)
 static void prepare(void)
 {
     imgvm_error err;
-    struct cpu_options options = {.count = 1};
+    struct cpu_options options = {.count = 1, .translator = WORLD_TRANSLATOR};
     CHECK_EQ(guest_mem_init(&mem, &err), 0);
     CHECK_EQ(guest_mem_add(&mem, 0, 2 << 20, false, &err), 0);
     cpu = cpu_create(&callbacks, &now, &mem, &options, &err);

@@ -11,6 +11,7 @@
 #include "arch/x86.h"
 #include "base/bits.h"
 #include "check.h"
+#include "world_translator.h"
 #include "cpu/cpu.h"
 #include "cpu/exec/cpuid.h"
 #include "cpu/exec/fpu.h"
@@ -233,7 +234,7 @@ static void map_page(uint64_t linear, uint64_t gpa)
 static void prepare(void)
 {
     imgvm_error err;
-    struct cpu_options options = {.count = 1};
+    struct cpu_options options = {.count = 1, .translator = WORLD_TRANSLATOR};
     uint64_t start = align_down((uintptr_t)__executable_start, 4096), end = align_up((uintptr_t)_end, 4096);
     CHECK_EQ(guest_mem_init(&mem, &err), 0);
     CHECK_EQ(guest_mem_add(&mem, 0, IMAGE + align_up(end - start, 4096), false, &err), 0);

@@ -128,7 +128,7 @@ struct engine_ops {
     int (*remove_doorbell)(struct engine *engine, uint64_t gpa, int eventfd, imgvm_error *err);
 };
 
-extern const struct engine_ops engine_kvm_ops, engine_soft_ops;
+extern const struct engine_ops engine_kvm_ops, engine_soft_ops, engine_jit_ops;
 
 /* The engine of an IMGVM_ENGINE_* number, or NULL. Stands alone (engines.c), so that a program can link the
  * engines it wants. */

@@ -9,6 +9,7 @@
 
 #include "../base/bits.h"
 #include "../cpu/cpu.h"
+#include "../cpu/jit/jit.h"
 #include "backend.h"
 
 struct soft_engine;
@@ -142,7 +143,8 @@ static int soft_probe(imgvm_error *err)
     return 0;
 }
 
-static int soft_create(const struct engine_host *host, unsigned cpus, struct engine **out, imgvm_error *err)
+static int create(const struct engine_host *host, unsigned cpus, const struct engine_ops *ops,
+                  const struct translator_ops *translator, struct engine **out, imgvm_error *err)
 {
     struct cpu_callbacks callbacks = {
         on_port_read, on_port_write, on_mmio_read, on_mmio_write, on_interrupt_acknowledge, on_msr_read, on_msr_write,
@@ -157,14 +159,15 @@ static int soft_create(const struct engine_host *host, unsigned cpus, struct eng
     struct soft_engine *engine = calloc(1, sizeof *engine + cpus * sizeof engine->cpus[0]);
     if (!engine)
         return error_set(err, ENOMEM, "out of memory");
-    engine->base.ops = &engine_soft_ops;
+    engine->base.ops = ops;
     engine->host = *host;
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     for (unsigned i = 0; i < cpus && r == 0; i++) {
         struct soft_cpu *c = &engine->cpus[i];
-        struct cpu_options options = {.id = i, .count = cpus, .features = &features};
+        struct cpu_options options = {.id = i, .count = cpus, .features = &features, .translator = translator,
+                                      .translate_after = JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;
         pthread_mutex_init(&c->sleep_lock, NULL);
@@ -181,6 +184,16 @@ static int soft_create(const struct engine_host *host, unsigned cpus, struct eng
     }
     *out = &engine->base;
     return 0;
+}
+
+static int interp_create(const struct engine_host *host, unsigned cpus, struct engine **out, imgvm_error *err)
+{
+    return create(host, cpus, &engine_soft_ops, NULL, out, err);
+}
+
+static int jit_create(const struct engine_host *host, unsigned cpus, struct engine **out, imgvm_error *err)
+{
+    return create(host, cpus, &engine_jit_ops, &jit_translator, out, err);
 }
 
 /* ---- running ---- */
@@ -385,21 +398,21 @@ static void soft_set_a20(struct engine *base, bool enabled)
         cpu_set_a20(engine->cpus[i].cpu, enabled);
 }
 
-const struct engine_ops engine_soft_ops = {
-    .name = "interp",
-    .probe = soft_probe,
-    .create = soft_create,
-    .destroy = soft_destroy,
-    .run = soft_run,
-    .kick = soft_kick,
-    .message = soft_message,
-    .instructions = soft_instructions,
-    .get_state = soft_get_state,
-    .set_state = soft_set_state,
-    .set_a20 = soft_set_a20,
-    .set_points = soft_set_points,
-    .set_steps = soft_set_steps,
-    .stop_of = soft_stop_of,
-    .translate = soft_translate,
+#define SOFTWARE \
+    .probe = soft_probe, \
+    .destroy = soft_destroy, \
+    .run = soft_run, \
+    .kick = soft_kick, \
+    .message = soft_message, \
+    .instructions = soft_instructions, \
+    .get_state = soft_get_state, \
+    .set_state = soft_set_state, \
+    .set_a20 = soft_set_a20, \
+    .set_points = soft_set_points, \
+    .set_steps = soft_set_steps, \
+    .stop_of = soft_stop_of, \
+    .translate = soft_translate, \
     .signal = soft_signal,
-};
+
+const struct engine_ops engine_soft_ops = {.name = "interp", .create = interp_create, SOFTWARE};
+const struct engine_ops engine_jit_ops = {.name = "jit", .create = jit_create, SOFTWARE};

@@ -58,10 +58,14 @@ enum cpu_exit {
     CPU_EXIT_INTERNAL, /* a bug or a limit of ours; cpu_message says which */
 };
 
+struct translator_ops; /* exec/exec.h; cpu/jit/jit.h has one */
+
 struct cpu_options {
     unsigned id;        /* initial APIC ID */
     unsigned count;     /* processors of the machine, for CPUID topology */
     const struct feature_set *features; /* of those it offers, what it is to have; NULL: all */
+    const struct translator_ops *translator; /* NULL: interpret everything */
+    unsigned translate_after; /* interpretations of a block before it is translated */
 };
 
 /* What a processor on this host can have, as one of `count`. */

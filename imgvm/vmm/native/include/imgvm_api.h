@@ -84,6 +84,7 @@ typedef struct imgvm_vm imgvm_vm;
 
 #define IMGVM_ENGINE_KVM 1
 #define IMGVM_ENGINE_INTERP 2
+#define IMGVM_ENGINE_JIT 3
 
 #define IMGVM_DEBUG_EXIT_NONE 0
 #define IMGVM_DEBUG_EXIT_RAW 1  /* status = value written */

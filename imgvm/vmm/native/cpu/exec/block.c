@@ -234,6 +234,8 @@ struct block *block_single(struct cpu *cpu)
     }
     block->mode = (uint8_t)(cpu->mode | MODE_SINGLE);
     block->links[0] = block->links[1] = (struct block_link){0};
+    block->translated = NULL;
+    block->runs = 0;
     block->gpa = 0;
     block_decode(cpu, block, bytes, have, 1);
     return block;
@@ -250,6 +252,8 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
     unsigned room = GUEST_PAGE_SIZE - (unsigned)(gpa % GUEST_PAGE_SIZE);
     bool first = !atomic_load_explicit(&region->code_granules[page], memory_order_relaxed);
     block->links[0] = block->links[1] = (struct block_link){0};
+    block->translated = NULL;
+    block->runs = 0;
     block->generation_now = &region->code_generation[page];
     block->generation = atomic_load(block->generation_now);
     if (!cpu->code64) {

@@ -22,6 +22,17 @@
 
 struct uop;
 struct cpu;
+struct block;
+struct translator;
+
+/* Something that runs hot blocks faster than their uops do. This folder knows no more of it. */
+struct translator_ops {
+    struct translator *(*create)(struct cpu *cpu, imgvm_error *err);
+    void (*destroy)(struct translator *translator);
+    void (*attach_thread)(struct cpu *cpu); /* this thread is about to run the processor */
+    /* Runs from the start of `block`, perhaps far beyond, and leaves cpu->rip; false: the block is to be interpreted. */
+    bool (*run)(struct cpu *cpu, struct translator *translator, struct block *block);
+};
 typedef void exec_fn(struct cpu *cpu, const struct uop *u);
 
 /* One decoded instruction of a block, ready to run. */
@@ -50,6 +61,10 @@ struct block_link {
 
 struct block {
     struct block_link links[2]; /* where control went from here; true wherever one comes from */
+    /* the translator's: host code, good at one linear address and until its cache starts over */
+    const void *translated;
+    uint64_t translated_rip;
+    uint32_t translated_generation, runs;
     uint64_t gpa;
     const _Atomic uint32_t *generation_now; /* of the page; differs from `generation` once the code was written */
     uint32_t generation;
@@ -89,6 +104,16 @@ struct cpu {
     int32_t budget;        /* blocks until the clock is looked at */
     uint64_t instructions;
     uint64_t count_limit;  /* cpu_run_count: stop at this many instructions; UINT64_MAX: none */
+
+    /* what translated code reaches (see struct translator_ops) */
+    struct cpu *self;
+    struct translator *translator; /* NULL: interpret only */
+    const struct translator_ops *translator_ops;
+    unsigned translate_after; /* of struct cpu_options */
+    void *translated_jumps;
+    const _Atomic uint32_t *code_epoch;
+    uint32_t mode_key; /* upper half of block_key */
+    uint8_t executor_continued;
 
     /* pending event, valid when event != EVENT_NONE */
     void *landing[5]; /* __builtin_setjmp buffer of cpu_run */
@@ -440,8 +465,7 @@ struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
  * grow, so an equal sum means that neither happened). */
 static inline uint64_t block_key(const struct cpu *cpu)
 {
-    uint32_t mode = (uint32_t)cpu->mode << 2 | cpu->cpl;
-    return (uint64_t)mode << 32 | (cpu->mmu.epoch + atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire));
+    return (uint64_t)cpu->mode_key << 32 | (cpu->mmu.epoch + atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire));
 }
 static inline struct block *block_find(struct cpu *cpu)
 {

@@ -238,6 +238,8 @@ static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
 
 static void run_block(struct cpu *cpu, struct block *block)
 {
+    if (cpu->translator && cpu->translator_ops->run(cpu, cpu->translator, block))
+        return;
     cpu->block = block;
     cpu->gpr[GPR_BLOCK_RIP] = cpu->rip;
     cpu->instructions += block->count;
@@ -356,6 +358,8 @@ enum cpu_exit cpu_run_count(struct cpu *cpu, uint64_t count)
     native_cache_activate(cpu->native);
     atomic_store(&cpu->running, true);
     cpu_flush_now(cpu);
+    if (cpu->translator)
+        cpu->translator_ops->attach_thread(cpu);
     enum cpu_exit exit = run_loop(cpu);
     cpu_fpu_leave(cpu);
     atomic_store(&cpu->running, false);

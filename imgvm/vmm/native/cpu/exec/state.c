@@ -27,6 +27,7 @@ void cpu_set_cpl(struct cpu *cpu, uint8_t cpl)
 {
     cpu->cpl = cpl;
     cpu_select_tlb(cpu);
+    cpu->mode_key = (uint32_t)cpu->mode << 2 | cpl;
 }
 
 void cpu_select_tlb(struct cpu *cpu)
@@ -71,6 +72,7 @@ void cpu_update_mode(struct cpu *cpu)
     cpu->mmu.cr4 = cpu->s.cr4;
     cpu->mmu.efer = cpu->s.efer;
     cpu_select_tlb(cpu);
+    cpu->mode_key = (uint32_t)cpu->mode << 2 | cpu->cpl;
     cpu->cpuid.xcr0 = cpu->s.xcr0;
     cpu->cpuid.osxsave = cpu->s.cr4 & CR4_OSXSAVE;
     cpu_update_requests(cpu);
@@ -182,6 +184,8 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     if (options->features)
         cpu->cpuid.announced = *options->features;
     cpu->cpuid.apic_enabled = true;
+    cpu->self = cpu;
+    cpu->code_epoch = mem->code_epoch;
     cpu->blocks = block_cache_create();
     cpu->native = native_cache_create(err);
     cpu->exec_table = calloc(OP_COUNT, sizeof *cpu->exec_table);
@@ -191,6 +195,12 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
         return NULL;
     }
     cpu->native_generation = cpu->native->generation;
+    cpu->translator_ops = options->translator;
+    cpu->translate_after = options->translate_after;
+    if (options->translator && !(cpu->translator = options->translator->create(cpu, err))) {
+        cpu_destroy(cpu);
+        return NULL;
+    }
     fill_exec_table(cpu);
     struct x86_state *fresh = &cpu->s;
     x86_state_reset(fresh, options->id == 0);
@@ -202,6 +212,8 @@ void cpu_destroy(struct cpu *cpu)
 {
     if (!cpu)
         return;
+    if (cpu->translator)
+        cpu->translator_ops->destroy(cpu->translator);
     block_cache_destroy(cpu->blocks);
     native_cache_destroy(cpu->native);
     free(cpu->points.point);

@@ -1,0 +1,717 @@
+/* SPDX-License-Identifier: MIT */
+/* From uops to host code. The integer core is re-encoded with renamed registers and checked memory operands; everything
+ * else calls its executor. */
+#include "translate.h"
+
+#include "../decode/isa.h"
+
+#define CPU(field) ((uint32_t)offsetof(struct cpu, field))
+#define ALL_FLAGS EFLAGS_STATUS
+#define NO_REG 0xff
+#define COLD_MAX (2 * BLOCK_MAX_INSNS)
+#define ROOM 32768 /* bytes that one block may need at most */
+
+_Static_assert(sizeof(struct tlb_entry) == 32, "the index is made by one shift");
+
+struct cold {
+    uint8_t *patch;   /* rel32 of the jump here */
+    uint8_t *resume;  /* after the instruction */
+    unsigned index;
+    bool restore;     /* the hot path expects the flags in EFLAGS afterwards */
+};
+
+struct emitter {
+    struct assembler a;
+    struct cpu *cpu;
+    struct translator *jit;
+    struct block *block;
+    uint64_t rip;
+    bool flags; /* EFLAGS hold the guest's status flags */
+    uint16_t live[BLOCK_MAX_INSNS + 1]; /* status flags wanted before instruction i */
+    struct cold cold[COLD_MAX];
+    unsigned colds;
+};
+
+/* How an instruction is re-encoded. */
+struct shape {
+    struct opcode op;
+    unsigned size;        /* bytes of the memory operand */
+    uint8_t reg;          /* guest register, or the digit */
+    bool digit;
+    bool reg_written, reg_read;
+    bool rm_written, rm_read;
+    uint8_t immediate;    /* bytes */
+};
+
+static unsigned host_register(unsigned guest)
+{
+    return guest == RSP ? H_R13 : guest >= 13 ? NO_REG : guest;
+}
+
+static void load_temp(struct emitter *e, unsigned temp, unsigned guest)
+{
+    op_gs(&e->a, OPCW(0x8b), temp, CPU(gpr) + 8 * guest);
+}
+
+static void store_temp(struct emitter *e, unsigned temp, unsigned guest)
+{
+    op_gs(&e->a, OPCW(0x89), temp, CPU(gpr) + 8 * guest);
+}
+
+static void spill_flags(struct emitter *e)
+{
+    op_rr(&e->a, OPCW(0x89), H_RAX, T1);
+    put8(&e->a, 0x9f);                                            /* lahf */
+    put8(&e->a, 0x0f), put8(&e->a, 0x90), put8(&e->a, 0xc0);      /* seto al */
+    op_gs(&e->a, (struct opcode){.code = 0x89, .prefix = 0x66}, H_RAX, CPU(cc));
+    op_rr(&e->a, OPCW(0x89), T1, H_RAX);
+}
+
+static void restore_flags(struct emitter *e)
+{
+    op_rr(&e->a, OPCW(0x89), H_RAX, T1);
+    op_gs(&e->a, OPC(0x0fb7), H_RAX, CPU(cc));
+    put8(&e->a, 0x04), put8(&e->a, 0x7f); /* add al, 7fh: OF */
+    put8(&e->a, 0x9e);                    /* sahf */
+    op_rr(&e->a, OPCW(0x89), T1, H_RAX);
+    e->flags = true;
+}
+
+static struct jit_site *make_site(struct emitter *e, unsigned index)
+{
+    struct jit_site *site = &e->jit->sites[e->jit->site_count++];
+    site->u = e->block->uops[index];
+    site->after = (struct uop){.fn = jit_continue};
+    site->block = e->block;
+    site->rip = e->rip;
+    return site;
+}
+
+static void call_executor(struct emitter *e, unsigned index)
+{
+    mov_imm64(&e->a, T0, (uint64_t)make_site(e, index));
+    put8(&e->a, 0xe8);
+    const uint8_t *here = e->jit->executable + (e->a.p - e->jit->writable);
+    put32(&e->a, (uint32_t)((const uint8_t *)e->jit->callout - (here + 4)));
+}
+
+static void jump_cold(struct emitter *e, unsigned condition, unsigned index)
+{
+    put8(&e->a, 0x0f);
+    put8(&e->a, 0x80 | condition);
+    put32(&e->a, 0);
+    e->cold[e->colds++] = (struct cold){.patch = e->a.p - 4, .index = index};
+}
+
+static void set_resume(struct emitter *e, unsigned first, bool restore)
+{
+    for (unsigned i = first; i < e->colds; i++) {
+        e->cold[i].resume = e->a.p;
+        e->cold[i].restore = restore;
+    }
+}
+
+/* T0 := linear address of the memory operand. */
+static void put_address(struct emitter *e, const struct uop *u)
+{
+    struct assembler *a = &e->a;
+    const struct insn *in = &u->in;
+    if (in->base == INSN_REG_RIP) {
+        mov_imm64(a, T0, e->rip + (uint64_t)(int64_t)in->disp);
+    } else {
+        unsigned base = NO_REG, index = NO_REG;
+        if (in->base != INSN_REG_NONE) {
+            base = host_register(in->base);
+            if (base == NO_REG)
+                load_temp(e, base = T0, in->base);
+        }
+        if (in->index != INSN_REG_NONE) {
+            index = host_register(in->index);
+            if (index == NO_REG)
+                load_temp(e, index = T1, in->index);
+        }
+        if (base != NO_REG && index == NO_REG) {
+            op_rm(a, OPCW(0x8d), T0, base, in->disp);
+        } else if (base == NO_REG && index == NO_REG) {
+            mov_imm64(a, T0, (uint64_t)(int64_t)in->disp);
+        } else {
+            struct opcode lea = OPCW(0x8d);
+            put_rex(a, &lea, T0, index, base == NO_REG ? 0 : base);
+            put8(a, 0x8d);
+            put8(a, (base == NO_REG ? 0 : 0x80u) | (T0 & 7) << 3 | 4);
+            put8(a, (unsigned)in->scale << 6 | (index & 7) << 3 | (base == NO_REG ? 5 : base & 7));
+            put32(a, (uint32_t)in->disp);
+        }
+    }
+    if (in->segment != INSN_SEG_FLAT)
+        op_gs(a, OPCW(0x03), T0, CPU(seg_base) + 8 * in->segment);
+}
+
+/* T0: linear -> host address; the cold path runs instruction `index` by its executor. EFLAGS are lost. */
+static void put_translation(struct emitter *e, unsigned size, bool write, unsigned index)
+{
+    struct assembler *a = &e->a;
+    int32_t tag = write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
+    op_rr(a, OPC(0x89), T0, T1);                                             /* mov r15d, r14d */
+    put8(a, 0x41), put8(a, 0xc1), put8(a, 0xef), put8(a, 7);                 /* shr r15d, 7 */
+    put8(a, 0x41), put8(a, 0x81), put8(a, 0xe7), put32(a, (TLB_ENTRIES - 1) << 5); /* and r15d */
+    op_gs(a, OPCW(0x03), T1, CPU(tlb));
+    op_rm(a, OPCW(0x33), T0, T1, tag);                                       /* xor r14, tag */
+    put8(a, 0x49), put8(a, 0x81), put8(a, 0xfe), put32(a, GUEST_PAGE_SIZE - size); /* cmp r14 */
+    jump_cold(e, 7, index);
+    op_rm(a, OPCW(0x03), T0, T1, tag);
+    op_rm(a, OPCW(0x03), T0, T1, offsetof(struct tlb_entry, addend));
+    e->flags = false;
+}
+
+static void put_immediate(struct emitter *e, unsigned bytes, uint64_t value)
+{
+    for (unsigned i = 0; i < bytes; i++)
+        put8(&e->a, (value >> (8 * i)) & 0xff);
+}
+
+/* ---- flags ---- */
+
+static uint16_t flags_killed(const struct uop *u)
+{
+    const struct op_info *info = &op_infos[u->in.op];
+    bool by_count = info->attributes & OPA_MAY_KEEP_FLAGS;
+    bool fixed_count = u->in.form != FORM_RM_CL && u->in.form != FORM_RM_REG_CL;
+    return by_count && !(fixed_count && (u->in.imm & (u->in.osize == 8 ? 63 : 31))) ? 0 : info->flags_written;
+}
+
+static void compute_liveness(struct emitter *e)
+{
+    unsigned n = e->block->count;
+    e->live[n] = ALL_FLAGS;
+    for (unsigned i = n; i-- > 0;) {
+        const struct uop *u = &e->block->uops[i];
+        if (!u->in.length) {
+            e->live[i] = ALL_FLAGS;
+            continue;
+        }
+        e->live[i] = (uint16_t)((e->live[i + 1] & ~flags_killed(u)) | op_infos[u->in.op].flags_read);
+    }
+}
+
+/* May the code of this instruction destroy EFLAGS before it sets them itself? */
+static bool loses_flags(const struct uop *u);
+
+/* After instruction i wrote EFLAGS: are they wanted later than something that loses them? */
+static bool must_spill(const struct emitter *e, unsigned i)
+{
+    unsigned n = e->block->count;
+    for (unsigned j = i + 1; j < n; j++) {
+        const struct uop *u = &e->block->uops[j];
+        if (!e->live[j])
+            return false;
+        if (loses_flags(u))
+            return true;
+        if (op_infos[u->in.op].flags_written)
+            return false; /* that one looks after them */
+    }
+    return e->live[n];
+}
+
+/* ---- shapes ---- */
+
+static void size_opcode(struct shape *s, unsigned size, uint32_t byte_code)
+{
+    s->op.code = byte_code + (size > 1);
+    s->op.prefix = size == 2 ? 0x66 : 0;
+    s->op.w = size == 8;
+    s->size = size;
+}
+
+static bool fits8(uint64_t v) { return (uint64_t)(int64_t)(int8_t)v == v; }
+
+/* Byte registers: AH..BH are not reachable beside a REX prefix. */
+static bool high_byte(const struct insn *in)
+{
+    return in->reg >= 16 || (!(in->flags & INSN_MEM) && in->rm >= 16);
+}
+
+static bool shape_of(const struct uop *u, struct shape *s)
+{
+    static const uint8_t alu[] = {[OP_ADD] = 1, [OP_OR] = 2, [OP_ADC] = 3, [OP_SBB] = 4, [OP_AND] = 5, [OP_SUB] = 6, [OP_XOR] = 7, [OP_CMP] = 8};
+    const struct insn *in = &u->in;
+    unsigned size = in->osize;
+    *s = (struct shape){0};
+    if (in->flags & INSN_LOCK || high_byte(in) || ((in->flags & INSN_MEM) && u->ea_slow))
+        return false;
+    if (in->op < ARRAY_LEN(alu) && alu[in->op]) {
+        unsigned k = alu[in->op] - 1u;
+        bool keeps = in->op != OP_CMP;
+        if (in->form == FORM_RM_REG) {
+            size_opcode(s, size, k * 8);
+            s->reg = in->reg, s->reg_read = true, s->rm_read = true, s->rm_written = keeps;
+        } else if (in->form == FORM_REG_RM) {
+            size_opcode(s, size, k * 8 + 2);
+            s->reg = in->reg, s->reg_read = true, s->reg_written = keeps, s->rm_read = true;
+        } else if (in->form == FORM_RM_IMM) {
+            size_opcode(s, size, 0x80);
+            s->digit = true, s->reg = (uint8_t)k, s->rm_read = true, s->rm_written = keeps;
+            s->immediate = (uint8_t)(size == 1 ? 1 : size == 2 ? 2 : 4);
+            if (size > 1 && fits8(in->imm))
+                s->op.code = 0x83, s->immediate = 1;
+        } else {
+            return false;
+        }
+        s->op.rex = size == 1;
+        return true;
+    }
+    switch (in->op) {
+    case OP_TEST:
+        if (in->form == FORM_RM_REG) {
+            size_opcode(s, size, 0x84);
+            s->reg = in->reg, s->reg_read = true;
+        } else if (in->form == FORM_RM_IMM) {
+            size_opcode(s, size, 0xf6);
+            s->digit = true, s->immediate = (uint8_t)(size == 1 ? 1 : size == 2 ? 2 : 4);
+        } else {
+            return false;
+        }
+        s->rm_read = true;
+        break;
+    case OP_MOV:
+        if (in->form == FORM_RM_REG) {
+            size_opcode(s, size, 0x88);
+            s->reg = in->reg, s->reg_read = true, s->rm_written = true;
+        } else if (in->form == FORM_REG_RM) {
+            size_opcode(s, size, 0x8a);
+            s->reg = in->reg, s->reg_written = true, s->reg_read = size < 4, s->rm_read = true;
+        } else if (in->form == FORM_RM_IMM) {
+            bool wide = size == 8 && (uint64_t)(int64_t)(int32_t)in->imm != in->imm;
+            if (wide)
+                return false;
+            size_opcode(s, size, 0xc6);
+            s->digit = true, s->rm_written = true, s->immediate = (uint8_t)(size == 1 ? 1 : size == 2 ? 2 : 4);
+        } else {
+            return false;
+        }
+        if (!(in->flags & INSN_MEM) && size < 4)
+            s->rm_read = true; /* a partial write keeps the rest */
+        break;
+    case OP_MOVZX:
+    case OP_MOVSX:
+    case OP_MOVSXD: {
+        unsigned from = insn_operand_size(in, 1);
+        if (in->form != FORM_REG_RM || from > 4 || (from == 4 && in->op == OP_MOVZX))
+            return false;
+        s->op.code = from == 4 ? 0x63 : (in->op == OP_MOVZX ? 0x0fb6u : 0x0fbeu) + (from == 2);
+        s->op.w = size == 8;
+        s->op.prefix = size == 2 ? 0x66 : 0;
+        s->op.rex = from == 1;
+        s->size = from;
+        s->reg = in->reg, s->reg_written = true, s->reg_read = size < 4, s->rm_read = true;
+        return true;
+    }
+    case OP_INC:
+    case OP_DEC:
+        size_opcode(s, size, 0xfe);
+        s->digit = true, s->reg = in->op == OP_DEC, s->rm_read = s->rm_written = true;
+        break;
+    case OP_NOT:
+    case OP_NEG:
+        size_opcode(s, size, 0xf6);
+        s->digit = true, s->reg = in->op == OP_NOT ? 2 : 3, s->rm_read = s->rm_written = true;
+        break;
+    case OP_ROL: case OP_ROR: case OP_RCL: case OP_RCR: case OP_SHL: case OP_SHR: case OP_SAR: {
+        static const uint8_t digits[] = {[OP_ROL - OP_ROL] = 0, [OP_ROR - OP_ROL] = 1, [OP_RCL - OP_ROL] = 2, [OP_RCR - OP_ROL] = 3,
+                                         [OP_SHL - OP_ROL] = 4, [OP_SHR - OP_ROL] = 5, [OP_SAR - OP_ROL] = 7};
+        if (in->form == FORM_RM_CL) {
+            size_opcode(s, size, 0xd2);
+        } else if (in->form == FORM_RM_IMM || in->form == FORM_RM_1) {
+            if (!(in->imm & (size == 8 ? 63 : 31)))
+                return false;
+            size_opcode(s, size, 0xc0);
+            s->immediate = 1;
+        } else {
+            return false;
+        }
+        s->digit = true, s->reg = digits[in->op - OP_ROL], s->rm_read = s->rm_written = true;
+        break;
+    }
+    case OP_IMUL:
+        if (in->form == FORM_REG_RM) {
+            s->op.code = 0x0faf, s->reg_read = true;
+        } else if (in->form == FORM_REG_RM_IMM) {
+            s->op.code = fits8(in->imm) ? 0x6b : 0x69;
+            s->immediate = (uint8_t)(fits8(in->imm) ? 1 : size == 2 ? 2 : 4);
+            s->reg_read = size == 2;
+        } else {
+            return false;
+        }
+        s->op.prefix = size == 2 ? 0x66 : 0;
+        s->op.w = size == 8;
+        s->size = size;
+        s->reg = in->reg, s->reg_written = true, s->rm_read = true;
+        return true;
+    case OP_MUL:
+        if (in->form != FORM_RM)
+            return false;
+        size_opcode(s, size, 0xf6);
+        s->digit = true, s->reg = 4, s->rm_read = true;
+        break;
+    case OP_CMOVCC:
+        s->op.code = 0x0f40u | in->cond;
+        s->op.prefix = size == 2 ? 0x66 : 0;
+        s->op.w = size == 8;
+        s->size = size;
+        s->reg = in->reg, s->reg_written = s->reg_read = true, s->rm_read = true;
+        return true;
+    case OP_SETCC:
+        s->op.code = 0x0f90u | in->cond;
+        s->op.rex = true;
+        s->size = 1;
+        s->digit = true, s->rm_written = true, s->rm_read = !(in->flags & INSN_MEM);
+        return true;
+    case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC: {
+        unsigned k = in->op == OP_BT ? 0 : in->op == OP_BTS ? 1 : in->op == OP_BTR ? 2 : 3;
+        if (in->flags & INSN_MEM)
+            return false;
+        if (in->form == FORM_RM_REG) {
+            s->op.code = 0x0fa3u + 8 * k;
+            s->reg = in->reg, s->reg_read = true;
+        } else {
+            s->op.code = 0x0fba;
+            s->digit = true, s->reg = (uint8_t)(4 + k), s->immediate = 1;
+        }
+        s->op.prefix = size == 2 ? 0x66 : 0;
+        s->op.w = size == 8;
+        s->size = size;
+        s->rm_read = true, s->rm_written = k != 0;
+        return true;
+    }
+    default:
+        return false;
+    }
+    s->op.rex = size == 1;
+    return true;
+}
+
+enum special { SPECIAL_NONE, SPECIAL_LEA, SPECIAL_PUSH, SPECIAL_POP, SPECIAL_NOP, SPECIAL_MOV_IMM64, SPECIAL_LEAVE, SPECIAL_WIDEN,
+               SPECIAL_JCC, SPECIAL_JMP, SPECIAL_JMP_RM, SPECIAL_CALL, SPECIAL_CALL_REG, SPECIAL_RET };
+
+static bool canonical(uint64_t v) { return (uint64_t)((int64_t)(v << 16) >> 16) == v; }
+
+static uint64_t branch_target(const struct emitter *e, const struct uop *u)
+{
+    return e->rip + u->next + u->in.imm;
+}
+
+static enum special special_of(const struct uop *u)
+{
+    const struct insn *in = &u->in;
+    bool mem = in->flags & INSN_MEM;
+    switch (in->op) {
+    case OP_LEA: return !u->ea_slow && in->osize >= 4 ? SPECIAL_LEA : SPECIAL_NONE;
+    case OP_PUSH:
+        return in->osize == 8 && !mem && (in->form == FORM_RM || in->form == FORM_IMM) ? SPECIAL_PUSH : SPECIAL_NONE;
+    case OP_POP: return in->osize == 8 && !mem && in->form == FORM_RM ? SPECIAL_POP : SPECIAL_NONE;
+    case OP_NOP: return SPECIAL_NOP;
+    case OP_MOV: return in->form == FORM_RM_IMM && !mem && in->osize == 8 ? SPECIAL_MOV_IMM64 : SPECIAL_NONE;
+    case OP_LEAVE: return in->osize == 8 ? SPECIAL_LEAVE : SPECIAL_NONE;
+    case OP_CBW: case OP_CWD: return SPECIAL_WIDEN;
+    case OP_JCC: return SPECIAL_JCC;
+    case OP_JMP: return in->form == FORM_REL ? SPECIAL_JMP : in->osize == 8 && !(mem && u->ea_slow) ? SPECIAL_JMP_RM : SPECIAL_NONE;
+    case OP_CALL: return in->form == FORM_REL ? SPECIAL_CALL : !mem && in->osize == 8 && in->rm != RSP ? SPECIAL_CALL_REG : SPECIAL_NONE;
+    case OP_RET: return in->osize == 8 ? SPECIAL_RET : SPECIAL_NONE;
+    default: return SPECIAL_NONE;
+    }
+}
+
+static bool loses_flags(const struct uop *u)
+{
+    struct shape s;
+    if (!u->in.length)
+        return true;
+    switch (special_of(u)) {
+    case SPECIAL_LEA: case SPECIAL_NOP: case SPECIAL_MOV_IMM64: case SPECIAL_WIDEN: case SPECIAL_JCC: case SPECIAL_JMP:
+        return false;
+    case SPECIAL_NONE:
+        return !shape_of(u, &s) || (u->in.flags & INSN_MEM);
+    default:
+        return true;
+    }
+}
+
+/* ---- emission ---- */
+
+static void put_shape(struct emitter *e, unsigned i, const struct shape *s)
+{
+    struct assembler *a = &e->a;
+    const struct uop *u = &e->block->uops[i];
+    const struct insn *in = &u->in;
+    const struct op_info *info = &op_infos[in->op];
+    bool mem = in->flags & INSN_MEM;
+    uint16_t live_after = e->live[i + 1];
+    unsigned first_cold = e->colds;
+    if (mem) {
+        put_address(e, u);
+        put_translation(e, s->size, s->rm_written, i);
+    }
+    bool wants_flags = info->flags_read || (info->flags_written && (live_after & ~flags_killed(u)));
+    if (wants_flags && !e->flags)
+        restore_flags(e);
+    unsigned reg = s->reg, rm = T0;
+    if (!s->digit) {
+        reg = host_register(s->reg);
+        if (reg == NO_REG) {
+            reg = T1;
+            if (s->reg_read)
+                load_temp(e, T1, s->reg);
+        }
+    }
+    if (!mem) {
+        rm = host_register(in->rm);
+        if (rm == NO_REG) {
+            rm = T0;
+            if (s->rm_read)
+                load_temp(e, T0, in->rm);
+        }
+        op_rr(a, s->op, reg, rm);
+    } else {
+        op_rm(a, s->op, reg, T0, 0);
+    }
+    put_immediate(e, s->immediate, in->imm);
+    if (!s->digit && reg == T1 && s->reg_written)
+        store_temp(e, T1, s->reg);
+    if (!mem && rm == T0 && s->rm_written)
+        store_temp(e, T0, in->rm);
+    if (info->flags_written) {
+        e->flags = true;
+        set_resume(e, first_cold, true);
+        if (must_spill(e, i))
+            spill_flags(e);
+    } else {
+        set_resume(e, first_cold, e->flags);
+    }
+}
+
+static void leave_to(struct emitter *e, uint64_t target)
+{
+    mov_imm64(&e->a, T0, target);
+    jit_put_jump(e->jit, &e->a, e->jit->dispatch);
+}
+
+/* T0 holds a computed target: it must be canonical, or the executor raises what is due. */
+static void check_canonical(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    op_rr(a, OPCW(0x89), T0, T1);
+    put8(a, 0x49), put8(a, 0xc1), put8(a, 0xff), put8(a, 47); /* sar r15, 47 */
+    op_rr(a, OPC(0xff), 0, T1);                               /* inc r15d */
+    put8(a, 0x41), put8(a, 0x83), put8(a, 0xff), put8(a, 1);  /* cmp r15d, 1 */
+    jump_cold(e, 7, i);
+}
+
+static void move_rsp(struct emitter *e, int32_t by)
+{
+    op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, by);
+}
+
+/* T0 := host address of the eight bytes below the stack pointer, writable. */
+static void put_push(struct emitter *e, unsigned i)
+{
+    op_rm(&e->a, OPCW(0x8d), T0, H_R13, -8);
+    put_translation(e, 8, true, i);
+}
+
+static void put_push_return(struct emitter *e, unsigned i, const struct uop *u)
+{
+    put_push(e, i);
+    mov_imm64(&e->a, T1, e->rip + u->next);
+    op_rm(&e->a, OPCW(0x89), T1, T0, 0);
+    move_rsp(e, -8);
+}
+
+/* true: control has left the block. */
+static bool put_special(struct emitter *e, unsigned i, enum special kind)
+{
+    struct assembler *a = &e->a;
+    const struct uop *u = &e->block->uops[i];
+    const struct insn *in = &u->in;
+    unsigned first_cold = e->colds, r;
+    switch (kind) {
+    case SPECIAL_NOP:
+        return false;
+    case SPECIAL_LEA: {
+        struct uop plain = *u;
+        plain.in.segment = INSN_SEG_FLAT;
+        put_address(e, &plain);
+        r = host_register(in->reg);
+        if (in->osize == 4)
+            op_rr(a, OPC(0x89), T0, r == NO_REG ? T0 : r);
+        else if (r != NO_REG)
+            op_rr(a, OPCW(0x89), T0, r);
+        if (r == NO_REG)
+            store_temp(e, T0, in->reg);
+        return false;
+    }
+    case SPECIAL_MOV_IMM64:
+        r = host_register(in->rm);
+        mov_imm64(a, r == NO_REG ? T0 : r, in->imm);
+        if (r == NO_REG)
+            store_temp(e, T0, in->rm);
+        return false;
+    case SPECIAL_WIDEN:
+        if (in->osize == 2)
+            put8(a, 0x66);
+        if (in->osize == 8)
+            put8(a, 0x48);
+        put8(a, in->op == OP_CBW ? 0x98 : 0x99);
+        return false;
+    case SPECIAL_PUSH:
+        put_push(e, i);
+        r = in->form == FORM_IMM ? NO_REG : host_register(in->rm);
+        if (r == NO_REG) {
+            r = T1;
+            if (in->form == FORM_IMM)
+                mov_imm64(a, T1, in->imm);
+            else
+                load_temp(e, T1, in->rm);
+        }
+        op_rm(a, OPCW(0x89), r, T0, 0);
+        move_rsp(e, -8);
+        set_resume(e, first_cold, false);
+        return false;
+    case SPECIAL_POP:
+        op_rr(a, OPCW(0x89), H_R13, T0);
+        put_translation(e, 8, false, i);
+        move_rsp(e, 8);
+        r = host_register(in->rm);
+        op_rm(a, OPCW(0x8b), r == NO_REG ? T1 : r, T0, 0);
+        if (r == NO_REG)
+            store_temp(e, T1, in->rm);
+        set_resume(e, first_cold, false);
+        return false;
+    case SPECIAL_LEAVE:
+        op_rr(a, OPCW(0x89), H_RBP, T0);
+        put_translation(e, 8, false, i);
+        op_rm(a, OPCW(0x8d), H_R13, H_RBP, 8);
+        op_rm(a, OPCW(0x8b), H_RBP, T0, 0);
+        set_resume(e, first_cold, false);
+        return false;
+    case SPECIAL_JCC: {
+        if (!e->flags)
+            restore_flags(e);
+        put8(a, 0x0f), put8(a, 0x80 | in->cond), put32(a, 0);
+        uint8_t *patch = a->p;
+        leave_to(e, e->rip + u->next);
+        int32_t distance = (int32_t)(a->p - patch);
+        __builtin_memcpy(patch - 4, &distance, 4);
+        leave_to(e, branch_target(e, u));
+        return true;
+    }
+    case SPECIAL_JMP:
+        leave_to(e, branch_target(e, u));
+        return true;
+    case SPECIAL_JMP_RM:
+        if (in->flags & INSN_MEM) {
+            put_address(e, u);
+            put_translation(e, 8, false, i);
+            op_rm(a, OPCW(0x8b), T0, T0, 0);
+        } else {
+            r = host_register(in->rm);
+            if (r == NO_REG)
+                load_temp(e, T0, in->rm);
+            else
+                op_rr(a, OPCW(0x89), r, T0);
+        }
+        check_canonical(e, i);
+        jit_put_jump(e->jit, a, e->jit->dispatch);
+        return true;
+    case SPECIAL_CALL:
+        put_push_return(e, i, u);
+        leave_to(e, branch_target(e, u));
+        return true;
+    case SPECIAL_CALL_REG:
+        r = host_register(in->rm);
+        if (r == NO_REG)
+            load_temp(e, T0, in->rm);
+        else
+            op_rr(a, OPCW(0x89), r, T0);
+        check_canonical(e, i);
+        put_push_return(e, i, u);
+        if (r == NO_REG)
+            load_temp(e, T0, in->rm);
+        else
+            op_rr(a, OPCW(0x89), r, T0);
+        jit_put_jump(e->jit, a, e->jit->dispatch);
+        return true;
+    case SPECIAL_RET:
+        op_rr(a, OPCW(0x89), H_R13, T0);
+        put_translation(e, 8, false, i);
+        op_rm(a, OPCW(0x8b), T0, T0, 0);
+        check_canonical(e, i);
+        move_rsp(e, 8 + (in->form == FORM_IMM ? (int32_t)(uint16_t)in->imm : 0));
+        jit_put_jump(e->jit, a, e->jit->dispatch);
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void put_cold_paths(struct emitter *e)
+{
+    struct assembler *a = &e->a;
+    for (unsigned i = 0; i < e->colds; i++) {
+        const struct cold *cold = &e->cold[i];
+        int32_t distance = (int32_t)(a->p - (cold->patch + 4));
+        __builtin_memcpy(cold->patch, &distance, 4);
+        call_executor(e, cold->index);
+        if (!cold->resume) {
+            /* a branch: its executor set cpu->rip and the call did not come back */
+            put8(a, 0x0f), put8(a, 0x0b);
+            continue;
+        }
+        if (cold->restore)
+            restore_flags(e);
+        put8(a, 0xe9);
+        put32(a, (uint32_t)(cold->resume - (a->p + 4)));
+    }
+}
+
+static bool targets_canonical(const struct emitter *e)
+{
+    const struct uop *last = &e->block->uops[e->block->count - 1];
+    bool relative = last->in.length && last->in.form == FORM_REL;
+    return canonical(e->rip + e->block->bytes) && (!relative || canonical(branch_target(e, last)));
+}
+
+const void *jit_translate(struct cpu *cpu, struct translator *jit, struct block *block, uint64_t rip)
+{
+    if (jit->used + ROOM > JIT_CODE_BYTES || jit->site_count + 3 * BLOCK_MAX_INSNS > JIT_SITES) {
+        jit_flush(jit);
+        return NULL;
+    }
+    struct emitter e = {.a = {jit->writable + jit->used}, .cpu = cpu, .jit = jit, .block = block, .rip = rip};
+    if (!targets_canonical(&e))
+        return NULL;
+    uint8_t *start = e.a.p;
+    compute_liveness(&e);
+    op_gs(&e.a, OPCW(0x81), 0, CPU(instructions)); /* add qword, imm32 */
+    put32(&e.a, block->count);
+    bool left = false;
+    for (unsigned i = 0; i < block->count && !left; i++) {
+        const struct uop *u = &block->uops[i];
+        uint16_t feature = u->in.length ? op_infos[u->in.op].feature : FEATURE_BASE;
+        bool known = u->in.length && (feature == FEATURE_BASE || cpuid_has(&cpu->cpuid, (enum cpu_feature)feature));
+        enum special kind = known ? special_of(u) : SPECIAL_NONE;
+        struct shape shape;
+        if (kind != SPECIAL_NONE) {
+            left = put_special(&e, i, kind);
+        } else if (known && shape_of(u, &shape)) {
+            put_shape(&e, i, &shape);
+        } else {
+            call_executor(&e, i);
+            e.flags = false;
+        }
+    }
+    if (!left)
+        leave_to(&e, rip + block->bytes);
+    put_cold_paths(&e);
+    jit->used = align_up((uint64_t)(e.a.p - jit->writable), 16);
+    return jit->executable + (start - jit->writable);
+}

@@ -1,0 +1,5 @@
+/* SPDX-License-Identifier: MIT */
+/* Which translator the processors of a native test have: none, unless a test_jit_*.c that includes it says so. */
+#ifndef WORLD_TRANSLATOR
+#define WORLD_TRANSLATOR NULL
+#endif
