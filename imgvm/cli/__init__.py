@@ -14,6 +14,7 @@ from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ImgvmError
 from imgvm.log import log
 
 VERBS = ("pack", "run", "validate", "inspect", "extract", "check", "verify", "schema", "doctor")
+GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb
 # Options before the verb that take a value, which is then not the verb.
 _VALUED = ("-C", "--directory")
 
@@ -87,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def with_run(args: list[str]) -> list[str]:
-    """`imgvm [options] FILE ...` is `imgvm [options] run FILE ...`."""
+    """`imgvm [options] FILE ...` is `imgvm [options] run FILE ...`; a plain --gdb gets its address."""
+    args = [f"--gdb={GDB_ADDRESS}" if word == "--gdb" else word for word in args]
     index = 0
     while index < len(args) and args[index].startswith("-"):
         index += 2 if args[index] in _VALUED else 1

@@ -40,13 +40,20 @@ def run(
     print_config: bool = False,
     ephemeral: bool = False,
     allow: Collection[str] = (),
+    gdb: str | None = None,
 ) -> int:
     if result_file is not None:
         _check_result_file(result_file)
     try:
         with contextlib.ExitStack() as stack:
             result = _run(
-                source, overrides, stack, print_config=print_config, ephemeral=ephemeral, allow=allow
+                source,
+                overrides,
+                stack,
+                print_config=print_config,
+                ephemeral=ephemeral,
+                allow=allow,
+                gdb=gdb,
             )
             if result is not None and result.is_stuck:
                 _report(result, result_file)
@@ -85,6 +92,7 @@ def _run(
     print_config: bool,
     ephemeral: bool,
     allow: Collection[str],
+    gdb: str | None,
 ) -> Result | None:
     if launch.is_image(source):
         image = source
@@ -108,7 +116,7 @@ def _run(
         opened = launch.open_image(image)
         stack.callback(opened.image.close)
     vm = stack.enter_context(launch.build(opened, choice.engine))
-    return _on_terminal(vm)
+    return _on_terminal(vm, gdb)
 
 
 def _choose(machine: Machine) -> engine.Choice:
@@ -179,7 +187,7 @@ def _usable(fd: int) -> bool:
     return True
 
 
-def _on_terminal(vm: Vm) -> Result:
+def _on_terminal(vm: Vm, gdb: str | None = None) -> Result:
     """Starts the machine on stdin and stdout and waits for its end."""
     sys.stdout.flush()
     machine = vm.machine
@@ -191,6 +199,8 @@ def _on_terminal(vm: Vm) -> Result:
     escape = machine.console.escape if terminal else "none"
     if connected and output >= 0:
         vm.set_console(0 if readable else -1, output, escape)
+    if gdb is not None:
+        log.info(f"waiting for gdb: target remote {vm.set_gdb(gdb)}")
     with contextlib.ExitStack() as stack:
         if terminal:
             if escape != "none":

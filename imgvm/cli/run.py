@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from imgvm.cli import GDB_ADDRESS
 from imgvm.cli.options import Allow, Sets
 from imgvm.errors import UsageError
 
@@ -37,6 +38,12 @@ def command(
         bool, typer.Option("--ephemeral", help="Run a copy; the image stays as it is.")
     ] = False,
     allow: Allow = None,
+    gdb: Annotated[
+        str | None,
+        typer.Option(
+            "--gdb", metavar="[=ADDRESS]", help=f"Wait for gdb at HOST:PORT or unix:PATH ({GDB_ADDRESS})."
+        ),
+    ] = None,
 ) -> int:
     """Run an image (or a config, packed for this run only).
 
@@ -56,5 +63,11 @@ def command(
         overrides.append(f"machine.cpus={cpus}")
     grants = parse_grants(allow)
     return on_terminal.run(
-        source, overrides, result_file, print_config=print_config, ephemeral=ephemeral, allow=grants
+        source,
+        overrides,
+        result_file,
+        print_config=print_config,
+        ephemeral=ephemeral,
+        allow=grants,
+        gdb=gdb,
     )

@@ -164,6 +164,13 @@ class Vm:
             raise EngineError("this machine's console is not captured")
         return self._capture
 
+    def set_gdb(self, address: str) -> str:
+        """Waits for gdb at HOST:PORT, PORT or unix:PATH; returns the address taken. Once started, the machine
+        stands at its first instruction until gdb lets it go."""
+        where = binding.ffi().new("char[256]")
+        self._call("set_gdb", address.encode(), where, 256)
+        return binding.text(where)
+
     def start(self) -> None:
         self._started_at = time.monotonic()
         self._call("start")

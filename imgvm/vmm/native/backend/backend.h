@@ -84,6 +84,7 @@ struct engine_stop {
 
 /* How the next run goes. */
 #define ENGINE_GO_QUIET 1u /* no interrupt is taken */
+#define ENGINE_GO_WAIT 4u  /* a halt does not end the steps: they are done once something woke the processor */
 #define ENGINE_GO_PASS 2u  /* a breakpoint on the first instruction is passed over */
 
 struct engine {

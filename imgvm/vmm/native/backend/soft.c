@@ -21,6 +21,7 @@ struct soft_cpu {
     pthread_t thread; /* valid while in_run */
     _Atomic bool in_run, kicked;
     uint64_t steps; /* a debugger's: instructions left; 0: no limit */
+    bool wait;      /* a halt does not end them */
     struct engine_stop stop;
     /* a halted processor waits here */
     pthread_mutex_t sleep_lock;
@@ -263,6 +264,7 @@ static void soft_set_steps(struct engine *base, unsigned index, uint64_t steps, 
 {
     struct soft_cpu *c = &soft_of(base)->cpus[index];
     c->steps = steps;
+    c->wait = go & ENGINE_GO_WAIT;
     cpu_hold_interrupts(c->cpu, go & ENGINE_GO_QUIET);
     if (go & ENGINE_GO_PASS)
         cpu_pass_point(c->cpu);
@@ -289,7 +291,7 @@ static bool debugger_stops(struct soft_cpu *c, enum cpu_exit exit, uint64_t done
     }
     if (!c->steps)
         return false;
-    if (done >= c->steps || exit == CPU_EXIT_HALT) {
+    if (done >= c->steps || (exit == CPU_EXIT_HALT && !c->wait)) {
         c->stop = (struct engine_stop){.reason = done >= c->steps ? ENGINE_STOP_STEPS : ENGINE_STOP_HALT};
         return true;
     }

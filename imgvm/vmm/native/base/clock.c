@@ -27,6 +27,12 @@ uint64_t clock_now_ns(const struct clock *clock)
     return clock->virtual_time ? clock->base_ns : monotonic_ns() - clock->base_ns;
 }
 
+void clock_hold_back(struct clock *clock, uint64_t ns)
+{
+    if (!clock->virtual_time)
+        clock->base_ns += ns;
+}
+
 void clock_advance(struct clock *clock, uint64_t ns)
 {
     clock->base_ns += ns;

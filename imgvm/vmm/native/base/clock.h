@@ -16,6 +16,8 @@ struct clock {
 void clock_init_real(struct clock *clock);
 void clock_init_virtual(struct clock *clock);
 uint64_t clock_now_ns(const struct clock *clock);
+/* Time did not pass: the clock goes on from `ns` ago. Only while nobody else looks at it. */
+void clock_hold_back(struct clock *clock, uint64_t ns);
 void clock_advance(struct clock *clock, uint64_t ns); /* virtual clocks only */
 
 #endif

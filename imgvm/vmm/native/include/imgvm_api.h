@@ -142,6 +142,9 @@ int imgvm_vm_load_multiboot(imgvm_vm *vm, const void *kernel, uint64_t kernel_by
 /* Serial console: bytes of input_fd go to the guest (-1: none), the guest's to output_fd. escape is
  * the prefix byte (1 = ctrl-a; 0 = none) whose `x` ends the run. The vm does not own the descriptors. */
 int imgvm_vm_set_console(imgvm_vm *vm, int input_fd, int output_fd, uint8_t escape, imgvm_error *err);
+/* Waits for gdb at HOST:PORT, PORT (loopback) or unix:PATH; where is told the address taken. Once started, the machine
+ * stands at its first instruction until gdb lets it go. */
+int imgvm_vm_set_gdb(imgvm_vm *vm, const char *address, char *where, uint32_t where_size, imgvm_error *err);
 int imgvm_vm_start(imgvm_vm *vm, imgvm_error *err);
 /* Waits at most timeout_ms (-1: for ever). 1 when the run has ended and *out is filled, 0 on timeout. */
 int imgvm_vm_wait(imgvm_vm *vm, int timeout_ms, imgvm_result *out);

@@ -211,6 +211,7 @@ void imgvm_vm_destroy(imgvm_vm *vm)
     imgvm_vm_stop(vm);
     if (vm->loop_joinable)
         pthread_join(vm->loop, NULL);
+    gdb_destroy(vm->gdb);
     board_destroy(&vm->board);
     console_destroy(&vm->console);
     forget_boot(vm);
@@ -253,6 +254,17 @@ int imgvm_vm_set_console(imgvm_vm *vm, int input_fd, int output_fd, uint8_t esca
     vm->console.output_fd = output_fd;
     vm->console.escape = escape;
     return 0;
+}
+
+int imgvm_vm_set_gdb(imgvm_vm *vm, const char *address, char *where, uint32_t where_size, imgvm_error *err)
+{
+    NEED_ERROR(err);
+    int result = check_not_started(vm, err);
+    if (result < 0)
+        return result;
+    if (vm->gdb)
+        return error_set(err, EBUSY, "the machine waits for a debugger already");
+    return gdb_create(vm, address, &vm->gdb, where, where_size, err);
 }
 
 /* ---- booting ---- */

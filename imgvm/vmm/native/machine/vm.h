@@ -13,6 +13,7 @@
 #include "board.h"
 #include "boot.h"
 #include "console.h"
+#include "gdb.h"
 
 enum vm_boot_kind { VM_BOOT_NONE, VM_BOOT_LINUX, VM_BOOT_MULTIBOOT };
 
@@ -46,6 +47,8 @@ struct imgvm_vm {
     bool resetting;          /* processors park until the event loop has reset the board */
     unsigned parked;
     imgvm_result result;
+
+    struct gdb *gdb; /* NULL: no debugger was asked for */
 
     pthread_t loop;
     struct vm_cpu cpu[ENGINE_CPUS_MAX];

@@ -37,13 +37,14 @@ static void report_triple_fault(struct imgvm_vm *vm, unsigned id)
                   state.efer, state.idtr.base, state.idtr.limit);
 }
 
-/* After a kick: stop (false), or wait while the board is being reset. */
-static bool may_go_on(struct imgvm_vm *vm)
+/* At the start and after a kick: stop (false), or wait while the board is being reset or a debugger holds this one. */
+static bool may_go_on(struct vm_cpu *cpu)
 {
+    struct imgvm_vm *vm = cpu->vm;
     pthread_mutex_lock(&vm->lock);
     vm->parked++;
     pthread_cond_broadcast(&vm->changed);
-    while (vm->resetting && !vm->ending)
+    while ((vm->resetting || (vm->gdb && gdb_holds_locked(vm->gdb, cpu->id))) && !vm->ending)
         pthread_cond_wait(&vm->changed, &vm->lock);
     vm->parked--;
     bool go_on = !vm->ending;
@@ -56,10 +57,12 @@ void *vm_cpu_thread(void *opaque)
     struct vm_cpu *cpu = opaque;
     struct imgvm_vm *vm = cpu->vm;
     struct engine *engine = vm->board.engine;
-    do {
+    while (may_go_on(cpu)) {
         switch (engine->ops->run(engine, cpu->id)) {
         case ENGINE_EXIT_KICKED:
+            break;
         case ENGINE_EXIT_DEBUG:
+            gdb_processor_stopped(vm->gdb, cpu->id);
             break;
         case ENGINE_EXIT_SHUTDOWN:
             report_triple_fault(vm, cpu->id);
@@ -68,7 +71,7 @@ void *vm_cpu_thread(void *opaque)
             vm_finish(vm, IMGVM_REASON_INTERNAL, 0, "%s", engine->ops->message(engine, cpu->id));
             break;
         }
-    } while (may_go_on(vm));
+    }
     return NULL;
 }
 
@@ -117,7 +120,7 @@ static bool output_due(struct imgvm_vm *vm, struct pace *pace, uint64_t now_ns)
         pace->waiting = false;
         return false;
     }
-    if (!pace->waiting) {
+    if (!pace->waiting || pace->write_at_ns > now_ns + CONSOLE_FLUSH_NS) { /* a debugger sets the clock back */
         pace->waiting = true;
         pace->write_at_ns = now_ns + CONSOLE_FLUSH_NS;
     }
@@ -128,8 +131,9 @@ static void wait_and_serve(struct imgvm_vm *vm, struct pace *pace)
 {
     struct board *board = &vm->board;
     struct console *console = &vm->console;
-    struct pollfd fds[3 + BOARD_VIRTIO_MAX];
-    uint64_t now = clock_now_ns(&board->clock), deadline = timer_queue_next_ns(&board->timers);
+    struct pollfd fds[3 + BOARD_VIRTIO_MAX + GDB_POLL_MAX];
+    bool standing = vm->gdb && gdb_holds_time(vm->gdb);
+    uint64_t now = clock_now_ns(&board->clock), deadline = standing ? TIMER_NEVER : timer_queue_next_ns(&board->timers);
     unsigned count = 0, input = 0, output = 0;
     fds[count++] = (struct pollfd){.fd = vm->wake_fd, .events = POLLIN};
     if (console_wants_input(console)) {
@@ -145,6 +149,9 @@ static void wait_and_serve(struct imgvm_vm *vm, struct pace *pace)
     unsigned bells = count;
     for (unsigned i = 0; i < board->doorbell_count; i++)
         fds[count++] = (struct pollfd){.fd = board->doorbells[i].fd, .events = POLLIN};
+    unsigned debugger = count;
+    if (vm->gdb)
+        count += gdb_poll(vm->gdb, fds + count);
 
     uint64_t left = deadline > now ? deadline - now : 0;
     struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000u), .tv_nsec = (long)(left % 1000000000u)};
@@ -154,7 +161,7 @@ static void wait_and_serve(struct imgvm_vm *vm, struct pace *pace)
     uint64_t ignored;
     if (fds[0].revents && read(vm->wake_fd, &ignored, sizeof ignored) < 0)
         return;
-    if (timer_queue_next_ns(&board->timers) <= clock_now_ns(&board->clock)) {
+    if (!standing && timer_queue_next_ns(&board->timers) <= clock_now_ns(&board->clock)) {
         pthread_mutex_lock(&board->lock);
         timer_queue_run(&board->timers);
         pthread_mutex_unlock(&board->lock);
@@ -165,6 +172,8 @@ static void wait_and_serve(struct imgvm_vm *vm, struct pace *pace)
     if (input && fds[input].revents && console_read_some(console) == CONSOLE_QUIT)
         vm_finish(vm, IMGVM_REASON_STOPPED, 0, "ended from the console");
     feed_input(vm);
+    if (vm->gdb)
+        gdb_serve(vm->gdb, fds + debugger, count - debugger);
     if (output && fds[output].revents) {
         console_write_some(console);
         size_t queued = console_queued(console);
@@ -206,6 +215,8 @@ static void finish_run(struct imgvm_vm *vm)
         pthread_join(vm->cpu[i].thread, NULL);
     drain_output(vm);
     describe_disk_errors(vm);
+    if (vm->gdb)
+        gdb_run_ended(vm->gdb, &vm->result);
     pthread_mutex_lock(&vm->lock);
     vm->result.instructions = engine->ops->instructions(engine);
     vm->result.handovers = engine->ops->handovers ? engine->ops->handovers(engine) : 0;
