@@ -57,6 +57,7 @@ static void cache_flush(struct cpu *cpu)
     cpu->block = NULL;
     cache->flushes++;
     cpu->mmu.epoch++;
+    atomic_fetch_add(cpu->mmu.mem->code_epoch, 1); /* translated code goes from block to block by this one */
 }
 
 static void block_end(struct cpu *cpu, const struct uop *u)

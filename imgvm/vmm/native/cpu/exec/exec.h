@@ -113,6 +113,7 @@ struct cpu {
     void *translated_jumps;
     const _Atomic uint32_t *code_epoch;
     uint32_t mode_key; /* upper half of block_key */
+    void *link_from; /* the exit that translated code left by and that could be linked */
     uint8_t executor_continued;
 
     /* pending event, valid when event != EVENT_NONE */

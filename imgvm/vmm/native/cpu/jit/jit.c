@@ -179,8 +179,9 @@ static struct translator *jit_create(struct cpu *cpu, imgvm_error *err)
     if (fd >= 0)
         close(fd);
     jit->sites = malloc(JIT_SITES * sizeof *jit->sites);
+    jit->exits = malloc(JIT_EXITS * sizeof *jit->exits);
     jit->jump = calloc(JUMP_CACHE_ENTRIES, sizeof *jit->jump);
-    if (w == MAP_FAILED || x == MAP_FAILED || !jit->sites || !jit->jump) {
+    if (w == MAP_FAILED || x == MAP_FAILED || !jit->sites || !jit->exits || !jit->jump) {
         error_set(err, ENOMEM, "cannot map the translator's code cache");
         return NULL;
     }
@@ -203,6 +204,7 @@ static void jit_destroy(struct translator *jit)
     munmap(jit->writable, JIT_CODE_BYTES);
     munmap((void *)jit->executable, JIT_CODE_BYTES);
     free(jit->sites);
+    free(jit->exits);
     free(jit->jump);
     free(jit);
 }
@@ -217,7 +219,7 @@ static void jit_attach_thread(struct cpu *cpu)
 void jit_flush(struct translator *jit)
 {
     jit->used = jit->first_free;
-    jit->site_count = 0;
+    jit->site_count = jit->exit_count = 0;
     jit->generation++;
     for (unsigned i = 0; i < JUMP_CACHE_ENTRIES; i++)
         jit->jump[i].key = 0;
@@ -230,21 +232,42 @@ static void remember(struct translator *jit, uint64_t linear, uint64_t key, cons
     jit->jump[slot] = (struct jit_link){linear, key, code, 0};
 }
 
+/* The last run ended at an exit whose target is the block that is entered now: next time it goes there directly. */
+static void link_exit(struct cpu *cpu, const struct translator *jit, const void *code)
+{
+    struct jit_exit *exit = cpu->link_from;
+    cpu->link_from = NULL;
+    if (exit->target != cpu->rip)
+        return;
+    uint32_t expected = atomic_load(cpu->code_epoch) + (exit->same_page ? 0 : cpu->mmu.epoch);
+    const uint8_t *next = jit->executable + (exit->jump + 4 - jit->writable);
+    int32_t distance = (int32_t)((const uint8_t *)code - next);
+    memcpy(exit->expected, &expected, 4);
+    memcpy(exit->jump, &distance, 4);
+}
+
 static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block)
 {
-    if (block->mode != INSN_MODE_64)
+    if (block->mode != INSN_MODE_64) {
+        cpu->link_from = NULL;
         return false;
+    }
     if (!block->translated || block->translated_rip != cpu->rip || block->translated_generation != jit->generation) {
         if (block->runs < cpu->translate_after) {
             block->runs++;
+            cpu->link_from = NULL;
             return false;
         }
         block->translated = jit_translate(cpu, jit, block, cpu->rip);
-        if (!block->translated)
+        if (!block->translated) {
+            cpu->link_from = NULL;
             return false;
+        }
         block->translated_rip = cpu->rip;
         block->translated_generation = jit->generation;
     }
+    if (cpu->link_from)
+        link_exit(cpu, jit, block->translated);
     remember(jit, cpu->rip, block_key(cpu), block->translated);
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
     enter(block->translated);

@@ -489,10 +489,58 @@ static void put_shape(struct emitter *e, unsigned i, const struct shape *s)
     }
 }
 
+static uint8_t *put_jcc(struct emitter *e, unsigned condition)
+{
+    put8(&e->a, 0x0f), put8(&e->a, 0x80 | condition), put32(&e->a, 0);
+    return e->a.p;
+}
+
+static void land_here(struct emitter *e, uint8_t *after_jump)
+{
+    int32_t distance = (int32_t)(e->a.p - after_jump);
+    __builtin_memcpy(after_jump - 4, &distance, 4);
+}
+
+/* An exit to a constant target. Control that can go round in circles looks at requests and the clock's budget: that is
+ * backward jumps and those to other pages. */
 static void leave_to(struct emitter *e, uint64_t target)
 {
-    mov_imm64(&e->a, T0, target);
-    jit_put_jump(e->jit, &e->a, e->jit->dispatch);
+    struct assembler *a = &e->a;
+    struct jit_exit *exit = &e->jit->exits[e->jit->exit_count++];
+    bool same_page = (target ^ e->rip) < GUEST_PAGE_SIZE && (target / GUEST_PAGE_SIZE) == (e->rip / GUEST_PAGE_SIZE);
+    bool poll = !same_page || target <= e->rip;
+    uint8_t *attention = NULL, *budget = NULL;
+    if (poll) {
+        op_gs(a, OPC(0x8b), T1, CPU(requests));
+        op_gs(a, OPC(0x23), T1, CPU(request_mask));
+        op_gs(a, OPC(0x0a), T1, CPU(boundary));
+        attention = put_jcc(e, 5);
+        op_gs(a, OPC(0xff), 1, CPU(budget));
+        budget = put_jcc(e, 8);
+    }
+    op_gs(a, OPCW(0x8b), T1, CPU(code_epoch));
+    if (same_page) {
+        op_rm(a, OPC(0x81), 7, T1, 0); /* cmp dword [r15], imm32 */
+    } else {
+        op_rm(a, OPC(0x8b), T1, T1, 0);
+        op_gs(a, OPC(0x03), T1, CPU(mmu.epoch));
+        op_rr(a, OPC(0x81), 7, T1); /* cmp r15d, imm32 */
+    }
+    *exit = (struct jit_exit){.expected = a->p, .target = target, .same_page = same_page};
+    put32(a, 0);
+    uint8_t *stale = put_jcc(e, 5);
+    put8(a, 0xe9), put32(a, 0); /* until it is linked, to what follows */
+    exit->jump = a->p - 4;
+    land_here(e, stale);
+    mov_imm64(a, T1, (uint64_t)exit);
+    op_gs(a, OPCW(0x89), T1, CPU(link_from));
+    if (poll) {
+        land_here(e, attention);
+        land_here(e, budget);
+    }
+    mov_imm64(a, T0, target);
+    op_gs(a, OPCW(0x89), T0, CPU(rip));
+    jit_put_jump(e->jit, a, e->jit->exit);
 }
 
 /* T0 holds a computed target: it must be canonical, or the executor raises what is due. */
@@ -596,11 +644,9 @@ static bool put_special(struct emitter *e, unsigned i, enum special kind)
     case SPECIAL_JCC: {
         if (!e->flags)
             restore_flags(e);
-        put8(a, 0x0f), put8(a, 0x80 | in->cond), put32(a, 0);
-        uint8_t *patch = a->p;
+        uint8_t *taken = put_jcc(e, in->cond);
         leave_to(e, e->rip + u->next);
-        int32_t distance = (int32_t)(a->p - patch);
-        __builtin_memcpy(patch - 4, &distance, 4);
+        land_here(e, taken);
         leave_to(e, branch_target(e, u));
         return true;
     }
@@ -682,7 +728,8 @@ static bool targets_canonical(const struct emitter *e)
 
 const void *jit_translate(struct cpu *cpu, struct translator *jit, struct block *block, uint64_t rip)
 {
-    if (jit->used + ROOM > JIT_CODE_BYTES || jit->site_count + 3 * BLOCK_MAX_INSNS > JIT_SITES) {
+    if (jit->used + ROOM > JIT_CODE_BYTES || jit->site_count + 3 * BLOCK_MAX_INSNS > JIT_SITES ||
+        jit->exit_count + 2 > JIT_EXITS) {
         jit_flush(jit);
         return NULL;
     }

@@ -8,12 +8,22 @@
 
 #define JIT_CODE_BYTES (64u << 20)
 #define JIT_SITES (1u << 18)
+#define JIT_EXITS (1u << 18)
 
 /* One instruction that its executor runs: `after` makes the executor's tail call come back. */
 struct jit_site {
     struct uop u, after;
     struct block *block;
     uint64_t rip; /* of the block */
+};
+
+/* An exit with a constant target. Linked, it compares a number that tells whether its target is still what it was, and
+ * jumps there: within a page the count of writes to code; across pages TLB flushes as well (block_key's low half). */
+struct jit_exit {
+    uint8_t *expected; /* imm32 */
+    uint8_t *jump;     /* rel32 */
+    uint64_t target;
+    bool same_page;
 };
 
 struct jit_link {
@@ -29,7 +39,8 @@ struct translator {
     uint32_t generation;
     const void *enter, *exit, *exit_saved, *dispatch, *callout;
     struct jit_site *sites;
-    unsigned site_count;
+    struct jit_exit *exits;
+    unsigned site_count, exit_count;
     struct jit_link *jump;
 };
 
