@@ -143,7 +143,7 @@ static void native_missing(struct cpu *cpu, const struct uop *u)
 }
 
 /* Destinations come first; MOVUPS and many others exist as load and as store. */
-static bool memory_is_destination(const struct insn *in)
+bool exec_memory_is_destination(const struct insn *in)
 {
     switch (operand_infos[isa_rows[in->row].operand[0]].class) {
     case CLASS_E: case CLASS_M: case CLASS_W: case CLASS_Q:
@@ -192,7 +192,7 @@ void exec_select_native(struct cpu *cpu, struct uop *u)
         u->unit |= UNIT_VEX;
     u->mem_size = (uint16_t)memory_operand_size(&u->in);
     bool aligned = attributes & OPA_ALIGN16 && (u->mem_size == 16 || u->mem_size == 32);
-    bool destination = memory_is_destination(&u->in);
+    bool destination = exec_memory_is_destination(&u->in);
     if (!(u->in.flags & INSN_MEM))
         u->fn = native_register;
     else if (destination && attributes & OPA_MEM_RMW)

@@ -11,6 +11,7 @@ exec_fn *exec_select_lea(const struct insn *in, bool ea_slow);
 exec_fn *exec_select_jcc(const struct insn *in, bool code64);
 /* string operations, by REP and size */
 /* OPK_NATIVE rows */
+bool exec_memory_is_destination(const struct insn *in); /* of a row with a memory operand */
 void exec_select_native(struct cpu *cpu, struct uop *u);
 
 #endif

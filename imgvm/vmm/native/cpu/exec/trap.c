@@ -55,6 +55,14 @@ static void on_trap(int signal, siginfo_t *info, void *context)
     const struct native_cache *cache = native_cache_active();
     uint64_t rip = regs[REG_RIP];
 
+    if (cache && cache->resume_elsewhere && info->si_code > 0 && is_guest_exception(regs[REG_TRAPNO])) {
+        uint64_t resume = cache->resume_elsewhere(cache->elsewhere, rip);
+        if (resume) {
+            regs[REG_RIP] = (greg_t)resume;
+            regs[REG_EFL] &= ~(greg_t)(EFLAGS_TF | EFLAGS_DF);
+            return;
+        }
+    }
     if (!cache || rip - (uintptr_t)cache->executable >= cache->capacity || info->si_code <= 0 ||
         !is_guest_exception(regs[REG_TRAPNO])) {
         chain(signal, info, context);

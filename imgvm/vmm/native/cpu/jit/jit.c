@@ -163,6 +163,22 @@ void jit_continue(struct cpu *cpu, const struct uop *u)
     cpu->executor_continued = 1;
 }
 
+/* A translated vector instruction trapped, having changed nothing: its executor will find out why. */
+static uint64_t resume_after_trap(const void *elsewhere, uint64_t rip)
+{
+    const struct translator *jit = elsewhere;
+    uint64_t pc = rip - (uint64_t)jit->executable;
+    unsigned low = 0, high = jit->trap_count;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (jit->traps[middle].pc < pc)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < jit->trap_count && jit->traps[low].pc == pc ? (uint64_t)jit->executable + jit->traps[low].cold : 0;
+}
+
 static struct translator *jit_create(struct cpu *cpu, imgvm_error *err)
 {
     struct translator *jit = calloc(1, sizeof *jit);
@@ -180,8 +196,9 @@ static struct translator *jit_create(struct cpu *cpu, imgvm_error *err)
         close(fd);
     jit->sites = malloc(JIT_SITES * sizeof *jit->sites);
     jit->exits = malloc(JIT_EXITS * sizeof *jit->exits);
+    jit->traps = malloc(JIT_TRAPS * sizeof *jit->traps);
     jit->jump = calloc(JUMP_CACHE_ENTRIES, sizeof *jit->jump);
-    if (w == MAP_FAILED || x == MAP_FAILED || !jit->sites || !jit->exits || !jit->jump) {
+    if (w == MAP_FAILED || x == MAP_FAILED || !jit->sites || !jit->exits || !jit->traps || !jit->jump) {
         error_set(err, ENOMEM, "cannot map the translator's code cache");
         return NULL;
     }
@@ -194,6 +211,8 @@ static struct translator *jit_create(struct cpu *cpu, imgvm_error *err)
     jit->first_free = jit->used = align_up((uint64_t)(a.p - jit->writable), 64);
     jit->generation = 1;
     cpu->translated_jumps = jit->jump;
+    cpu->native->resume_elsewhere = resume_after_trap;
+    cpu->native->elsewhere = jit;
     return jit;
 }
 
@@ -205,6 +224,7 @@ static void jit_destroy(struct translator *jit)
     munmap((void *)jit->executable, JIT_CODE_BYTES);
     free(jit->sites);
     free(jit->exits);
+    free(jit->traps);
     free(jit->jump);
     free(jit);
 }
@@ -219,7 +239,7 @@ static void jit_attach_thread(struct cpu *cpu)
 void jit_flush(struct translator *jit)
 {
     jit->used = jit->first_free;
-    jit->site_count = jit->exit_count = 0;
+    jit->site_count = jit->exit_count = jit->trap_count = 0;
     jit->generation++;
     for (unsigned i = 0; i < JUMP_CACHE_ENTRIES; i++)
         jit->jump[i].key = 0;

@@ -4,17 +4,19 @@
 #include "translate.h"
 
 #include "../decode/isa.h"
+#include "../exec/exec_select.h"
 
 #define CPU(field) ((uint32_t)offsetof(struct cpu, field))
 #define ALL_FLAGS EFLAGS_STATUS
 #define NO_REG 0xff
-#define COLD_MAX (2 * BLOCK_MAX_INSNS)
+#define COLD_MAX (3 * BLOCK_MAX_INSNS)
 #define ROOM 32768 /* bytes that one block may need at most */
 
 _Static_assert(sizeof(struct tlb_entry) == 32, "the index is made by one shift");
 
 struct cold {
-    uint8_t *patch;   /* rel32 of the jump here */
+    uint8_t *patch;   /* rel32 of the jump here; NULL: reached by a trap of the instruction at `pc` */
+    uint8_t *pc;
     uint8_t *resume;  /* after the instruction */
     unsigned index;
     bool restore;     /* the hot path expects the flags in EFLAGS afterwards */
@@ -489,6 +491,83 @@ static void put_shape(struct emitter *e, unsigned i, const struct shape *s)
     }
 }
 
+/* ---- rows that run as themselves ---- */
+
+_Static_assert(offsetof(struct cpu, fpu_live) == offsetof(struct cpu, fpu_ready) + 1, "compared as one word");
+
+/* The row's code with vector registers as they are and its memory operand at [T0]; 0: it names general registers or
+ * flags, and runs by its executor. */
+static unsigned inline_code(const struct uop *u, uint8_t code[NATIVE_MAX_BYTES])
+{
+    const struct insn *in = &u->in;
+    const struct op_info *info = &op_infos[in->op];
+    bool mem = in->flags & INSN_MEM;
+    if (info->kind != OPK_NATIVE || !u->native || !u->unit || info->flags_read || info->flags_written || (mem && u->ea_slow))
+        return 0;
+    for (unsigned i = 0; i < 4; i++) {
+        switch (operand_infos[isa_rows[in->row].operand[i]].class) {
+        case CLASS_G: case CLASS_R: case CLASS_B: case CLASS_IMPLIED:
+            return 0;
+        case CLASS_E:
+            if (!mem)
+                return 0;
+            break;
+        default:
+            break;
+        }
+    }
+    unsigned n = native_emit(code, in, info);
+    if (n < 2)
+        return 0;
+    n--; /* the thunk's ret */
+    if (!mem)
+        return n;
+    /* [rsi] becomes [r14]: the same modrm with the extension bit of the base set */
+    if (in->flags & INSN_VEX) {
+        code[1] &= 0xdf;
+        return n;
+    }
+    unsigned at = 0;
+    while (code[at] == 0x66 || code[at] == 0xf2 || code[at] == 0xf3)
+        at++;
+    if ((code[at] & 0xf0) == 0x40) {
+        code[at] |= 1;
+        return n;
+    }
+    for (unsigned i = n; i > at; i--)
+        code[i] = code[i - 1];
+    code[at] = 0x41;
+    return n + 1;
+}
+
+static bool writes_memory(const struct uop *u)
+{
+    return (op_infos[u->in.op].attributes & (OPA_MEM_RMW | OPA_NO_MEM_READ)) && exec_memory_is_destination(&u->in);
+}
+
+static void put_native(struct emitter *e, unsigned i, const uint8_t *code, unsigned bytes)
+{
+    struct assembler *a = &e->a;
+    const struct uop *u = &e->block->uops[i];
+    unsigned first_cold = e->colds;
+    uint32_t wanted = 0x100u | u->unit;
+    op_gs(a, OPC(0x0fb7), T1, CPU(fpu_ready)); /* fpu_ready, and fpu_live above it */
+    op_rr(a, OPC(0x81), 4, T1);
+    put32(a, wanted);
+    op_rr(a, OPC(0x81), 7, T1);
+    put32(a, wanted);
+    jump_cold(e, 5, i);
+    if (u->in.flags & INSN_MEM) {
+        put_address(e, u);
+        put_translation(e, u->mem_size, writes_memory(u), i);
+    }
+    e->cold[e->colds++] = (struct cold){.pc = a->p, .index = i};
+    for (unsigned b = 0; b < bytes; b++)
+        put8(a, code[b]);
+    set_resume(e, first_cold, false);
+    e->flags = false;
+}
+
 static uint8_t *put_jcc(struct emitter *e, unsigned condition)
 {
     put8(&e->a, 0x0f), put8(&e->a, 0x80 | condition), put32(&e->a, 0);
@@ -704,8 +783,13 @@ static void put_cold_paths(struct emitter *e)
     struct assembler *a = &e->a;
     for (unsigned i = 0; i < e->colds; i++) {
         const struct cold *cold = &e->cold[i];
-        int32_t distance = (int32_t)(a->p - (cold->patch + 4));
-        __builtin_memcpy(cold->patch, &distance, 4);
+        if (cold->patch) {
+            int32_t distance = (int32_t)(a->p - (cold->patch + 4));
+            __builtin_memcpy(cold->patch, &distance, 4);
+        } else {
+            e->jit->traps[e->jit->trap_count++] = (struct jit_trap){(uint32_t)(cold->pc - e->jit->writable),
+                                                                    (uint32_t)(a->p - e->jit->writable)};
+        }
         call_executor(e, cold->index);
         if (!cold->resume) {
             /* a branch: its executor set cpu->rip and the call did not come back */
@@ -728,7 +812,7 @@ static bool targets_canonical(const struct emitter *e)
 
 const void *jit_translate(struct cpu *cpu, struct translator *jit, struct block *block, uint64_t rip)
 {
-    if (jit->used + ROOM > JIT_CODE_BYTES || jit->site_count + 3 * BLOCK_MAX_INSNS > JIT_SITES ||
+    if (jit->trap_count + BLOCK_MAX_INSNS > JIT_TRAPS || jit->used + ROOM > JIT_CODE_BYTES || jit->site_count + 3 * BLOCK_MAX_INSNS > JIT_SITES ||
         jit->exit_count + 2 > JIT_EXITS) {
         jit_flush(jit);
         return NULL;
@@ -747,7 +831,11 @@ const void *jit_translate(struct cpu *cpu, struct translator *jit, struct block 
         bool known = u->in.length && (feature == FEATURE_BASE || cpuid_has(&cpu->cpuid, (enum cpu_feature)feature));
         enum special kind = known ? special_of(u) : SPECIAL_NONE;
         struct shape shape;
-        if (kind != SPECIAL_NONE) {
+        uint8_t code[NATIVE_MAX_BYTES + 1];
+        unsigned bytes = known ? inline_code(u, code) : 0;
+        if (bytes) {
+            put_native(&e, i, code, bytes);
+        } else if (kind != SPECIAL_NONE) {
             left = put_special(&e, i, kind);
         } else if (known && shape_of(u, &shape)) {
             put_shape(&e, i, &shape);

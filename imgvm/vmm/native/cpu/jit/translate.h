@@ -9,6 +9,7 @@
 #define JIT_CODE_BYTES (64u << 20)
 #define JIT_SITES (1u << 18)
 #define JIT_EXITS (1u << 18)
+#define JIT_TRAPS (1u << 17)
 
 /* One instruction that its executor runs: `after` makes the executor's tail call come back. */
 struct jit_site {
@@ -26,6 +27,11 @@ struct jit_exit {
     bool same_page;
 };
 
+/* An instruction that may trap on the host, and where its executor is called instead. In the order of `pc`. */
+struct jit_trap {
+    uint32_t pc, cold; /* offsets into the code */
+};
+
 struct jit_link {
     uint64_t linear, key;
     const void *code;
@@ -40,7 +46,8 @@ struct translator {
     const void *enter, *exit, *exit_saved, *dispatch, *callout;
     struct jit_site *sites;
     struct jit_exit *exits;
-    unsigned site_count, exit_count;
+    struct jit_trap *traps;
+    unsigned site_count, exit_count, trap_count;
     struct jit_link *jump;
 };
 
