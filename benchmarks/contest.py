@@ -54,15 +54,15 @@ class Outcome:
         ratios = [(ours, peer) for ours, peer in contest.ratios if {ours, peer} <= set(names)]
         counts = contest.instructions() if contest.instructions else {}
         rated = [name for name in contest.rated if name in names and counts]
-        heads = ["", *names, *(f"{ours} / {peer}" for ours, peer in ratios)]
-        heads += [f"{name}, million instructions a second" for name in rated]
-        lines = [f"## {contest.title}", "", contest.what, ""]
-        lines += ["| " + " | ".join(heads) + " |", "|---" + "|--:" * (len(heads) - 1) + "|"]
+        times = [["", *names, *(f"{name}, million instructions a second" for name in rated)]]
+        shares = [["", *(f"{ours} / {peer}" for ours, peer in ratios)]]
         for row in self.rows:
-            cells = [row, *(self._seconds(row, name) for name in names)]
-            cells += [self._ratio(row, ours, peer) for ours, peer in ratios]
-            cells += [self._rate(row, name, counts[row]) for name in rated]
-            lines.append("| " + " | ".join(cells) + " |")
+            rates = [self._rate(row, name, counts[row]) for name in rated]
+            times.append([row, *(self._seconds(row, name) for name in names), *rates])
+            shares.append([row, *(self._ratio(row, ours, peer) for ours, peer in ratios)])
+        lines = [f"## {contest.title}", "", contest.what, "", *_table(times)]
+        if ratios:
+            lines += ["", "The same as ratios of times:", "", *_table(shares)]
         spread = f"a contestant's own rounds differed by up to {self.spread:.2f} times"
         lines += ["", f"Best of {rounds}, taking turns; {spread}."]
         lines += [f"Absent: {absent}." for absent in contest.absent]
@@ -79,6 +79,11 @@ class Outcome:
     def _rate(self, row: str, name: str, count: int) -> str:
         seconds = self.best.get((row, name))
         return "–" if seconds is None else f"{count / seconds / 1e6:.0f}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|---" + "|--:" * (len(rows[0]) - 1) + "|", *lines[1:]]
 
 
 def hold(contest: Contest, rounds: int, say: Callable[[str], None]) -> Outcome:

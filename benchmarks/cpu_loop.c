@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The kernels on the software processor alone, without a machine around it: 64-bit ring 0, paging on. Prints
- * `kernel NAME NANOSECONDS CHECKSUM INSTRUCTIONS`, a line each. */
-// needs: base/error.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c
+/* The kernels on the software processor alone, without a machine around it: 64-bit ring 0, paging on. With the argument
+ * `jit` it translates. Prints `kernel NAME NANOSECONDS CHECKSUM INSTRUCTIONS`, a line each. */
+// needs: base/error.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c cpu/jit/*.c
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,6 +9,7 @@
 
 #include "base/bits.h"
 #include "cpu/cpu.h"
+#include "cpu/jit/jit.h"
 #include "kernels.h"
 
 #define KERNEL_ROW(name, rounds) {#name, kernel_##name, rounds},
@@ -65,14 +66,17 @@ static void first_state(struct guest_mem *mem, struct x86_state *s)
     s->segment[CS] = (struct x86_segment){8, 0xa09b, 0xffffffff, 0};
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     static const struct cpu_callbacks callbacks = {
         .port_read = no_port_read, .port_write = no_port_write, .mmio_read = no_mmio_read, .mmio_write = no_mmio_write,
         .interrupt_acknowledge = no_interrupt, .msr_read = no_msr_read, .msr_write = no_msr_write,
         .cr8_read = no_cr8_read, .cr8_write = no_cr8_write, .time_ns = no_time,
     };
-    const struct cpu_options options = {.count = 1};
+    bool jit = argc > 1 && !strcmp(argv[1], "jit");
+    const struct cpu_options options = {
+        .count = 1, .translator = jit ? &jit_translator : NULL, .translate_after = JIT_TRANSLATE_AFTER,
+    };
     struct guest_mem mem;
     struct x86_state state;
     imgvm_error err = {0};

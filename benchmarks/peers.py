@@ -40,8 +40,8 @@ def qemu_version() -> str:
     return match[1] if match else "?"
 
 
-def imgvm(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "imgvm", *map(str, words)]
+def imgvm(*words: str | Path) -> list[str | Path]:
+    return [sys.executable, "-m", "imgvm", *words]
 
 
 def seconds_until(command: Sequence[str | Path], marker: bytes) -> float:

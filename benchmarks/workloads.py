@@ -22,7 +22,8 @@ DISTRO, PACKAGE = "debian:bookworm", "linux-image-cloud-amd64"
 CMDLINE = "console=ttyS0 quiet"
 MEMORY_MIB = 512
 MARKER = "userland reached"
-OURS, TCG = "imgvm interp", "QEMU TCG"
+ENGINES = ("interp", "jit")
+TCG = "QEMU TCG"
 
 CONFIG = f"""
 version: 1
@@ -52,8 +53,8 @@ class Debian:
             self.vmlinux.write_bytes(image.read_config("kernel"))
             self.initrd.write_bytes(image.read_config("initrd"))
 
-    def in_imgvm(self) -> list[str]:
-        return peers.imgvm("run", self.image, "--accel", "interp")
+    def in_imgvm(self, engine: str) -> list[str | Path]:
+        return peers.imgvm("run", self.image, "--accel", engine)
 
     def in_qemu(self, kernel: Path) -> list[str | Path]:
         return [
@@ -69,16 +70,18 @@ debian = cache(Debian)
 def boot(folder: Path) -> Contest:
     guest = debian(folder)
     row, marker, absent = "boot to userland", MARKER.encode(), []
-    contestants = [Contestant(OURS, lambda: {row: peers.seconds_until(guest.in_imgvm(), marker)})]
+
+    def contestant(name: str, command: list[str | Path]) -> Contestant:
+        return Contestant(name, lambda: {row: peers.seconds_until(command, marker)})
+
+    contestants = [contestant(f"imgvm {engine}", guest.in_imgvm(engine)) for engine in ENGINES]
     try:
-        on_bzimage, on_vmlinux = guest.in_qemu(guest.bzimage), guest.in_qemu(guest.vmlinux)
-        contestants += [
-            Contestant(f"{TCG}, bzImage", lambda: {row: peers.seconds_until(on_bzimage, marker)}),
-            Contestant(f"{TCG}, vmlinux", lambda: {row: peers.seconds_until(on_vmlinux, marker)}),
-        ]
+        contestants.append(contestant(f"{TCG}, bzImage", guest.in_qemu(guest.bzimage)))
+        contestants.append(contestant(f"{TCG}, vmlinux", guest.in_qemu(guest.vmlinux)))
     except AbsentError as missing:
         absent.append(f"{TCG}: {missing}")
-    ratios = [(OURS, f"{TCG}, bzImage"), (OURS, f"{TCG}, vmlinux")]
+    kernels = ("bzImage", "vmlinux")
+    ratios = [(f"imgvm {engine}", f"{TCG}, {kernel}") for engine in ENGINES for kernel in kernels]
     what = (
         f"`{PACKAGE}` of {DISTRO} with the same initrd, {MEMORY_MIB} MiB, one processor, from the start of "
         "the command until the initrd's command has written a line. imgvm runs the vmlinux that it unpacked "
@@ -118,10 +121,11 @@ class Loops:
 
 def loops(folder: Path) -> Contest:
     cpu_loop, state, absent = peers.compile_cpu_loop(folder), Loops(), []
-    contestants = [Contestant(f"{OURS}, bare", state.turn([cpu_loop]))]
+    contestants = [Contestant(f"{engine}, bare", state.turn([cpu_loop, engine])) for engine in ENGINES]
     try:
         guest = debian(folder)
-        contestants.append(Contestant(f"{OURS}, in Debian", state.turn(list(guest.in_imgvm()))))
+        for engine in ENGINES:
+            contestants.append(Contestant(f"{engine}, in Debian", state.turn(guest.in_imgvm(engine))))
         try:
             contestants.append(Contestant(f"{TCG}, in Debian", state.turn(guest.in_qemu(guest.bzimage))))
         except AbsentError as missing:
@@ -133,9 +137,10 @@ def loops(folder: Path) -> Contest:
         "Integer programs (`benchmarks/kernels.c`), the same machine code for all: on the software processor "
         "alone, as a program under Debian's kernel, and on the host. Times are those of the program's clock."
     )
-    bare, inside, peer, native = f"{OURS}, bare", f"{OURS}, in Debian", f"{TCG}, in Debian", "native"
-    ratios = [(inside, peer), (bare, native), (peer, native)]
-    return Contest("Integer loops", what, contestants, ratios, absent, lambda: state.counts, [bare])
+    ratios = [(f"{engine}, in Debian", f"{TCG}, in Debian") for engine in ENGINES]
+    ratios += [(f"{engine}, bare", "native") for engine in ENGINES]
+    rated = [f"{engine}, bare" for engine in ENGINES]
+    return Contest("Integer loops", what, contestants, ratios, absent, lambda: state.counts, rated)
 
 
 def start(folder: Path) -> Contest:
@@ -148,7 +153,7 @@ def start(folder: Path) -> Contest:
         seconds = peers.seconds_of(command)
         return {"the whole command": seconds, "the machine in it": json.loads(result.read_text())["seconds"]}
 
-    contestants, absent = [Contestant(OURS, ours)], []
+    contestants, absent = [Contestant("imgvm interp", ours)], []
     try:
         in_qemu: list[str | Path] = [
             peers.qemu(), "-accel", "tcg", "-M", "q35", "-nodefaults", "-display", "none", "-no-reboot",
@@ -160,7 +165,7 @@ def start(folder: Path) -> Contest:
     except AbsentError as missing:
         absent.append(f"{TCG}: {missing}")
     what = "`examples/hello.yaml`, a Multiboot kernel of our own: from the start of the command to its end."
-    return Contest("Start of the embedded guest", what, contestants, [(OURS, TCG)], absent)
+    return Contest("Start of the embedded guest", what, contestants, [("imgvm interp", TCG)], absent)
 
 
 def _blob(image: Path, name: str) -> bytes:
