@@ -204,3 +204,9 @@ def test_closing_destroys_once_and_lets_go_of_the_disk(core: Core) -> None:
         vm.start()
     with pytest.raises(EngineError, match="closed"):
         vm.wait()
+
+
+def test_a_debugger_is_waited_for(core: Core) -> None:
+    vm = vm_of("boot: {kernel: k}", Program(b"K"))
+    assert vm.set_gdb("unix:/tmp/x") == ""
+    assert core.calls[-1][:3] == ("set_gdb", "imgvm_vm *", b"unix:/tmp/x")
