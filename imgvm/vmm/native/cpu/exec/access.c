@@ -151,7 +151,8 @@ static unsigned first_part(uint64_t linear, unsigned size)
 static uint64_t next_page(const struct cpu *cpu, uint64_t linear)
 {
     uint64_t next = align_down(linear, GUEST_PAGE_SIZE) + GUEST_PAGE_SIZE;
-    return cpu->s.efer & EFER_LMA && cpu->code64 ? next : (uint32_t)next;
+    /* a 64-bit address of other code's is an implicit access: to a table, a TSS, a stack */
+    return cpu->code64 || next >> 33 ? next : (uint32_t)next;
 }
 
 static uint64_t read_value(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, enum mmu_who who)

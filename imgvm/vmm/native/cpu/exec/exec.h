@@ -129,6 +129,7 @@ struct cpu {
 
     /* debugging (debug.h) */
     uint32_t trap;     /* DR6 bits of the trap that comes at the end of the instruction */
+    uint32_t resumed;  /* EFLAGS.RF as the instruction run last found it */
     bool debug_single; /* code or port breakpoints are enabled: an instruction at a time */
     bool task_trap;    /* the task switched to wants a debug trap (T bit of its TSS) */
     bool ss_shadow;    /* the last instruction was MOV SS or POP SS */

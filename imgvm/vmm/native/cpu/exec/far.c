@@ -235,6 +235,8 @@ static void flat_segments(struct cpu *cpu, uint16_t cs_selector, uint16_t ss_sel
 /* SYSCALL and SYSRET are stepped over by the TF they leave, not the one they found: the step belongs to the program. */
 static void step_by_new_flags(struct cpu *cpu)
 {
+    if (likely(!(cpu->trap | (cpu->eflags & EFLAGS_TF))))
+        return;
     cpu->trap = (cpu->trap & ~(uint32_t)DR6_BS) | (cpu->eflags & EFLAGS_TF ? DR6_BS : 0);
     cpu_update_boundary(cpu);
 }

@@ -54,7 +54,7 @@ struct frame frame_from_tss64(struct cpu *cpu, const struct uop *u, unsigned slo
     return (struct frame){.u = u, .rsp = rsp, .mask = ~UINT64_C(0), .flat = true, .fault_code = ext};
 }
 
-void frame_check(struct cpu *cpu, const struct frame *frame, unsigned bytes)
+void frame_check(struct cpu *cpu, struct frame *frame, unsigned bytes)
 {
     uint64_t first = (frame->rsp - bytes) & frame->mask, last = first + bytes - 1;
     bool bad;
@@ -66,11 +66,15 @@ void frame_check(struct cpu *cpu, const struct frame *frame, unsigned bytes)
         bad = last > frame->segment.limit;
     if (bad)
         raise_error(cpu, frame->u, EXC_SS, frame->fault_code);
+    frame->checked = true;
 }
 
 void frame_push(struct cpu *cpu, struct frame *frame, unsigned size, uint64_t value)
 {
-    frame_check(cpu, frame, size);
+    if (unlikely(!frame->checked)) {
+        frame_check(cpu, frame, size);
+        frame->checked = false; /* that was for this one */
+    }
     frame->rsp = (frame->rsp - size) & frame->mask;
     uint64_t linear = frame->flat ? frame->rsp : (uint32_t)(frame->base + frame->rsp);
     if (frame->user)

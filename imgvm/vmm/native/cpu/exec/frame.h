@@ -11,6 +11,7 @@ struct frame {
     struct x86_segment segment;
     bool flat; /* 64-bit: no segment, canonical addresses */
     bool user;
+    bool checked; /* frame_check has found room for all that will be pushed */
     uint32_t fault_code; /* error code of #SS: EXT, and the selector of a stack that is being switched to */
 };
 
@@ -22,6 +23,6 @@ struct frame frame_from_tss(struct cpu *cpu, const struct uop *u, unsigned cpl, 
 struct frame frame_from_tss64(struct cpu *cpu, const struct uop *u, unsigned slot, uint32_t ext);
 void frame_push(struct cpu *cpu, struct frame *frame, unsigned size, uint64_t value);
 /* Is there room for so many bytes? Raises the #SS that pushing them would; pages are not touched. */
-void frame_check(struct cpu *cpu, const struct frame *frame, unsigned bytes);
+void frame_check(struct cpu *cpu, struct frame *frame, unsigned bytes);
 
 #endif

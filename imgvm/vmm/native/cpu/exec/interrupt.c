@@ -391,7 +391,6 @@ static void iret(struct cpu *cpu, const struct uop *u)
         iret_real(cpu, u);
     else
         iret_protected(cpu, u);
-    cpu_update_requests(cpu);
 }
 
 /* ---- INT n, INT3, INTO, INT1, BOUND, UD ---- */

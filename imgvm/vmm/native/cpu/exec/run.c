@@ -32,7 +32,7 @@ static _Noreturn void raise(struct cpu *cpu, const struct uop *u, uint8_t vector
         cpu->rip = cpu->soft_interrupt_rip;
     }
     cpu->in_soft_interrupt = false;
-    cpu->trap = 0;
+    cpu->trap = cpu->resumed = 0;
     cpu->ss_shadow = false;
     cpu->event = EVENT_EXCEPTION;
     cpu->vector = vector;
@@ -56,6 +56,7 @@ void leave_block(struct cpu *cpu, const struct uop *u, bool done)
     uncount(cpu, u, done);
     if (cpu->event == EVENT_NONE) {
         cpu->event = EVENT_LEAVE;
+        cpu->resumed = 0;
         if (!done)
             cpu->eflags |= EFLAGS_RF; /* between two iterations (SDM vol. 3, 17.3.1.1) */
     }
@@ -255,11 +256,21 @@ static void run_one(struct cpu *cpu)
     struct block *block = block_single(cpu);
     if (cpu->eflags & EFLAGS_TF)
         cpu->trap |= DR6_BS;
+    cpu->resumed = cpu->eflags & EFLAGS_RF;
     cpu->eflags &= ~(uint64_t)EFLAGS_RF;
     cpu->s.interrupt_shadow = cpu->ss_shadow = false;
     run_block(cpu, block);
+    cpu->resumed = 0;
     if (unlikely(cpu->trap))
         debug_take_trap(cpu);
+}
+
+/* The instruction did not happen after all: it will be started anew, by us or another engine. */
+static void put_back(struct cpu *cpu)
+{
+    cpu->trap = 0;
+    cpu->eflags |= cpu->resumed;
+    cpu->resumed = 0;
 }
 
 /* Is there anything but the next block? Boundary events that arise on this processor keep cpu->boundary up to date
@@ -325,9 +336,10 @@ static enum cpu_exit run_loop(struct cpu *cpu)
             run_one(cpu);
             break;
         case EVENT_REFUSED:
-            cpu->trap = 0;
+            put_back(cpu);
             return CPU_EXIT_REFUSED;
         case EVENT_STOP:
+            put_back(cpu);
             return CPU_EXIT_REQUEST;
         case EVENT_INTERNAL:
             return CPU_EXIT_INTERNAL;

@@ -71,7 +71,6 @@ void cpu_update_mode(struct cpu *cpu)
     cpu->mmu.cr3 = cpu->s.cr3;
     cpu->mmu.cr4 = cpu->s.cr4;
     cpu->mmu.efer = cpu->s.efer;
-    cpu_select_tlb(cpu);
     cpu->mode_key = (uint32_t)cpu->mode << 2 | cpu->cpl;
     cpu->cpuid.xcr0 = cpu->s.xcr0;
     cpu->cpuid.osxsave = cpu->s.cr4 & CR4_OSXSAVE;
@@ -115,6 +114,7 @@ void cpu_set_state(struct cpu *cpu, const struct x86_state *state)
         mmu_load_pdptes(&cpu->mmu, state->cr3);
     cpu->trap = 0;
     cpu->ss_shadow = false;
+    cpu_select_tlb(cpu);
     debug_update(cpu);
     cpu->mmu.no_gigabyte_pages = !cpuid_has(&cpu->cpuid, FEATURE_PDPE1GB);
     mmu_flush(&cpu->mmu);

@@ -39,6 +39,7 @@ static void set_cr0(struct cpu *cpu, const struct uop *u, uint64_t value)
     cpu->s.cr0 = value;
     cpu->s.efer = efer;
     cpu_update_mode(cpu);
+    cpu_select_tlb(cpu);
     if ((value ^ old) & (CR0_PG | CR0_WP | CR0_PE))
         mmu_flush(&cpu->mmu);
 }
@@ -69,6 +70,7 @@ static void set_cr4(struct cpu *cpu, const struct uop *u, uint64_t value)
         raise_gp(cpu, u, 0);
     cpu->s.cr4 = value;
     cpu_update_mode(cpu);
+    cpu_select_tlb(cpu);
     if ((value ^ old) & CR4_DE)
         debug_update(cpu);
     if ((value ^ old) & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_SMAP | CR4_PCIDE))
