@@ -115,6 +115,12 @@ static unsigned memory_difference(const struct diff_case *c, const struct diff_r
     return DATA_BYTES;
 }
 
+/* Returning from the kernel clears the RPL of a null selector (SDM vol. 2, IRET). */
+static uint16_t data_selector(uint16_t selector)
+{
+    return selector <= 3 ? 0 : selector;
+}
+
 const char *compare(const struct diff_case *c, const struct diff_result *host, const struct diff_result *guest)
 {
     uint8_t a[XSAVE_BYTES], b[XSAVE_BYTES];
@@ -133,7 +139,9 @@ const char *compare(const struct diff_case *c, const struct diff_result *host, c
             return gpr_names[i];
     if ((host->rflags ^ guest->rflags) & ~flags_undefined(c))
         return "rflags";
-    if (host->cs != guest->cs || host->ss != guest->ss)
+    if (host->cs != guest->cs || host->ss != guest->ss || data_selector(host->ds) != data_selector(guest->ds) ||
+        data_selector(host->es) != data_selector(guest->es) || data_selector(host->fs) != data_selector(guest->fs) ||
+        data_selector(host->gs) != data_selector(guest->gs))
         return "selectors";
     if (host->fs_base != guest->fs_base || host->gs_base != guest->gs_base)
         return "fs or gs base";
@@ -214,6 +222,10 @@ void report(FILE *out, const struct diff_case *c, const struct diff_result *host
         print_both(out, gpr_names[i], c->gpr[i], host->gpr[i], guest->gpr[i]);
     print_both(out, "cs", USER_CS, host->cs, guest->cs);
     print_both(out, "ss", USER_SS, host->ss, guest->ss);
+    print_both(out, "ds", 0, host->ds, guest->ds);
+    print_both(out, "es", 0, host->es, guest->es);
+    print_both(out, "fs", 0, host->fs, guest->fs);
+    print_both(out, "gs", 0, host->gs, guest->gs);
     print_both(out, "fs_base", FS_BASE, host->fs_base, guest->fs_base);
     print_both(out, "gs_base", GS_BASE, host->gs_base, guest->gs_base);
     unsigned at = memory_difference(c, host, guest);

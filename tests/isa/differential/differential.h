@@ -69,7 +69,7 @@ struct diff_word {
 struct diff_result {
     bool ran;
     uint8_t vector;
-    uint16_t cs, ss;
+    uint16_t cs, ss, ds, es, fs, gs;
     uint32_t error;
     uint64_t cr2;
     uint64_t gpr[16], rip, rflags, fs_base, gs_base;

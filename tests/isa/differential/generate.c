@@ -199,7 +199,9 @@ void generate(struct diff_case *c, uint64_t seed, uint64_t number, uint16_t numb
     c->decoded = insn_decode(&c->insn, c->code, 15, INSN_MODE_64);
     if (c->decoded > 0 && c->insn.op == OP_INT && c->insn.imm == 0x80)
         c->code[c->decoded - 1]++; /* the host's system calls */
-    c->length = (uint8_t)(c->decoded > 0 ? (unsigned)c->decoded : MIN(w.count + 4, 15));
+    c->length = (uint8_t)(c->decoded > 0 ? (unsigned)c->decoded : MIN(w.count, 15));
+    if (c->decoded <= 0) /* should a processor run it after all, what follows must not be anything */
+        memset(c->code + c->length, 0xcc, sizeof c->code - c->length);
     c->rip = choose_rip(&rng, c->length);
     c->patches = 0;
     random_state(&rng, c);

@@ -103,12 +103,24 @@ static void build_tables(struct guest *g)
         put64(g, GPA_TABLES + 0x6000 + 8 * i, i << 21 | PTE_PS | PTE_P | PTE_W);
 }
 
+/* The one descriptor of Linux's that users may load and that is not the same everywhere: its limit tells processor and
+ * node. */
+static uint64_t linux_descriptor_15(void)
+{
+    uint32_t rights = 0, limit = 0;
+    bool valid;
+    __asm__("lar %2, %0\n setz %1" : "=r"(rights), "=qm"(valid) : "r"(0x7b) : "cc");
+    __asm__("lsl %1, %0" : "+r"(limit) : "r"(0x7b) : "cc");
+    return valid ? (limit & 0xffff) | (uint64_t)(limit >> 16 & 15) << 48 | (uint64_t)(rights >> 8 & 0xf0ff) << 40 : 0;
+}
+
 /* Linux's table, so that selectors mean the same (arch/x86/include/asm/segment.h); INT 3, 4 and 80h for users. */
 static void build_descriptors(struct guest *g)
 {
     static const uint64_t gdt[] = {0, UINT64_C(0x00cf9b000000ffff), UINT64_C(0x00af9b000000ffff), UINT64_C(0x00cf93000000ffff),
                                    UINT64_C(0x00cffb000000ffff), UINT64_C(0x00cff3000000ffff), UINT64_C(0x00affb000000ffff)};
     guest_mem_write(&g->mem, GPA_GDT, gdt, sizeof gdt);
+    put64(g, GPA_GDT + 8 * 15, linux_descriptor_15());
     for (uint64_t v = 0; v < 256; v++) {
         uint64_t at = KERNEL + GPA_HANDLERS + 16 * v, type = v == 3 || v == 4 || v == 0x80 ? 0xee00 : 0x8e00;
         put64(g, GPA_IDT + 16 * v, (at & 0xffff) | 0x10 << 16 | type << 32 | (at >> 16 & 0xffff) << 48);
@@ -216,6 +228,10 @@ static void capture(struct guest *g, struct diff_result *r)
     r->gpr[RSP] = frame[4];
     r->ss = (uint16_t)frame[5];
     r->cr2 = s->cr2;
+    r->ds = s->segment[DS].selector;
+    r->es = s->segment[ES].selector;
+    r->fs = s->segment[FS].selector;
+    r->gs = s->segment[GS].selector;
     r->fs_base = s->segment[FS].base;
     r->gs_base = s->segment[GS].base;
     memcpy(r->xsave, s->xsave, XSAVE_BYTES);

@@ -124,6 +124,9 @@ static void capture(struct diff_result *r, const ucontext_t *context)
     r->ss = (uint16_t)((uint64_t)gregs[REG_CSGSFS] >> 48);
     r->fs_base = read_fs();
     r->gs_base = read_gs();
+    __asm__ volatile("mov %%ds, %0\n mov %%es, %1\n mov %%fs, %2\n mov %%gs, %3" : "=r"(r->ds), "=r"(r->es), "=r"(r->fs), "=r"(r->gs));
+    if (r->ds | r->es | r->fs | r->gs)
+        __asm__ volatile("mov %0, %%ds\n mov %0, %%es\n mov %0, %%fs\n mov %0, %%gs" : : "r"(0));
     copy_fpu(r->xsave, fpu);
     memcpy(r->xsave + 512, fpu + 512, 8);
     capture_data(r);

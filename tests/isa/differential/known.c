@@ -33,8 +33,6 @@ const char *row_excluded(unsigned number, const struct guest *guest)
         return "asks the hypervisor the tests may run under";
     case OP_SGDT: case OP_SIDT: case OP_SLDT: case OP_STR: case OP_SMSW:
         return "under UMIP Linux emulates them with values of its own (arch/x86/kernel/umip.c)";
-    case OP_MOV_TO_SREG: case OP_POP_SREG: case OP_LFS: case OP_LGS: case OP_LSS: case OP_MOV_FROM_SREG: case OP_PUSH_SREG:
-        return "the kernel keeps no data selectors across a signal";
     }
     return NULL;
 }
@@ -51,6 +49,11 @@ static bool near_branch(unsigned op)
 static bool far_transfer(unsigned op)
 {
     return op == OP_JMP_FAR || op == OP_CALL_FAR || op == OP_RETF || op == OP_IRET;
+}
+
+static bool has_far_pointer(unsigned op)
+{
+    return op == OP_JMP_FAR || op == OP_CALL_FAR || op == OP_LFS || op == OP_LGS || op == OP_LSS;
 }
 
 static bool is_sha(unsigned op)
@@ -108,6 +111,16 @@ static bool is_address_fault(const struct diff_result *r)
     return r->vector == EXC_PF || ((r->vector == EXC_GP || r->vector == EXC_SS) && r->error == 0);
 }
 
+static bool is_operand_fault(const struct diff_result *r)
+{
+    return is_address_fault(r) || r->vector == EXC_AC;
+}
+
+static bool fetch_fault(const struct diff_result *r)
+{
+    return r->vector == EXC_PF && r->error & PF_I;
+}
+
 static bool is_gather(unsigned op)
 {
     return op == OP_VPGATHERDD || op == OP_VPGATHERDQ || op == OP_VPGATHERQD || op == OP_VPGATHERQQ || op == OP_VGATHERDPS ||
@@ -163,10 +176,11 @@ static const char *of_undefined(const struct diff_case *c, const struct diff_res
         return "MOVNTSS, MOVNTSD: SSE4A, which AMD's processors have and the table has not (APM vol. 4)";
     if (host_is_amd() && has_prefix(c, 0xf0) && op_infos[isa_rows[c->row].op].attributes & OPA_CPL0)
         return "LOCK MOV CR0 is MOV CR8 on AMD's processors (APM vol. 3, MOV CRn)";
-    if (host->vector == EXC_PF && host->error & PF_I && guest->vector == EXC_UD)
+    if ((fetch_fault(host) && guest->vector == EXC_UD) || (host->vector == EXC_UD && fetch_fault(guest)))
         return "whether the operand bytes of what is undefined are fetched";
-    if (host_is_amd() && has_prefix(c, 0xf0) && is_address_fault(host) && guest->vector == EXC_UD)
-        return "whether #UD of a LOCK that is not allowed comes before its operand's faults (SDM vol. 3, table 6-2: it does)";
+    unsigned op = isa_rows[c->row].op;
+    if (host_is_amd() && has_prefix(c, 0xf0) && (op == OP_VERR || op == OP_VERW))
+        return "AMD's processors ignore LOCK before VERR and VERW (by SDM vol. 2, LOCK, it is #UD)";
     return NULL;
 }
 
@@ -179,8 +193,8 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
         return "AMD's near branches heed 66 in 64-bit mode (APM vol. 3, 1.2.2; SDM vol. 2, Jcc)";
     if ((op == OP_UD0 || op == OP_UD1) && host->vector == EXC_UD && guest->vector == EXC_PF)
         return "whether the operand bytes of UD0 and UD1 are fetched (SDM vol. 2, UD)";
-    if ((op == OP_LSL || op == OP_LAR || op == OP_VERR || op == OP_VERW) && host->vector == EXC_BP && guest->vector == EXC_BP)
-        return selector_of_linux(c) ? "Linux's descriptor 15, which tells the processor's number" : NULL;
+    if (op == OP_LSL && host->vector == guest->vector && selector_of_linux(c))
+        return "the limit of Linux's descriptor 15 tells the processor's number";
     if (host->vector == EXC_AC && is_address_fault(guest) && host->rip == guest->rip)
         return "whether #AC comes before the page's own fault: no order is given (SDM vol. 3, table 6-2)";
     if (host->vector == EXC_AC && guest->vector != EXC_AC && wide_operand(c))
@@ -193,15 +207,17 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
         return "which of an instruction's many checks comes first";
     if (straddles(c, host, guest))
         return "an operand half in an unmapped page, half beyond the canonical addresses: which fault is first";
-    if (host_is_amd() && (op == OP_JMP_FAR || op == OP_CALL_FAR) && c->insn.osize == 8)
-        return "AMD's far transfers have no 64-bit offsets: REX.W is ignored (APM vol. 3, JMP far)";
+    if (host_is_amd() && has_far_pointer(op) && c->insn.osize == 8)
+        return "AMD's far pointers have no 64-bit offsets: REX.W is ignored (APM vol. 3, JMP far, LFS)";
     if (host_is_amd() && op == OP_NOP && !(c->insn.flags & INSN_MEM) && isa_rows[c->insn.row].opcode == 0x0d)
         return "0F 0D with a register: undefined on AMD's processors, a NOP on Intel's (SDM vol. 2, table A-3)";
     if ((op == OP_LOOPE || op == OP_LOOPNE) && has_repeat(c))
         return "F2 and F3 before LOOPcc are reserved (SDM vol. 2, 2.1.1); AMD's processors take them for the condition";
     if (op == OP_INT1 && host->vector == EXC_DB && host->rip == c->rip)
         return "a hypervisor that intercepts #DB delivers INT1 as a fault; by the manual it is a trap (SDM vol. 2, INT1)";
-    if (many_accesses(op) && is_address_fault(host) && is_address_fault(guest) && host->rip == guest->rip)
+    if (op == OP_XRSTOR && host->vector == EXC_PF && guest->vector == EXC_BP)
+        return "whether the memory of a component that becomes initial is accessed (SDM vol. 1, 13.13)";
+    if (many_accesses(op) && is_operand_fault(host) && is_operand_fault(guest) && host->rip == guest->rip)
         return "which of several accesses of one instruction is first to fault (SDM vol. 3, 6.15, #PF)";
     if (op == OP_CALL && is_address_fault(host) && is_address_fault(guest) && host->rip == guest->rip)
         return "whether the push or the target of CALL faults first";

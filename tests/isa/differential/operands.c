@@ -279,6 +279,29 @@ static uint64_t choose_target(struct rng *rng, const struct diff_case *c)
     }
 }
 
+/* Null, Linux's own of every kind, and some that are not there. */
+static uint16_t choose_selector(struct rng *rng)
+{
+    static const uint16_t selectors[] = {0, 1, 3, USER_SS, USER_SS, USER_SS, 0x2a, 0x28, USER_CS, 0x23, 0x10, 0x18, 0x1b, 0x08,
+                                         0x73, 0x2f, 0x83, 0xfff8};
+    uint16_t any = (uint16_t)rng_next(rng);
+    return rng_percent(rng, 90) || any >> 3 == 15 ? selectors[any % ARRAY_LEN(selectors)] : any;
+}
+
+static bool takes_selector(unsigned op)
+{
+    switch (op) {
+    case OP_MOV_TO_SREG: case OP_LAR: case OP_LSL: case OP_VERR: case OP_VERW:
+        return true;
+    }
+    return false;
+}
+
+static bool takes_far_pointer(unsigned op)
+{
+    return op == OP_LFS || op == OP_LGS || op == OP_LSS;
+}
+
 static bool uses_stack(unsigned op)
 {
     switch (op) {
@@ -301,6 +324,8 @@ static uint32_t place_stack(struct rng *rng, struct diff_case *c)
     } else if (op == OP_POPF) {
         uint64_t flags = rng_next(rng);
         patch64(c, top, rng_percent(rng, 50) ? flags & ~(uint64_t)(EFLAGS_TF | EFLAGS_AC) : flags);
+    } else if (op == OP_POP_SREG) {
+        patch64(c, top, (rng_next(rng) & ~UINT64_C(0xffff)) | choose_selector(rng));
     } else if (op == OP_RETF || op == OP_IRET) {
         static const uint16_t selectors[] = {USER_CS, USER_CS, USER_CS, USER_CS, 0x23, 0x2b, 0x10, 0, 0x30, 0x33 | 4};
         uint8_t frame[40];
@@ -421,6 +446,17 @@ static void adjust_values(struct rng *rng, struct diff_case *c, uint64_t address
             memcpy(image, &target, 8);
         else if (in->form == FORM_RM && in->rm != RSP)
             c->gpr[in->rm] = target;
+    }
+    if (takes_selector(in->op)) {
+        uint16_t selector = choose_selector(rng);
+        store_le16(image, selector);
+        if (!memory)
+            c->gpr[in->rm] = (c->gpr[in->rm] & ~UINT64_C(0xffff)) | selector;
+    }
+    if (takes_far_pointer(in->op)) {
+        random_image(rng, image, 16);
+        store_le16(image + in->osize, choose_selector(rng));
+        size = in->osize + 2;
     }
     if (in->op == OP_JMP_FAR || in->op == OP_CALL_FAR) {
         static const uint16_t selectors[] = {USER_CS, USER_CS, USER_CS, 0x23, 0x2b, 0x10, 0, 0x30, 0x1b};
