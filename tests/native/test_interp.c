@@ -253,6 +253,21 @@ static void test_faults(void)
     world_destroy(&w);
 }
 
+/* Flags that nothing in the program reads are in the fault's image all the same. */
+GUEST(dead_flags, "mov $0x123000, %edi; mov $0x7fffffff, %eax; add $1, %eax; mov %eax, (%rdi); cmp %eax, %eax; hlt");
+static void test_flags_at_a_fault(void)
+{
+    struct world w;
+    struct x86_state s;
+    world_init(&w);
+    long_mode(&w, &s);
+    put64(&w, TABLES + 0x6000 + 8 * 0x123, 0x123000 | 5);
+    CHECK_EQ(RUN(&w, &s, dead_flags), CPU_EXIT_HALT);
+    CHECK_EQ(s.rip, HANDLERS + 16 * EXC_PF + 1);
+    CHECK_EQ(get64(&w, STACK - 24) & EFLAGS_STATUS, EFLAGS_OF | EFLAGS_SF | EFLAGS_AF | EFLAGS_PF);
+    world_destroy(&w);
+}
+
 GUEST(modifying, "lea 1f(%rip), %rdi; mov $10, %ecx; xor %eax, %eax; 2: incb 1(%rdi); 1: mov $0, %al; movzbl %al, %edx; add %edx, %ebx;"
                  "dec %ecx; jnz 2b; hlt");
 static void test_self_modifying(void)
@@ -359,6 +374,7 @@ int main(int argc, char **argv)
     test_sums();
     test_native_rows();
     test_faults();
+    test_flags_at_a_fault();
     test_self_modifying();
     test_device_access();
     test_interrupts();

@@ -205,10 +205,10 @@ static bool must_spill(const struct emitter *e, unsigned i)
     unsigned n = e->block->count;
     for (unsigned j = i + 1; j < n; j++) {
         const struct uop *u = &e->block->uops[j];
+        if (loses_flags(u))
+            return true; /* even if nothing reads them: it may fault, and the image of EFLAGS is exact */
         if (!e->live[j])
             return false;
-        if (loses_flags(u))
-            return true;
         if (op_infos[u->in.op].flags_written)
             return false; /* that one looks after them */
     }
