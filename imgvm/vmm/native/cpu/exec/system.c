@@ -148,10 +148,10 @@ static void clts(struct cpu *cpu, const struct uop *u)
 
 static unsigned debug_register(struct cpu *cpu, const struct uop *u)
 {
-    need_cpl0(cpu, u);
     unsigned r = u->in.reg;
     if (r > 7 || ((r == 4 || r == 5) && (cpu->s.cr4 & CR4_DE)))
         raise_ud(cpu, u);
+    need_cpl0(cpu, u);
     if (cpu->s.dr[7] & DR7_GD)
         debug_raise_fault(cpu, u, DR6_BD);
     return r == 4 ? 6 : r == 5 ? 7 : r;
