@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The whole path: a stock Debian kernel, packed from YAML, on the software processor."""
+"""The whole path: a stock Debian kernel, packed from YAML, on the software processor, with its translator and without."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.boot, pytest.mark.network]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECONDS = 120
+SOFTWARE = pytest.mark.parametrize("accel", ["interp", "jit"])
 PROMPT = r"/ # (\x1b\[6n)?$"
 FAR = 0x2345 * 512  # somewhere inside the disk, not at a cluster's edge
 WRITTEN = b"written by the guest\n"
@@ -40,11 +41,12 @@ def command(*args: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
 
 
-def test_a_shell_reads_and_writes_its_disk(busybox: Path) -> None:
+@SOFTWARE
+def test_a_shell_reads_and_writes_its_disk(accel: str, busybox: Path) -> None:
     """The example as it is: raw bytes of the disk, read back by two other readers."""
     with Image.open(busybox, writable=True) as image:
         image.write(FAR, b"put there before")
-    with imgvm.run(busybox, accel="interp") as vm:
+    with imgvm.run(busybox, accel) as vm:
         assert re.match(r"Linux debian-busybox 6\.\S+-cloud-amd64 ", tell(vm, "uname -a"))
         assert "model name\t: imgvm software processor" in tell(vm, "cat /proc/cpuinfo")
         assert tell(vm, f"dd if=/dev/vda bs=1 skip={FAR} count=16 2>/dev/null") == "put there before"
@@ -53,7 +55,7 @@ def test_a_shell_reads_and_writes_its_disk(busybox: Path) -> None:
         vm.console.send("poweroff\n")
         result = vm.wait(SECONDS)
     assert result is not None
-    assert (result.reason, result.status, result.accel) == ("poweroff", 0, "interp")
+    assert (result.reason, result.status, result.accel) == ("poweroff", 0, accel)
     assert result.instructions > 100_000_000
 
     with Reader(busybox) as reader:  # libqcow, which shares no code with us
@@ -101,8 +103,9 @@ def test_the_commands_status_is_imgvms() -> None:
     assert "imgvm: engine interp: the software processor, as asked" in done.stderr
 
 
-def test_two_processors(busybox: Path) -> None:
-    with imgvm.run(busybox, "interp", ["machine.cpus=2"]) as vm:
+@SOFTWARE
+def test_two_processors(accel: str, busybox: Path) -> None:
+    with imgvm.run(busybox, accel, ["machine.cpus=2"]) as vm:
         assert tell(vm, "nproc") == "2\n"
         assert tell(vm, "for i in 0 1; do taskset $((i + 1)) grep -c ^processor /proc/cpuinfo; done") == "2\n2\n"
 
