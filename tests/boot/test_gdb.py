@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import socket
@@ -40,8 +41,8 @@ class Session:
         self.vm = vm
         self.path = socket_path
 
-    def gdb(self, *commands: str, timeout: float = 60) -> str:
-        words = [str(GDB), "-nx", "-q", "-batch", "-iex", "set confirm off", "-iex", "set width 0", str(GUEST)]
+    def gdb(self, *commands: str, elf: Path = GUEST, timeout: float = 60) -> str:
+        words = [str(GDB), "-nx", "-q", "-batch", "-iex", "set confirm off", "-iex", "set width 0", str(elf)]
         for command in (f"target remote {self.path}", *commands):
             words += ["-ex", command]
         done = subprocess.run(words, capture_output=True, text=True, timeout=timeout)
@@ -72,7 +73,7 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[.
         vm.close()
 
 
-ENGINES = pytest.mark.parametrize("accel", [engine.INTERP, engine.KVM])
+ENGINES = pytest.mark.parametrize("accel", [engine.INTERP, engine.JIT, engine.KVM])
 
 
 @ENGINES
@@ -237,6 +238,60 @@ def test_the_description_follows_the_mode(start: Callable[..., Session]) -> None
     time.sleep(0.05)
     raw = Raw(session.path)
     assert b"<architecture>i8086</architecture>" in raw.ask(b"qXfer:features:read:target.xml:0,1000")
+
+
+def test_mad_packets_do_no_harm(start: Callable[..., Session]) -> None:
+    raw = Raw(start(cpus=2).path)
+    assert raw.ask(b"QStartNoAckMode") == b"OK"
+    chance = random.Random(20)
+    known = [b"qXfer:features:read:target.xml:", b"qXfer:threads:read::", b"qRcmd,", b"qThreadExtraInfo,", b"vCont;x", b"Z", b"M", b"X"]
+    for _ in range(3000):
+        start_with = chance.choice(known) if chance.random() < 0.5 else bytes([chance.choice(b"gGpPmMxXZzHTqQv?_!")])
+        letters = b"0123456789abcdef,:;=-fF}" if chance.random() < 0.8 else bytes(c for c in range(4, 256) if c not in b"$#+-")
+        body = start_with + bytes(chance.choice(letters) for _ in range(chance.choice((0, 1, 3, 9, 40, 3000))))
+        if b"71756974" not in body:  # quit
+            raw.ask(body)
+    raw.socket.sendall(b"+++#00")
+    assert raw.ask(b"T2") == b"OK"
+    with pytest.raises((AssertionError, ConnectionError)):
+        raw.socket.sendall(b"$" + b"0" * 40000)  # longer than was agreed: that connection is over
+        while True:
+            raw.receive()
+
+
+LONG = """
+.globl _start
+_start: mov $0x1122334455667788, %rax
+        mov %cr4, %rdx
+        or $0x200, %edx
+        mov %rdx, %cr4
+        mov $3, %ecx
+loop:   add %rcx, %rbx
+        movq %rbx, %xmm2
+        dec %ecx
+        jnz loop
+        mov $9, %al
+        out %al, $0xf4
+        jmp .
+"""
+
+
+@ENGINES
+def test_64_bit_code(start: Callable[..., Session], tmp_path: Path, accel: str) -> None:
+    (tmp_path / "long.S").write_text(LONG)
+    elf = tmp_path / "long"
+    layout = "-nostdlib -static -no-pie -Wl,-Ttext=0x1000000,--build-id=none,-z,norelro"
+    subprocess.run(["cc", *layout.split(), "-o", str(elf), str(tmp_path / "long.S")], check=True)
+    session = start(accel, kernel=elf.read_bytes())
+    text = session.gdb(
+        "show architecture", "stepi", "print/x $rax", "set $r15 = 0x123456789abc", "break loop", "continue",
+        "print $ecx", "continue", "continue", "print $rbx - $rcx", "print $xmm2.v2_int64[0]", "print/x $r15", "print/x $efer & 0x500",
+        "info registers rip", "delete", "continue", elf=elf,
+    )  # fmt: skip
+    assert "i386:x86-64" in text
+    assert "$1 = 0x1122334455667788" in text and "$2 = 3" in text and text.count("Breakpoint 1, ") == 3
+    assert "$5 = 0x123456789abc" in text and "$6 = 0x500" in text and "<loop>" in text
+    assert "exited with code 011" in text  # octal
 
 
 def test_addresses_that_are_none(tmp_path: Path) -> None:

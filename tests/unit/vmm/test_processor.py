@@ -25,7 +25,7 @@ def kvm_obstacle() -> str:
     return ""
 
 
-@pytest.fixture(params=[engine.INTERP, engine.KVM])
+@pytest.fixture(params=[engine.INTERP, engine.JIT, engine.KVM])
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., Processor]]:
     if request.param == engine.KVM and kvm_obstacle():
         pytest.skip(kvm_obstacle())
@@ -205,13 +205,43 @@ def test_software_watches_as_much_as_it_is_asked_to(interp: Callable[..., Proces
 
 def test_kvm_says_what_it_cannot_watch(make: Callable[..., Processor]) -> None:
     cpu = make()
-    if cpu.engine == engine.INTERP:
+    if cpu.engine != engine.KVM:
         cpu.watchpoints.add(0x3001, 64)
         return
     with pytest.raises(EngineError, match="4 times 1, 2, 4 or 8"):
         cpu.watchpoints.add(0x3001, 64)
     cpu.watchpoints.add(0x3000, 32)
     assert len(cpu.watchpoints) == 1
+
+
+def test_points_in_code_that_has_long_been_running(make: Callable[..., Processor]) -> None:
+    # 1: inc rax; 2: mov [0x3000], rax; jmp 3f; 3: inc rbx; jmp 1b
+    cpu = make(code=bytes.fromhex("48ffc0 4889042500300000 eb00 48ffc3 ebee"))
+    cpu.regs.rax = cpu.regs.rbx = 0
+    assert cpu.run(timeout=0.1).reason == "timeout"
+    assert cpu.regs.rax > 1000
+    for address in (CODE + 13, CODE + 3):
+        cpu.breakpoints.add(address)
+        for turn in range(3):
+            before = cpu.regs.rax
+            stop = cpu.run(timeout=5)
+            assert (stop.reason, stop.address, cpu.regs.rip) == ("breakpoint", address, address)
+            assert before <= cpu.regs.rax <= before + 1 or turn == 0
+        cpu.breakpoints.clear()
+        assert cpu.run(timeout=0.05).reason == "timeout"
+    if cpu.engine == engine.KVM:
+        return
+    cpu.watchpoints.add(0x3004)
+    for turn in range(3):
+        before = cpu.regs.rax
+        stop = cpu.run(timeout=5)
+        assert (stop.reason, stop.address, cpu.regs.rip) == ("watchpoint", 0x3004, CODE + 11)
+        assert cpu.memory.read_int(0x3000) == cpu.regs.rax
+        assert cpu.regs.rax == before + 1 or turn == 0
+    cpu.watchpoints.clear()
+    before, at = cpu.regs.rax, cpu.regs.rip
+    assert cpu.step(5 * 1000).reason == "steps"
+    assert (cpu.regs.rax, cpu.regs.rip) == (before + 1000, at)
 
 
 def test_memory(make: Callable[..., Processor]) -> None:
