@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from decoding import TAIL, Answer, Case, ask_ours, prefix_set, systematic, vex
+from decoding import LEGACY_PREFIXES, TAIL, Answer, Case, ask_ours, prefix_set, systematic, vex
 
 capstone = pytest.importorskip("capstone")
 
@@ -102,7 +102,10 @@ def no_such_control_register(case: Case, ours: Answer, theirs: Answer) -> bool:
 def sixteen_bit_66(case: Case, ours: Answer, theirs: Answer) -> bool:
     if case.mode != 16 or 0x66 not in case.prefixes or case.rest[:1] != b"\x0f":
         return False
-    wide = ask_theirs(Case(32, case.code))
+    again = bytes(byte for byte in case.prefixes if byte != 0x67) + case.rest  # the same address size in 32-bit mode
+    wide = ask_theirs(Case(32, again if 0x67 in case.prefixes else b"\x67" + case.code))
+    if condition_in_mnemonic(case, ours, wide):
+        return True
     return (wide.mnemonic == ours.mnemonic) if ours.valid else (not wide.valid or bool(UNPREFIXED.match(wide.mnemonic)))
 
 
@@ -145,7 +148,7 @@ def mov_to_cs(case: Case, ours: Answer, theirs: Answer) -> bool:
 
 
 def lock_without_memory_destination(case: Case, ours: Answer, theirs: Answer) -> bool:
-    return not ours.valid and bool(re.search(r"lock (\w+) \w+, .*\[", theirs.text))
+    return not ours.valid and bool(re.search(r"lock (nop|(\w+) \w+, .*\[)", theirs.text))
 
 
 def movsxd_67(case: Case, ours: Answer, theirs: Answer) -> bool:
@@ -158,6 +161,39 @@ def fsgsbase_66(case: Case, ours: Answer, theirs: Answer) -> bool:
 
 def lock_with_release(case: Case, ours: Answer, theirs: Answer) -> bool:
     return not ours.valid and 0xF0 in case.prefixes and theirs.mnemonic == "mov"
+
+
+def lock_behind_repeat(case: Case, ours: Answer, theirs: Answer) -> bool:
+    if ours.valid or 0xF0 not in case.prefixes or not {0xF2, 0xF3} & set(case.prefixes):
+        return False
+    plain = Case(case.mode, bytes(byte for byte in case.prefixes if byte not in (0xF2, 0xF3)) + case.rest)
+    answer = ask_theirs(plain)
+    return not answer.valid or lock_without_memory_destination(plain, ours, answer)
+
+
+def vex_behind_prefix(case: Case, ours: Answer, theirs: Answer) -> bool:
+    vex = case.rest[:1] in (b"\xc4", b"\xc5") and (case.mode == 64 or case.rest[1] >= 0xC0)
+    return not ours.valid and vex and bool({0x66, 0xF0, 0xF2, 0xF3} & set(case.prefixes))
+
+
+def mandatory_not_last(case: Case, ours: Answer, theirs: Answer) -> bool:
+    """Asks again with the last F2 or F3 behind all other legacy prefixes, where capstone wants it."""
+    repeats = [byte for byte in case.prefixes if byte in (0xF2, 0xF3)]
+    if not repeats or case.rest[:1] != b"\x0f":
+        return False
+    rex = case.prefixes[-1:] if case.mode == 64 and case.prefixes[-1] & 0xF0 == 0x40 else b""
+    legacy = bytes(byte for byte in case.prefixes if byte in LEGACY_PREFIXES and byte not in (0xF2, 0xF3))
+    ordered = Case(case.mode, legacy + bytes(repeats[-1:]) + rex + case.rest)
+    if ordered.code == case.code:
+        return False
+    again = ask_theirs(ordered)
+    if ours.valid:
+        ours = Answer(ours.length - len(case.code) + len(ordered.code), ours.text)
+    return same(ours, again) or any(rule(ordered, ours, again) for rule, _ in EXPLAINED if rule != mandatory_not_last)
+
+
+def same(ours: Answer, theirs: Answer) -> bool:
+    return (not ours.valid and not theirs.valid) or (ours.length, ours.mnemonic) == (theirs.length, theirs.mnemonic)
 
 
 EXPLAINED: list[tuple[Rule, str]] = [
@@ -183,6 +219,9 @@ EXPLAINED: list[tuple[Rule, str]] = [
     (lock_without_memory_destination, "LOCK needs a memory destination: #UD"),
     (fsgsbase_66, "capstone refuses 66 before F3 here; processors do not"),
     (lock_with_release, "LOCK MOV is undefined, though F3 makes it look like XRELEASE to capstone"),
+    (lock_behind_repeat, "behind F2 or F3 capstone takes LOCK for an elision's, on whatever it stands"),
+    (vex_behind_prefix, "66, F2, F3 and LOCK before VEX: #UD (SDM vol. 2, 2.3.2 and 2.3.3); capstone lets them pass before BMI"),
+    (mandatory_not_last, "F2 and F3 count wherever they stand and win over 66 (SDM vol. 2, 2.1.2); for capstone the last prefix counts"),
     (movsxd_67, "capstone does not know MOVSXD with 66 or 67"),
     (vex_w_ignored, "VEX.W is ignored (WIG), and has no say over general registers outside 64-bit mode"),
 ]
@@ -193,7 +232,8 @@ REGISTER = re.compile(
 # Where the two write operands differently on purpose, or capstone leaves some out.
 OPERANDS_DIFFER = re.compile(
     r"(cmps|movs|stos|lods|scas|ins|outs)[bwdq]$"  # we name the segment, and INS and OUTS never take 8 bytes
-    r"|vp?gather|lar|lsl|movsxd|nop|ud[01]|vm(run|load|save)|bs[fr]|v?u?comis|fn?save|frstor|in$|out$")
+    r"|vp?gather|lar|lsl|movsxd|nop|ud[01]|vm(run|load|save)|bs[fr]|v?u?comis|fn?save|frstor|in$|out$"
+    r"|skinit|invlpga")  # all operands are implied: we write none
 
 
 def same_operands(case: Case, ours: Answer, theirs: Answer) -> bool:
