@@ -228,6 +228,47 @@ static void test_table_registers(struct world *w)
     }
 }
 
+/* ---- model-specific registers that refuse ---- */
+
+GUEST(write_msr, 64, "wrmsr; hlt");
+static void test_msrs(struct world *w)
+{
+    static const struct {
+        uint32_t index;
+        uint64_t value;
+        int vector;
+    } rows[] = {
+        {0x277, UINT64_C(0x0007040600070406), -1},     /* PAT */
+        {0x277, UINT64_C(0x0007040600070402), EXC_GP}, /* no such memory type */
+        {0x277, UINT64_C(0x0307040600070406), EXC_GP},
+        {0x2ff, 0xc06, -1},                            /* MTRR default type */
+        {0x2ff, 0xc07, EXC_GP},
+        {0x200, 0x80000006, -1},                       /* a variable range */
+        {0x200, 0x80000003, EXC_GP},
+        {0x201, BIT(46), EXC_GP},
+        {0x250, UINT64_C(0x0606060606060606), -1},     /* a fixed one */
+        {0x250, UINT64_C(0x0606060206060606), EXC_GP},
+        {0xc0000080, EFER_LME | EFER_NXE | EFER_SCE, -1},
+        {0xc0000080, EFER_NXE, EXC_GP}, /* LME while paging */
+        {0xc0000080, EFER_LME | EFER_SVME, EXC_GP},
+        {0xc0000082, BIT(47), EXC_GP}, /* LSTAR, not canonical */
+        {0xc0000102, BIT(63), EXC_GP},
+        {0x175, BIT(50), EXC_GP},
+        {0x12345678, 0, EXC_GP},
+    };
+    for (unsigned i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct x86_state s;
+        long_mode(w, &s);
+        s.gpr[RCX] = rows[i].index;
+        s.gpr[RAX] = (uint32_t)rows[i].value;
+        s.gpr[RDX] = rows[i].value >> 32;
+        int got = OUTCOME(w, &s, write_msr);
+        if (got != rows[i].vector)
+            printf("wrmsr %#x, %#llx: %d\n", rows[i].index, (unsigned long long)rows[i].value, got);
+        CHECK(got == rows[i].vector);
+    }
+}
+
 /* ---- A20 ---- */
 
 GUEST(wrap, 16, "mov $0xffff, %ax; mov %ax, %ds; mov 0x510, %bl; hlt");
@@ -259,6 +300,7 @@ int main(void)
     test_probes(&w);
     test_arpl(&w);
     test_table_registers(&w);
+    test_msrs(&w);
     test_a20(&w);
     world_destroy(&w);
     return check_report();
