@@ -245,6 +245,68 @@ static void test_call_gates(struct world *w)
     CHECK_EQ(s.gpr[RAX], 0x22);
 }
 
+/* ---- far jumps and calls without gates ---- */
+
+GUEST(jump_far, 32, "ljmp *(%edi)");
+GUEST(call_far, 32, "lcall *(%edi)");
+GUEST(jump_far64, 64, "rex.w ljmp *(%rdi)");
+
+/* -1: it arrived at the HLT at 11000h, in the ring it came from. */
+static void try_far(struct world *w, bool wide, bool user, uint16_t selector, uint64_t entry, uint32_t offset, int vector, uint32_t error)
+{
+    for (unsigned call = 0; call < (wide ? 1u : 2u); call++) {
+        struct x86_state s;
+        (wide ? long_mode : protected_mode)(w, &s);
+        if (user)
+            to_user(&s);
+        put64(w, GDT + FREE_SEL, entry);
+        put(w, 0x11000, 0xf4, 1);
+        put64(w, DATA, offset);
+        put16(w, DATA + (wide ? 8 : 4), selector);
+        s.gpr[RDI] = DATA;
+        const uint8_t *begin = wide ? jump_far64_begin : call ? call_far_begin : jump_far_begin;
+        CHECK_EQ(run(w, &s, begin, begin + (wide ? 3 : 2)), CPU_EXIT_HALT);
+        if (vector >= 0) {
+            CHECK_VECTOR(&s, vector);
+            CHECK_EQ(frame(w, &s, 0), error);
+            CHECK_EQ(frame(w, &s, 1), CODE);
+        } else if (user) {
+            CHECK_VECTOR(&s, EXC_GP);
+            CHECK_EQ(frame(w, &s, 1), 0x11000);
+            CHECK_EQ(frame(w, &s, 2), (selector & ~3u) | 3);
+            CHECK_EQ(frame(w, &s, 4), USER_STACK - 8 * call);
+        } else {
+            CHECK_EQ(s.rip, 0x11001);
+            CHECK_EQ(s.segment[CS].selector, selector & ~3u);
+            CHECK_EQ(s.gpr[RSP], STACK - 8 * call);
+        }
+        if (vector < 0)
+            CHECK_EQ(get(w, GDT + FREE_SEL + 5, 1) & 1, 1);
+    }
+}
+
+static void test_far(struct world *w)
+{
+    const uint64_t code0 = descriptor(0, 0xfffff, 0xc09a), code3 = descriptor(0, 0xfffff, 0xc0fa),
+                   conforming0 = descriptor(0, 0xfffff, 0xc09e), conforming3 = descriptor(0, 0xfffff, 0xc0fe);
+    try_far(w, false, false, FREE_SEL, code0, 0x11000, -1, 0);
+    try_far(w, false, false, FREE_SEL | 3, code0, 0x11000, EXC_GP, FREE_SEL); /* RPL above CPL */
+    try_far(w, false, false, FREE_SEL, code3, 0x11000, EXC_GP, FREE_SEL);
+    try_far(w, false, true, FREE_SEL, code0, 0x11000, EXC_GP, FREE_SEL);
+    try_far(w, false, true, FREE_SEL, code3, 0x11000, -1, 0); /* a lower RPL becomes CPL */
+    try_far(w, false, true, FREE_SEL, conforming0, 0x11000, -1, 0); /* inward without a change of ring */
+    try_far(w, false, false, FREE_SEL, conforming3, 0x11000, EXC_GP, FREE_SEL);
+    try_far(w, false, false, FREE_SEL | 3, conforming0, 0x11000, -1, 0);
+    try_far(w, false, false, FREE_SEL, descriptor(0, 0xfffff, 0xc01a), 0x11000, EXC_NP, FREE_SEL);
+    try_far(w, false, false, FREE_SEL, descriptor(0, 0xfffff, 0xc092), 0x11000, EXC_GP, FREE_SEL);
+    try_far(w, false, false, FREE_SEL, descriptor(0, 0x10fff, 0x409a), 0x11000, EXC_GP, 0); /* beyond its limit */
+    try_far(w, false, false, 0, 0, 0x11000, EXC_GP, 0);
+    try_far(w, false, false, 0x800, 0, 0x11000, EXC_GP, 0x800);
+    try_far(w, true, false, FREE_SEL, descriptor(0, 0xfffff, 0xa09a), 0x11000, -1, 0);
+    try_far(w, true, false, FREE_SEL, descriptor(0, 0xfffff, 0xe09a), 0x11000, EXC_GP, FREE_SEL); /* L and D */
+    try_far(w, true, false, FREE_SEL, descriptor(TSS, 0x67, 0x0089), 0x11000, EXC_GP, FREE_SEL); /* no task switches */
+}
+
 /* IRET outward: data segments that ring 3 may not have become null; FS of DPL 3 stays. */
 GUEST(iret_out64, 64, "mov $0x33, %eax; push %rax; mov $0x9000, %eax; push %rax; push $0x3202; push $0x3b; lea 1f(%rip), %rax; push %rax;"
                       "iretq; 1: mov %ds, %eax; mov %fs, %ebx; hlt");
@@ -456,6 +518,7 @@ int main(void)
     test_inner_stacks(&w);
     test_double_faults(&w);
     test_call_gates(&w);
+    test_far(&w);
     test_returns(&w);
     test_iret_privilege(&w);
     test_nmi(&w);
