@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno as numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +14,21 @@ STATUS_CANNOT_RUN = 126  # this image cannot run here
 STATUS_NOT_FOUND = 127  # no such image, or no config in it
 STATUS_SIGNAL = 128  # plus the signal's number
 STATUS_PANIC = 255  # guest panic or triple fault
+
+
+_HINTS = {
+    numbers.ENOENT: "check the name and the folder",
+    numbers.ENOTDIR: "check the name: a part of it is a file, not a folder",
+    numbers.EISDIR: "name a file in it",
+    numbers.EACCES: "make it readable for this user",
+    numbers.EPERM: "make it readable for this user",
+    numbers.ELOOP: "its symbolic links lead in a circle",
+}
+
+
+def errno_hint(number: int | None) -> str | None:
+    """What to do about a file that the host does not hand out."""
+    return _HINTS.get(number or 0)
 
 
 class ImgvmError(Exception):

@@ -12,11 +12,14 @@ keys that matter after packing can be overridden.
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgvm import units
 from imgvm.config import Config
 from imgvm.config.overrides import parse_path
 from imgvm.errors import (
@@ -24,8 +27,10 @@ from imgvm.errors import (
     STATUS_ERROR,
     STATUS_NOT_FOUND,
     ConfigError,
+    EngineError,
     ImageError,
     UsageError,
+    errno_hint,
 )
 
 if TYPE_CHECKING:
@@ -58,20 +63,32 @@ class Opened:
 def is_image(path: str | Path) -> bool:
     """Whether a file is a qcow2 image by its content, else by its name. ImageError when it cannot be read."""
     try:
+        mode = Path(path).stat().st_mode
+        if stat.S_ISFIFO(mode):
+            return False  # what is read from a pipe, as of `run <(...)`, can be read once
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode)):
+            hint = "name an image or a config"
+            raise ImageError(f"{path} is neither a file nor a block device", hint, STATUS_CANNOT_RUN)
         with Path(path).open("rb") as stream:
             head = stream.read(512)
     except OSError as error:
         status = STATUS_NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else STATUS_CANNOT_RUN
-        raise ImageError(f"{path}: {error.strerror}", status=status, errno=error.errno or 0) from None
+        hint = errno_hint(error.errno) or ""
+        raise ImageError(f"{path}: {error.strerror}", hint, status, errno=error.errno or 0) from None
     if head[:4] == QCOW2_MAGIC:
         return True
     return b"\0" in head or Path(path).suffix in (".img", ".qcow2", ".raw", ".iso")
 
 
+def is_qcow2(path: str | Path) -> bool:
+    with Path(path).open("rb") as stream:
+        return stream.read(4) == QCOW2_MAGIC
+
+
 def require_image(path: str | Path) -> None:
-    if not is_image(path):
+    if not is_image(path) or not is_qcow2(path):
         hint = "`imgvm pack` makes images from configs"
-        raise ImageError(f"{path} is not an image", hint, STATUS_NOT_FOUND)
+        raise ImageError(f"{path} is not an image of imgvm's kind (qcow2)", hint, STATUS_NOT_FOUND)
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -180,9 +197,21 @@ def drives(opened: Opened) -> list[Drive]:
     return [Drive(image.handle, disk.read_only, disk.serial, image) for disk in opened.machine.disks[:1]]
 
 
+def _check_host_memory(wanted_bytes: int) -> None:
+    """A guest that fills more than there is would have the host's kernel kill something, or somebody else."""
+    there_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if wanted_bytes > there_bytes:
+        there, wanted = f"{there_bytes >> 20}MiB", units.format_size(wanted_bytes)
+        hint = f"give it less: -m {max(there_bytes >> 21, 64)}MiB"
+        message = f"this host has {there} of memory, the machine wants {wanted}"
+        raise EngineError(message, hint, STATUS_CANNOT_RUN)
+
+
 def build(opened: Opened, engine: str) -> Vm:
     """The machine, loaded but not started. It closes the image when it is closed."""
     from imgvm.vmm.vm import Vm
+
+    _check_host_memory(opened.machine.hardware.memory_bytes)
 
     vm = Vm(opened.machine, engine, program(opened), drives(opened))
     if not opened.machine.disks:

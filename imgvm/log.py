@@ -3,9 +3,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 QUIET, NORMAL, VERBOSE = 0, 1, 2
+
+
+# A guest's last words or an untrusted file's names must not drive the terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters as escapes; lines and tabs stay."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 class Log:
@@ -30,7 +40,7 @@ class Log:
     def _write(self, message: str) -> None:
         try:
             for line in message.splitlines() or [""]:
-                sys.stderr.write(f"imgvm: {line}\n")
+                sys.stderr.write(f"imgvm: {printable(line)}\n")
             sys.stderr.flush()
         except (OSError, ValueError):
             pass

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ImgvmError
-from imgvm.log import log
+from imgvm.log import log, printable
 
 VERBS = ("pack", "run", "validate", "inspect", "extract", "check", "verify", "schema", "doctor", "cpu")
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return app.invoke(with_run(args))
     except ConfigError as error:
         for problem in error.problems:
-            sys.stderr.write(f"{problem}\n")
+            sys.stderr.write(f"{printable(str(problem))}\n")
         return error.status
     except ImgvmError as error:
         log.error(error.message, error.hint)

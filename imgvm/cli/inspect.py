@@ -21,6 +21,7 @@ def command(
 ) -> int:
     """Show an image's machine, its disk and its blobs."""
     from imgvm import audit, launch, units
+    from imgvm.log import printable
     from imgvm.machine import to_document
 
     if config and as_json:
@@ -40,11 +41,11 @@ def command(
     size = units.format_size
     print(f"name      {machine.name}")
     if machine.description:
-        print(f"          {machine.description.strip()}")
+        print(f"          {printable(machine.description.strip())}")
     memory = size(machine.hardware.memory_bytes)
     print(f"machine   {machine.hardware.cpus} cpu, {memory} memory, engine {machine.hardware.accel}")
     if machine.boot is not None:
-        print(f"boot      {machine.boot.protocol}: {machine.boot.cmdline}")
+        print(f"boot      {machine.boot.protocol}: {printable(machine.boot.cmdline)}")
     print(f"disk      {size(facts['disk_bytes'])}, clusters of {size(facts['cluster_bytes'])}")
     for blob in facts["blobs"]:
         print(f"blob      {blob['name']:12} {blob['bytes']:>10} bytes  sha256 {blob['sha256']}")

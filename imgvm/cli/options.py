@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from imgvm.errors import UsageError
 
 Sets = Annotated[
     list[str] | None,
@@ -17,3 +20,11 @@ Allow = Annotated[
     typer.Option("--allow", metavar="LIST", help="What an image may use of this host, as backing."),
 ]
 ImageFile = Annotated[Path, typer.Argument(metavar="IMAGE", help="An image that `imgvm pack` wrote.")]
+
+
+def refuse_image(config: Path) -> None:
+    """A config is wanted: an image deserves better than the reader's complaint about its bytes."""
+    with contextlib.suppress(OSError):
+        if config.is_file() and config.open("rb").read(4) == b"QFI\xfb":
+            hint = "`imgvm run` runs it, `imgvm inspect --config` shows what it was packed from"
+            raise UsageError(f"{config} is an image, not a config", hint)

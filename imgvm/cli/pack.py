@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from imgvm.cli.options import Sets
+from imgvm.cli.options import Sets, refuse_image
 from imgvm.errors import PackError
 from imgvm.log import log
 
@@ -28,6 +28,7 @@ def command(
     """Pack a config into an image. Prints the image's name."""
     from imgvm.config import Config
 
+    refuse_image(config)
     loaded = Config.load(config, sets or ())
     target = output or Path(f"{loaded.machine.name}.img")
     if dry_run:

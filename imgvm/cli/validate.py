@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from imgvm.cli.options import Sets
+from imgvm.cli.options import Sets, refuse_image
 from imgvm.errors import STATUS_FINDINGS, ConfigError, Problem
 from imgvm.log import log
 
@@ -31,6 +31,7 @@ def command(
 
     problems: list[Problem] = []
     for path in configs:
+        refuse_image(path)
         try:
             Config.load(path, sets or ())
         except ConfigError as error:

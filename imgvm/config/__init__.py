@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imgvm import machine as _machine
 from imgvm.config import document, overrides, variables
-from imgvm.errors import STATUS_NOT_FOUND, ConfigError, ImgvmError, Problem
+from imgvm.errors import STATUS_NOT_FOUND, ConfigError, ImgvmError, Problem, errno_hint
 from imgvm.machine import Machine
 
 __all__ = ["Config"]
@@ -43,7 +43,8 @@ class Config:
                 raw = stream.read(document.MAX_TEXT_BYTES + 1)
         except OSError as error:
             status = STATUS_NOT_FOUND if isinstance(error, FileNotFoundError) else ImgvmError("").status
-            raise ImgvmError(f"{path}: {error.strerror}", status=status, errno=error.errno or 0) from None
+            hint = errno_hint(error.errno)
+            raise ImgvmError(f"{path}: {error.strerror}", hint, status, errno=error.errno or 0) from None
         return cls.from_text(raw, str(path), source.resolve().parent, overrides)
 
     @classmethod

@@ -11,6 +11,7 @@ from imgvm.config.document import Path, Tree
 from imgvm.errors import ConfigError, UsageError
 
 _PART = re.compile(r'(?:^|\.)(?:"([^"]*)"|([^."\[\]]+))|\[(\d{1,5})\]')
+MAX_WORDS = 80
 HINT = "write --set machine.memory=1GiB or --set disks[0].size=2GiB"
 
 
@@ -30,23 +31,28 @@ def parse_path(text: str) -> Path:
     return tuple(parts)
 
 
+def _words(override: str) -> str:
+    """An override as messages name it."""
+    return f"--set {override if len(override) <= MAX_WORDS else override[:MAX_WORDS] + '...'}"
+
+
 def apply(tree: Tree, override: str) -> Path:
     """Puts one `path=value` into the tree; says the path that was set."""
     target, equals, value = override.partition("=")
     if not equals:
-        raise UsageError(f"--set {override}: there is no `=`", HINT)
+        raise UsageError(f"{_words(override)}: there is no `=`", HINT)
     path = parse_path(target.strip())
     try:
-        parsed = document.parse(value, f"--set {override}")
+        parsed = document.parse(value, f"{_words(override)}")
     except ConfigError as error:
-        raise UsageError(f"--set {override}: {error.problems[0].message}", HINT) from None
+        raise UsageError(f"{_words(override)}: {error.problems[0].message}", HINT) from None
     if parsed.problems:
-        raise UsageError(f"--set {override}: {parsed.problems[0].message}", HINT)
+        raise UsageError(f"{_words(override)}: {parsed.problems[0].message}", HINT)
     path = _assign(tree, path, parsed.data, override)
     for places in (tree.values, tree.keys):
         for old in [old for old in places if old[: len(path)] == path]:
             del places[old]
-    tree.overridden[path] = f"--set {override}"
+    tree.overridden[path] = f"{_words(override)}"
     return path
 
 
@@ -62,7 +68,7 @@ def _assign(tree: Tree, path: Path, value: Any, override: str) -> Path:
         if isinstance(at, dict):
             if not isinstance(key, str):
                 where = document.format_path(done) or "the config"
-                raise UsageError(f"--set {override}: {where} is no list", HINT)
+                raise UsageError(f"{_words(override)}: {where} is no list", HINT)
             if last or at.get(key) is None:
                 at[key] = fresh
         elif isinstance(at, list):
@@ -71,7 +77,8 @@ def _assign(tree: Tree, path: Path, value: Any, override: str) -> Path:
             elif last:
                 at[key] = fresh
         else:
-            raise UsageError(f"--set {override}: {document.format_path(done)} is neither map nor list", HINT)
+            what = document.format_path(done)
+            raise UsageError(f"{_words(override)}: {what} is neither map nor list", HINT)
         done = (*done, key)
         at = at[key]
     return done
@@ -87,8 +94,8 @@ def _list_index(items: list[Any], part: str | int, override: str) -> int:
         for index, item in enumerate(items):
             if isinstance(item, dict) and item.get("name") == part:
                 return index
-        raise UsageError(f"--set {override}: no item is named {part}", HINT)
+        raise UsageError(f"{_words(override)}: no item is named {part}", HINT)
     index = int(part)
     if index > len(items):
-        raise UsageError(f"--set {override}: the list has {len(items)} items", HINT)
+        raise UsageError(f"{_words(override)}: the list has {len(items)} items", HINT)
     return index

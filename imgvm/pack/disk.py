@@ -79,6 +79,9 @@ def open_source(disk: Disk, folder: Path) -> DiskSource:
     assert disk.source is not None
     path = sources.resolve(folder, disk.source)
     stack = ExitStack()
+    if path.exists() and not (path.is_file() or path.is_block_device() or path.is_dir()):
+        hint = "give a raw or qcow2 image"
+        raise PackError(f"disks[0].source: {disk.source} is neither a file nor a block device", hint=hint)
     try:
         raw = stack.enter_context(path.open("rb"))
         head = raw.read(512)

@@ -35,7 +35,9 @@ def resolve(folder: Path, path: str) -> Path:
 def failed(part: str, path: str, folder: Path, error: OSError) -> PackError:
     """The error for a source that the host does not hand out."""
     hint = None
-    if isinstance(error, FileNotFoundError) and not Path(path).is_absolute():
+    if isinstance(error, IsADirectoryError):
+        hint = "name a file"
+    elif isinstance(error, FileNotFoundError) and not Path(path).is_absolute():
         hint = f"relative paths start at the config's folder, {folder}"
     elif isinstance(error, PermissionError):
         hint = "make it readable for the user who packs (kernels in /boot often are not)"
@@ -46,6 +48,8 @@ def read(part: str, path: str, folder: Path) -> bytes:
     """The bytes of a source file."""
     file = resolve(folder, path)
     try:
+        if not (file.is_file() or file.is_dir() or not file.exists()):
+            raise PackError(f"{part}: {path} is no ordinary file", hint="copy its contents to one")
         if file.stat().st_size > MAX_BLOB_BYTES:
             raise PackError(f"{part}: {path} is too large for this ({file.stat().st_size >> 20} MiB)")
         return file.read_bytes()

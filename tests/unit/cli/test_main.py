@@ -161,7 +161,7 @@ def test_validate_for_programs(good: str, bad: str, capsys: pytest.CaptureFixtur
 
 def test_validate_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "/no/such.yaml"]) == 127
-    assert capsys.readouterr().err == "imgvm: /no/such.yaml: No such file or directory\n"
+    assert capsys.readouterr().err == "imgvm: /no/such.yaml: No such file or directory\nimgvm: hint: check the name and the folder\n"
 
 
 def test_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,18 +196,18 @@ def test_run_prints_the_config_of_a_config(good: str, capsys: pytest.CaptureFixt
 
 
 def test_faulty_options_are_told_like_a_config(good: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", good, "-m", "512", "--accel", "jit"]) == 125
+    assert main(["run", good, "-m", "512", "--accel", "qemu"]) == 125
     said = capsys.readouterr().err
     assert 'machine.memory: "512" is not a size' in said
-    assert "machine.accel: jit is not supported by this version of imgvm yet" in said
+    assert "machine.accel: must be one of auto, kvm, jit, interp" in said
 
 
 def test_run_of_nothing_is_127(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = tmp_path / "result.json"
     assert main([str(tmp_path / "none.img"), "--result-file", str(result)]) == 127
-    assert capsys.readouterr().err == f"imgvm: {tmp_path}/none.img: No such file or directory\n"
+    assert capsys.readouterr().err == f"imgvm: {tmp_path}/none.img: No such file or directory\nimgvm: hint: check the name and the folder\n"
     assert json.loads(result.read_text()) == {
-        "reason": "error", "status": 127, "message": f"{tmp_path}/none.img: No such file or directory",
+        "reason": "error", "status": 127, "message": f"{tmp_path}/none.img: No such file or directory (check the name and the folder)",
     }  # fmt: skip
 
 
