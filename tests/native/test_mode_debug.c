@@ -104,6 +104,7 @@ static void test_repeated(struct world *w)
     CHECK_EQ(s.dr[6], DR6_FIXED | DR6_BS);
 }
 
+GUEST(port_string, 64, "mov $0x86, %edx; mov $0x40000, %esi; mov $5, %ecx; rep outsb; hlt");
 GUEST(port_break, 64, "in $0x60, %al; mov $0x84, %dx; out %eax, %dx; inc %ecx; hlt");
 static void test_port_breakpoint(struct world *w)
 {
@@ -118,6 +119,14 @@ static void test_port_breakpoint(struct world *w)
     CHECK_EQ(get64(w, FRAME_RIP(s)), CODE + 7);
     CHECK_EQ(w->last_port, 0x84);
 
+    long_mode(w, &s); /* one trap an iteration */
+    s.cr4 |= CR4_DE;
+    s.dr[2] = 0x86;
+    s.dr[7] |= 0x10 | 0x2u << 24;
+    CHECK_EQ(RUN(w, &s, port_string), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_DB);
+    CHECK_EQ(s.gpr[RCX], 4);
+
     long_mode(w, &s); /* without CR4.DE there are no I/O breakpoints */
     s.dr[2] = 0x86;
     s.dr[7] |= 0x10 | 0x2u << 24;
@@ -130,9 +139,25 @@ GUEST(step_int, 64, "int $0x50; nop; hlt");
 GUEST(step_ss, 64, "mov $0x10, %eax; mov %eax, %ss; nop; nop; hlt");
 GUEST(step_jump, 64, "jmp 1f; nop; nop; 1: nop; hlt");
 GUEST(step_div, 64, "xor %ecx, %ecx; div %ecx; hlt");
+GUEST(step_halt, 64, "hlt; nop; hlt");
+GUEST(step_lss, 64, "lss 0x40000, %esp; nop; hlt");
 static void test_single_step(struct world *w)
 {
     struct x86_state s;
+    long_mode(w, &s); /* the trap of HLT ends the halt */
+    s.rflags |= EFLAGS_TF;
+    CHECK_EQ(RUN(w, &s, step_halt), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_DB);
+    CHECK_EQ(get64(w, FRAME_RIP(s)), CODE + 1);
+
+    long_mode(w, &s); /* LSS casts no shadow */
+    put32(w, DATA, STACK);
+    put16(w, DATA + 4, DATA0);
+    s.rflags |= EFLAGS_TF;
+    CHECK_EQ(RUN(w, &s, step_lss), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_DB);
+    CHECK_EQ(get64(w, FRAME_RIP(s)), CODE + 8);
+
     long_mode(w, &s); /* the trap comes after the instruction behind POPF */
     CHECK_EQ(RUN(w, &s, stepping), CPU_EXIT_HALT);
     CHECK_VECTOR(&s, EXC_DB);

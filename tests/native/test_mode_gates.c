@@ -361,6 +361,16 @@ static void test_nmi(struct world *w)
     cpu_get_state(w->cpu, &s);
     CHECK_EQ(s.rip, CODE);
     CHECK(!s.nmi_blocked);
+
+    long_mode(w, &s); /* also an IRET that faults lets NMIs in */
+    s.nmi_blocked = true;
+    s.gpr[RSP] = 0x6000;
+    put64(w, 0x6000, CODE);
+    put64(w, 0x6008, 0);
+    static const uint8_t iretq[] = {0x48, 0xcf};
+    CHECK_EQ(run(w, &s, iretq, iretq + 2), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_GP);
+    CHECK(!s.nmi_blocked);
 }
 
 /* ---- alignment ---- */
