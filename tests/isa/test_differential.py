@@ -67,7 +67,12 @@ def test_every_row_runs(differential: Path) -> None:
     assert {mnemonic for mnemonic, why in silent if why == "ran, and always faulted"} <= ALWAYS_FAULT
 
 
+def test_undefined_opcodes(differential: Path) -> None:
+    check(differential, "--any-opcode", "--seed", "3", "--count", "200000")
+
+
 @pytest.mark.nightly
 def test_ten_million(differential: Path) -> None:
     for seed in range(100, 110):
         check(differential, "--seed", str(seed), "--count", "1000000")
+        check(differential, "--any-opcode", "--seed", str(seed), "--count", "1000000")

@@ -55,7 +55,8 @@ struct diff_case {
     uint8_t patch_bytes[PATCH_BYTES];
     int decoded; /* what insn_decode returned for insn */
     struct insn insn;
-    uint16_t row; /* of isa.def that was aimed at */
+    uint16_t row;        /* of isa.def that was aimed at, or ANY_OPCODE */
+    uint8_t map, opcode; /* enum isa_map */
     _Alignas(64) uint8_t xsave[XSAVE_BYTES];
 };
 
@@ -80,6 +81,9 @@ struct diff_result {
 
 /* What the data pages hold before a case's patches. */
 uint64_t data_pristine(unsigned index);
+
+/* Instead of a row: any opcode of any map, to see that what is undefined here is undefined there. */
+#define ANY_OPCODE 0xffffu
 
 #define BATCH 512
 struct batch {
@@ -126,6 +130,8 @@ struct guest;
 
 /* Why a row is not run; NULL: it is. */
 const char *row_excluded(unsigned row, const struct guest *guest);
+/* Undefined here, but not to be tried. */
+bool opcode_excluded(const struct diff_case *c);
 /* Why this case's results may differ on this host. */
 const char *known_difference(const struct diff_case *c, const struct diff_result *host, const struct diff_result *guest);
 bool host_is_amd(void);

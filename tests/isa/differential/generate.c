@@ -171,13 +171,21 @@ static void place_target(struct rng *rng, struct diff_case *c)
         c->code[c->length - size + i] = (uint8_t)(displacement >> (8 * i));
 }
 
+static struct isa_row any_opcode(struct rng *rng)
+{
+    static const uint8_t legacy[] = {PP___, PP___, PP_NP, PP_66, PP_F3, PP_F2}, vex[] = {PP_NP, PP_66, PP_F3, PP_F2};
+    uint8_t map = (uint8_t)(1 + rng_below(rng, MAP_COUNT - 1)); /* the one-byte map is full */
+    uint8_t pp = map >= MAP_V0F ? vex[rng_below(rng, ARRAY_LEN(vex))] : legacy[rng_below(rng, ARRAY_LEN(legacy))];
+    return (struct isa_row){.map = map, .opcode = (uint8_t)rng_next(rng), .pp = pp, .modrm = MR_MR, .op = OP_NOP};
+}
+
 void generate(struct diff_case *c, uint64_t seed, uint64_t number, uint16_t number_of_row)
 {
     struct rng rng = {seed * UINT64_C(0xda942042e4dd58b5) ^ number * UINT64_C(0x2545f4914f6cdd1d)};
-    const struct isa_row *row = &isa_rows[number_of_row];
     struct writer w = {.count = 0};
 
     rng_next(&rng);
+    const struct isa_row any = any_opcode(&rng), *row = number_of_row == ANY_OPCODE ? &any : &isa_rows[number_of_row];
     if (row->map >= MAP_V0F)
         put_vex(&w, &rng, row);
     else
@@ -195,6 +203,8 @@ void generate(struct diff_case *c, uint64_t seed, uint64_t number, uint16_t numb
 
     c->number = number;
     c->row = number_of_row;
+    c->map = row->map;
+    c->opcode = (uint8_t)opcode;
     memcpy(c->code, w.bytes, 16);
     c->decoded = insn_decode(&c->insn, c->code, 15, INSN_MODE_64);
     if (c->decoded > 0 && c->insn.op == OP_INT && c->insn.imm == 0x80)

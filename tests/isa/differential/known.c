@@ -11,6 +11,12 @@ bool host_is_amd(void)
     return b == 0x68747541; /* Auth enticAMD */
 }
 
+bool opcode_excluded(const struct diff_case *c)
+{
+    /* 0F 01 has RDPKRU, WRPKRU, MWAITX and more that reach beyond one instruction */
+    return c->row == ANY_OPCODE && c->decoded <= 0 && c->map == MAP_0F && c->opcode == 0x01;
+}
+
 const char *row_excluded(unsigned number, const struct guest *guest)
 {
     const struct isa_row *row = &isa_rows[number];
@@ -170,16 +176,30 @@ static bool straddles(const struct diff_case *c, const struct diff_result *host,
            guest->cr2 >= UINT64_C(0x00007fffffffff80) && guest->cr2 <= UINT64_C(0x00007fffffffffff);
 }
 
+/* VEX opcodes of AVX-512's mask registers (SDM vol. 2, KADD to KXOR). */
+static bool is_mask_opcode(unsigned map, unsigned opcode)
+{
+    if (map == MAP_V3A)
+        return opcode >= 0x30 && opcode <= 0x33;
+    return map == MAP_V0F && ((opcode >= 0x41 && opcode <= 0x4b) || (opcode >= 0x90 && opcode <= 0x93) || opcode == 0x98 ||
+                              opcode == 0x99);
+}
+
 static const char *of_undefined(const struct diff_case *c, const struct diff_result *host, const struct diff_result *guest)
 {
-    if (host_is_amd() && has_repeat(c) && isa_rows[c->row].opcode == 0x2b && isa_rows[c->row].map == MAP_0F)
+    if (host_is_amd() && has_repeat(c) && c->opcode == 0x2b && c->map == MAP_0F)
         return "MOVNTSS, MOVNTSD: SSE4A, which AMD's processors have and the table has not (APM vol. 4)";
-    if (host_is_amd() && has_prefix(c, 0xf0) && op_infos[isa_rows[c->row].op].attributes & OPA_CPL0)
+    if (host_is_amd() && c->map == MAP_0F && (c->opcode == 0x78 || c->opcode == 0x79) && (has_prefix(c, 0x66) || has_prefix(c, 0xf2)))
+        return "EXTRQ, INSERTQ: SSE4A, likewise";
+    if (host_is_amd() && c->map == MAP_V3A && (c->opcode == 0x00 || c->opcode == 0x01))
+        return "AMD's processors ignore W in VPERMQ and VPERMPD (SDM vol. 2: W1)";
+    if (is_mask_opcode(c->map, c->opcode))
+        return "mask registers: AVX-512, which the table has not";
+    if (host_is_amd() && has_prefix(c, 0xf0) && c->map == MAP_0F && (c->opcode == 0x20 || c->opcode == 0x22))
         return "LOCK MOV CR0 is MOV CR8 on AMD's processors (APM vol. 3, MOV CRn)";
     if ((fetch_fault(host) && guest->vector == EXC_UD) || (host->vector == EXC_UD && fetch_fault(guest)))
         return "whether the operand bytes of what is undefined are fetched";
-    unsigned op = isa_rows[c->row].op;
-    if (host_is_amd() && has_prefix(c, 0xf0) && (op == OP_VERR || op == OP_VERW))
+    if (host_is_amd() && has_prefix(c, 0xf0) && c->map == MAP_0F && c->opcode == 0x00)
         return "AMD's processors ignore LOCK before VERR and VERW (by SDM vol. 2, LOCK, it is #UD)";
     return NULL;
 }

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage]
+ *              [--any-opcode]
  *
  * Runs `count` cases on both processors, prints what disagrees (at most `reports` an operation), a line of totals, and
- * exits with 1 if anything did. --case runs one case of the seed again. --coverage lists rows that never completed. */
+ * exits with 1 if anything did. --case runs one case of the seed again. --coverage lists rows that never completed, and
+ * how often each known difference was met.
+ * --any-opcode draws opcodes instead of rows: what is undefined here must be undefined there. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,13 +20,19 @@ struct options {
     int row;
     const char *op;
     unsigned reports;
-    bool coverage, verbose;
+    bool coverage, verbose, any_opcode;
 };
+
+#define REASONS 64
 
 struct totals {
     uint64_t cases, completed, faulted, undefined, wrong, excused;
     uint64_t row_done[PLAN_MAX_ROWS], row_run[PLAN_MAX_ROWS];
     unsigned op_wrong[OP_COUNT + 1];
+    struct {
+        const char *why;
+        uint64_t cases;
+    } reason[REASONS];
 };
 
 static uint16_t rows[PLAN_MAX_ROWS];
@@ -31,6 +40,10 @@ static unsigned row_total;
 
 static void choose_rows(const struct options *o, const struct guest *guest)
 {
+    if (o->any_opcode) {
+        rows[row_total++] = ANY_OPCODE;
+        return;
+    }
     for (unsigned i = 0; i < isa_row_count; i++) {
         if (row_excluded(i, guest) || (o->row >= 0 && (unsigned)o->row != i))
             continue;
@@ -50,14 +63,22 @@ static void judge(const struct options *o, struct totals *t, const struct diff_c
     t->completed += completed;
     t->faulted += !completed;
     t->undefined += c->decoded <= 0;
-    t->row_run[row]++;
-    t->row_done[row] += completed;
+    if (row != ANY_OPCODE) {
+        t->row_run[row]++;
+        t->row_done[row] += completed;
+    }
     if (!compare(c, host, guest)) {
         if (o->verbose)
             report(stdout, c, host, guest);
         return;
     }
-    if (known_difference(c, host, guest)) {
+    const char *why = known_difference(c, host, guest);
+    if (why) {
+        unsigned i = 0;
+        while (i < REASONS - 1 && t->reason[i].why && t->reason[i].why != why)
+            i++;
+        t->reason[i].why = why;
+        t->reason[i].cases++;
         t->excused++;
         return;
     }
@@ -77,7 +98,7 @@ static void fill(struct batch *batch, const struct options *o, uint64_t number, 
         uint16_t row = rows[at % row_total];
         do
             generate(c, o->seed + attempt++ * UINT64_C(0x9e3779b97f4a7c15), at, row);
-        while (c->decoded > 0 && row_excluded(c->insn.row, guest));
+        while ((c->decoded > 0 && row_excluded(c->insn.row, guest)) || opcode_excluded(c));
         batch->results[batch->count].ran = false;
         batch->count++;
     }
@@ -106,6 +127,10 @@ static bool parse(struct options *o, int argc, char **argv)
             o->coverage = true;
             continue;
         }
+        if (!strcmp(name, "--any-opcode")) {
+            o->any_opcode = true;
+            continue;
+        }
         if (!value)
             return false;
         i++;
@@ -131,7 +156,7 @@ int main(int argc, char **argv)
 {
     struct options o = {.seed = 1, .count = 100000, .row = -1, .reports = 2};
     if (!parse(&o, argc, argv)) {
-        fprintf(stderr, "usage: differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage]\n");
+        fprintf(stderr, "usage: differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage] [--any-opcode]\n");
         return 2;
     }
     struct totals *t = calloc(1, sizeof *t);
@@ -169,6 +194,8 @@ int main(int argc, char **argv)
     if (o.coverage)
         coverage(t, guest);
     guest_stop(guest);
+    for (unsigned i = 0; o.coverage && i < REASONS && t->reason[i].why; i++)
+        printf("known: %" PRIu64 " %s\n", t->reason[i].cases, t->reason[i].why);
     for (unsigned i = 0; i <= OP_COUNT; i++)
         if (t->op_wrong[i])
             printf("%s: %u\n", i < OP_COUNT ? op_infos[i].mnemonic : "(undefined)", t->op_wrong[i]);
