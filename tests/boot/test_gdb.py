@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -45,7 +46,8 @@ class Session:
         words = [str(GDB), "-nx", "-q", "-batch", "-iex", "set confirm off", "-iex", "set width 0", str(elf)]
         for command in (f"target remote {self.path}", *commands):
             words += ["-ex", command]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout)
+        plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # a sanitizer's
+        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=plain)
         return done.stdout + done.stderr
 
 
