@@ -239,6 +239,32 @@ static void test_implicit(struct world *w)
     CHECK_EQ(s.cr2, GDT + CODE64);
 }
 
+/* A stack on the user's page under SMAP: ring 0 may push there with AC, but ring 3's AC does not let it be entered there. */
+GUEST(interrupts, 64, "int $0x40; hlt");
+static void test_smap_stack(struct world *w)
+{
+    for (unsigned variant = 0; variant < 4; variant++) {
+        bool user = variant & 1, ac = variant & 2;
+        struct x86_state s;
+        long_mode(w, &s);
+        for (unsigned page = 0; page < 512; page++)
+            put64(w, TABLES + 0x6000 + 8 * page, (uint64_t)page << 12 | 3);
+        put64(w, TABLES + 0x6000 + 8 * 7, 0x7000 | 7); /* the stack */
+        put64(w, TABLES + 0x6000 + 8 * (CODE >> 12), CODE | (user ? 7 : 3));
+        put64(w, IDT + 16 * 0x40, gate(CODE64, HANDLERS + 16 * 0x40, 0xee));
+        put64(w, IDT + 16 * EXC_PF, gate(CODE64, HANDLERS + 16 * EXC_PF, 0x8e) | (uint64_t)1 << 32); /* IST1 is elsewhere */
+        put64(w, TSS + 36, 0xa000);
+        s.cr4 |= CR4_SMAP;
+        s.rflags |= ac ? EFLAGS_AC : 0;
+        if (user)
+            to_user(&s);
+        CHECK_EQ(RUN(w, &s, interrupts), CPU_EXIT_HALT);
+        CHECK_VECTOR(&s, !user && ac ? 0x40 : EXC_PF);
+        if (stopped_in(&s) == EXC_PF)
+            CHECK_EQ(get64(w, s.gpr[RSP]), PF_P | PF_W);
+    }
+}
+
 GUEST(stale, 64, "mov (%rdi), %eax; movq $0x252007, (%rsi); mov (%rdi), %ebx; invlpg (%rdi); mov (%rdi), %ecx; hlt");
 GUEST(pcids, 64, "mov %cr3, %rax; mov (%rdi), %ebx; movq $0x252007, (%rsi); bts $63, %rax; mov %rax, %cr3; mov (%rdi), %ecx; mov %cr3, %rdx; hlt");
 GUEST(invpcids, 64, "mov (%rdi), %ebx; movq $0x252007, (%rsi); invpcid (%rbp), %rdx; mov (%rdi), %ecx; hlt");
@@ -358,6 +384,7 @@ int main(void)
     test_matrix(&w);
     test_upper_levels(&w);
     test_implicit(&w);
+    test_smap_stack(&w);
     test_invalidation(&w);
     test_control_registers(&w);
     world_destroy(&w);

@@ -77,8 +77,8 @@ void frame_push(struct cpu *cpu, struct frame *frame, unsigned size, uint64_t va
     }
     frame->rsp = (frame->rsp - size) & frame->mask;
     uint64_t linear = frame->flat ? frame->rsp : (uint32_t)(frame->base + frame->rsp);
-    if (frame->user)
-        access_write_slow(cpu, frame->u, linear, size, value);
+    if (cpu->cpl == 3 && !frame->user)
+        access_system_write(cpu, frame->u, linear, size, value); /* ring 3's EFLAGS.AC is no excuse for ring 0's stack */
     else
-        access_system_write(cpu, frame->u, linear, size, value);
+        mem_write(cpu, frame->u, linear, size, value);
 }
