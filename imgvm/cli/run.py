@@ -18,7 +18,8 @@ def command(
         Path, typer.Argument(metavar="IMAGE|CONFIG", help="An image, or a config to pack first.")
     ],
     accel: Annotated[
-        str | None, typer.Option("--accel", metavar="auto|kvm|jit|interp", help="The engine.", show_default=False)
+        str | None,
+        typer.Option("--accel", metavar="auto|kvm|jit|interp", help="The engine.", show_default=False),
     ] = None,
     memory: Annotated[
         str | None, typer.Option("-m", "--memory", metavar="SIZE", help="RAM, as 1GiB.")

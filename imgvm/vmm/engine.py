@@ -45,7 +45,8 @@ class Host:
 def native_id(engine: str) -> int:
     """IMGVM_ENGINE_* of a name."""
     lib = binding.lib()
-    return int({KVM: lib.IMGVM_ENGINE_KVM, JIT: lib.IMGVM_ENGINE_JIT, INTERP: lib.IMGVM_ENGINE_INTERP}[engine])
+    ids = {KVM: lib.IMGVM_ENGINE_KVM, JIT: lib.IMGVM_ENGINE_JIT, INTERP: lib.IMGVM_ENGINE_INTERP}
+    return int(ids[engine])
 
 
 def probe(engine: str) -> None:
