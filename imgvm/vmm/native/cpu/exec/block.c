@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../decode/isa.h"
+#include "coverage.h"
 #include "exec.h"
 #include "exec_select.h"
 
@@ -17,6 +18,7 @@ struct block_cache {
     size_t used;
     struct block *scratch; /* for block_single */
     uint64_t decoded, flushes;
+    uint8_t *coverage; /* NULL but in builds that ask which rows are executed */
 };
 
 static size_t block_bytes(unsigned count)
@@ -35,6 +37,7 @@ struct block_cache *block_cache_create(void)
         block_cache_destroy(cache);
         return NULL;
     }
+    cache->coverage = coverage_open();
     return cache;
 }
 
@@ -42,6 +45,7 @@ void block_cache_destroy(struct block_cache *cache)
 {
     if (!cache)
         return;
+    coverage_close(cache->coverage);
     free(cache->arena);
     free(cache->scratch);
     free(cache);
@@ -136,6 +140,11 @@ static void uop_prepare(struct cpu *cpu, struct uop *u, unsigned offset, unsigne
         u->fn = raise_undefined;
 }
 
+static bool exec_is_undefined(const struct uop *u)
+{
+    return u->fn == raise_undefined || (op_infos[u->in.op].kind == OPK_NATIVE && !u->native);
+}
+
 /* Decodes from `bytes` until the block must end. */
 static void block_decode(struct cpu *cpu, struct block *block, const uint8_t *bytes, unsigned available, unsigned most)
 {
@@ -153,6 +162,7 @@ static void block_decode(struct cpu *cpu, struct block *block, const uint8_t *by
             break;
         }
         uop_prepare(cpu, u, offset, count);
+        coverage_note(cpu->blocks->coverage, u->in.row, exec_is_undefined(u));
         offset += (unsigned)length;
         count++;
         if (op_infos[u->in.op].attributes & OPA_ENDS_BLOCK)
