@@ -43,8 +43,8 @@ def test_kvm_that_cannot_be_used_is_an_error_of_126() -> None:
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(EngineError, match="there is no engine jit"):
-        engine.choose("jit")
+    with pytest.raises(EngineError, match="there is no engine tcg"):
+        engine.choose("tcg")
 
 
 @pytest.fixture
