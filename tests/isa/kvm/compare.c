@@ -23,14 +23,16 @@ static uint32_t undefined_flags(const struct kcase *c)
     return c->decoded > 0 ? op_infos[c->insn.op].flags_undefined : 0;
 }
 
-/* In the frame of the #GP that HLT ends ring 3's instruction with. */
+/* In an exception's frame; HLT's own #GP is how ring 3 ends. */
 static void mask_frame(const struct result *r, const struct kcase *c, uint8_t *memory)
 {
     const struct x86_state *s = &r->state;
     bool wide = (s->efer & EFER_LMA) != 0;
-    uint64_t at = s->segment[SS].base + s->gpr[RSP] + (wide ? 24 : 12);
-    if (stopped_in(r) == EXC_GP && at < MEMORY_BYTES - 4)
-        store_le32(memory + at, load_le32(memory + at) & ~undefined_flags(c));
+    int vector = stopped_in(r);
+    unsigned code = vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 ? 1 : 0;
+    uint64_t at = s->segment[SS].base + s->gpr[RSP] + (code + 2) * (wide ? 8 : 4);
+    if (vector >= 0 && at < MEMORY_BYTES - 4)
+        store_le32(memory + at, load_le32(memory + at) & ~(undefined_flags(c) | (wide ? EFLAGS_IOPL : 0)));
 }
 
 static const struct {
@@ -93,7 +95,7 @@ const char *compare(const struct kcase *c, const struct result *ours, const stru
         return what;
     if (ours->accesses != theirs->accesses || memcmp(ours->access, theirs->access, MIN(ours->accesses, LOG) * sizeof ours->access[0]))
         return "accesses";
-    if (undefined_flags(c))
+    if (mode_infos[c->mode].user || mode_infos[c->mode].long_mode)
         mask_frame(ours, c, our_memory), mask_frame(theirs, c, their_memory);
     return memcmp(our_memory, their_memory, MEMORY_BYTES) ? "memory" : NULL;
 }
@@ -121,7 +123,7 @@ void report(const struct kcase *c, const struct result *ours, const struct resul
     printf("  %s\n  ours %s vector %d  |  kvm %s vector %d\n", text, outcomes[ours->outcome], stopped_in(ours), outcomes[theirs->outcome],
            stopped_in(theirs));
     for (unsigned i = 0; i < 16; i++)
-        if (a->gpr[i] != b->gpr[i] || a->gpr[i] != s->gpr[i] || (c->decoded > 0 && (i == c->insn.base || i == c->insn.index)))
+        if (a->gpr[i] != b->gpr[i] || a->gpr[i] != s->gpr[i] || (c->decoded > 0 && (i == c->insn.base || i == c->insn.index || i == c->insn.rm)))
             printf("  gpr%-2u %" PRIx64 "  |  %" PRIx64 "   from %" PRIx64 "\n", i, a->gpr[i], b->gpr[i], s->gpr[i]);
     printf("  rflags %" PRIx64 "  |  %" PRIx64 "   from %" PRIx64 "\n", a->rflags, b->rflags, s->rflags);
     for (unsigned i = 0; i < ARRAY_LEN(fields); i++) {
@@ -132,6 +134,10 @@ void report(const struct kcase *c, const struct result *ours, const struct resul
         if (x != y || x != from)
             printf("  %s %" PRIx64 "  |  %" PRIx64 "   from %" PRIx64 "\n", fields[i].name, x, y, from);
     }
+    if (memcmp(a->xsave, b->xsave, 5))
+        printf("  x87 %04x %04x %02x  |  %04x %04x %02x   from %04x %04x %02x\n", load_le16(a->xsave), load_le16(a->xsave + 2), a->xsave[4],
+               load_le16(b->xsave), load_le16(b->xsave + 2), b->xsave[4], load_le16(s->xsave), load_le16(s->xsave + 2), s->xsave[4]);
+    printf("  ecx %x\n", (uint32_t)s->gpr[RCX]);
     for (unsigned i = 0; i < 6; i++)
         print_segment(names[i], &a->segment[i], &b->segment[i], &s->segment[i]);
     if (c->insn.segment < 6 && (c->insn.flags & INSN_MEM))

@@ -68,7 +68,7 @@ static uint64_t choose_offset(struct rng *rng, const struct x86_segment *s, bool
         case 1:
             return rng_percent(rng, 50) ? mask - rng_below(rng, 2 * size) : 0xe0000000 + rng_below(rng, 64);
         case 2:
-            return flat && rng_percent(rng, 50) ? UINT64_C(0x800000000000) - rng_below(rng, 2 * size) : MEMORY_BYTES - base - rng_below(rng, 2 * size);
+            return flat && rng_percent(rng, 50) ? UINT64_C(0x800000000000) - rng_below(rng, 2 * size) : MEMORY_BYTES + rng_below(rng, 0x1000) - base;
         default:
             return DATA - base + rng_below(rng, DATA_BYTES - 64);
         }
@@ -260,7 +260,7 @@ static void place_paging(struct rng *rng, struct kcase *c, uint64_t linear)
         c->state.cr4 |= CR4_PSE;
     if (rng_percent(rng, 30))
         c->state.efer &= ~(uint64_t)EFER_NXE;
-    if (rng_percent(rng, 30))
+    if (rng_percent(rng, 30) && c->mode == LONG0) /* for SMAP; in ring 3 a paravirtual KVM has the host's CR0.AM */
         c->state.rflags |= EFLAGS_AC;
     if (rng_percent(rng, 30))
         c->state.cr4 |= CR4_SMAP;
@@ -393,5 +393,5 @@ void place_operands(struct rng *rng, struct kcase *c)
     }
     place_special(rng, c);
     if (mode_infos[c->mode].paging && rng_percent(rng, linear ? 20 : 2))
-        place_paging(rng, c, (linear ? linear : c->state.rip) & 0xffffffff);
+        place_paging(rng, c, (linear ? linear : c->state.segment[CS].base + c->state.rip) & 0xffffffff);
 }

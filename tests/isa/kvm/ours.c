@@ -10,7 +10,7 @@ struct ours {
     struct cpu *cpu;
     struct feature_set features;
     struct result *result;
-    uint64_t now;
+    uint64_t now, cr8;
 };
 
 static void note(struct result *r, uint32_t kind, uint64_t address, unsigned size, uint64_t value)
@@ -80,12 +80,11 @@ static bool msr_write(void *opaque, uint32_t index, uint64_t value)
 }
 static uint64_t cr8_read(void *opaque)
 {
-    (void)opaque;
-    return 0;
+    return ((struct ours *)opaque)->cr8;
 }
 static void cr8_write(void *opaque, uint64_t value)
 {
-    (void)opaque, (void)value;
+    ((struct ours *)opaque)->cr8 = value;
 }
 static uint64_t time_ns(void *opaque)
 {
@@ -127,12 +126,24 @@ void ours_run(struct ours *ours, const struct x86_state *state, struct result *r
     guest_mem_forget_code(&ours->mem);
     ours->result = r;
     r->accesses = 0;
+    ours->cr8 = state->cr8;
     cpu_set_state(ours->cpu, state);
     cpu_run_count(ours->cpu, 0); /* a new run: nothing is left of the last one */
     uint64_t before = cpu_instructions(ours->cpu);
-    enum cpu_exit exit = cpu_run_count(ours->cpu, 48);
+    enum cpu_exit exit = cpu_run_count(ours->cpu, 1);
+    if (exit == CPU_EXIT_REQUEST) {
+        cpu_get_state(ours->cpu, &r->state);
+        uint64_t at = r->state.segment[CS].base + r->state.rip;
+        bool outside = at >= MEMORY_BYTES && !(r->state.cr0 & CR0_PG);
+        if (r->state.rip != state->rip && (outside || (at < MEMORY_BYTES && ours_memory(ours)[at] != 0xf4))) {
+            r->outcome = RUNS_ON; /* it has jumped to where no HLT is: what stands there is not the case */
+            return;
+        }
+        exit = cpu_run_count(ours->cpu, 48);
+    }
     r->instructions = (unsigned)(cpu_instructions(ours->cpu) - before);
     cpu_get_state(ours->cpu, &r->state);
+    r->state.cr8 = ours->cr8;
     r->outcome = exit == CPU_EXIT_HALT ? HALTED : exit == CPU_EXIT_SHUTDOWN ? SHUTDOWN : exit == CPU_EXIT_REQUEST ? RUNS_ON : CANNOT;
     if (r->outcome == CANNOT)
         printf("the software processor stopped: %s\n", cpu_message(ours->cpu));

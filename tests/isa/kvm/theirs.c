@@ -59,7 +59,12 @@ struct theirs *theirs_start(char *why, size_t size)
     cpuid->nent = 256;
     if ((cpu->fd = ioctl(kvm->vm_fd, KVM_CREATE_VCPU, 0ul)) < 0 ||
         (cpu->run = mmap(NULL, kvm->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, cpu->fd, 0)) == MAP_FAILED ||
-        ioctl(kvm->kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid) < 0 || ioctl(cpu->fd, KVM_SET_CPUID2, cpuid) < 0)
+        ioctl(kvm->kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid) < 0)
+        goto failed;
+    for (unsigned i = 0; i < cpuid->nent; i++)
+        if (cpuid->entries[i].function == 0) /* "GenuineIntel", as the software processor: SYSCALL and SYSENTER differ */
+            cpuid->entries[i].ebx = 0x756e6547, cpuid->entries[i].edx = 0x49656e69, cpuid->entries[i].ecx = 0x6c65746e;
+    if (ioctl(cpu->fd, KVM_SET_CPUID2, cpuid) < 0)
         goto failed;
     cpu->cpuid = cpuid;
     kvm_cpuid_features(cpuid, &t->features);
@@ -125,8 +130,10 @@ void theirs_run(struct theirs *t, const struct x86_state *state, struct result *
     run->cr8 = state->cr8; /* without interrupt controllers in the kernel, it is here */
     if (kvm_state_set(&t->kvm, 0, state, &err) < 0 || ioctl(t->kvm.cpu[0].fd, KVM_GET_SREGS, &sregs) < 0)
         return;
-    if (sregs.cr0 != state->cr0 || sregs.cr4 != state->cr4) /* a paravirtual KVM has no 32-bit paging */
+    if (sregs.cr0 != state->cr0 || sregs.cr4 != state->cr4) { /* a paravirtual KVM has no 32-bit paging */
+        ioctl(t->kvm.cpu[0].fd, KVM_RUN, 0); /* the shutdown that this left pending would be the next case's */
         return;
+    }
     setitimer(ITIMER_REAL, &limit, NULL);
     for (unsigned turns = 0; turns < 1000; turns++) {
         if (ioctl(t->kvm.cpu[0].fd, KVM_RUN, 0) < 0) {

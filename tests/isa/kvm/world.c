@@ -210,6 +210,8 @@ static uint64_t random_flags(struct rng *rng, enum mode mode)
         flags |= EFLAGS_ID;
     if (mode == V86)
         flags |= EFLAGS_VM;
+    if (mode == LONG3) /* a paravirtual KVM runs it natively, with the host's */
+        flags = (flags & ~(uint64_t)EFLAGS_IOPL) | EFLAGS_IF;
     return flags;
 }
 
@@ -221,8 +223,7 @@ void world_state(struct rng *rng, struct x86_state *s, enum mode mode, const uin
         s->gpr[i] = i < 8 || info->bits == 64 ? random_integer(rng) & (info->bits == 64 ? ~UINT64_C(0) : 0xffffffff) : 0;
     s->rflags = random_flags(rng, mode);
     s->cr0 = CR0_ET | CR0_NE | CR0_MP | (mode == REAL16 ? 0 : CR0_PE) | (info->paging ? CR0_PG | CR0_WP : 0);
-    s->cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | (info->long_mode ? CR4_PAE : 0);
-    s->xcr0 = 7;
+    s->cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT | (info->long_mode ? CR4_PAE : 0);
     s->cr3 = info->paging ? TABLES : 0;
     if (info->long_mode)
         s->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
