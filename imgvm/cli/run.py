@@ -51,8 +51,8 @@ def command(
     The guest's status becomes imgvm's. Besides: 124 timeout, 125 imgvm's own error, 126 cannot run here,
     127 no such image or no config in it, 128+N signal, 255 guest panic or triple fault.
 
-    The guest's console reaches the terminal byte for byte: mind whose guest it is. Input from a pipe waits until
-    the guest receives; its end does not end the guest.
+    The guest's console reaches the terminal byte for byte: mind whose guest it is. Input from a pipe waits
+    until the guest receives; its end does not end the guest.
     """
     from imgvm.cli import on_terminal
     from imgvm.launch import parse_grants
