@@ -33,10 +33,12 @@ static bool is_stack_access(const struct uop *u, bool write)
     default:
         break;
     }
-    return (in->flags & INSN_MEM) && (in->segment == SS || (in->segment == INSN_SEG_FLAT && (in->base == RSP || in->base == RBP)));
+    bool stack_base = in->segment == INSN_SEG_FLAT && (in->base == RSP || in->base == RBP);
+    return (in->flags & INSN_MEM) && (in->segment == SS || stack_base);
 }
 
-static _Noreturn void raise_fault(struct cpu *cpu, const struct uop *u, uint64_t linear, bool write, const struct mmu_fault *fault)
+static _Noreturn void raise_fault(struct cpu *cpu, const struct uop *u, uint64_t linear, bool write,
+                                  const struct mmu_fault *fault)
 {
     if (fault->general_protection)
         raise_error(cpu, u, is_stack_access(u, write) ? EXC_SS : EXC_GP, 0);
@@ -176,7 +178,8 @@ static void write_span(struct cpu *cpu, const struct uop *u, const struct span *
         write_mmio(cpu, u, span->gpa, size, value);
 }
 
-static void write_value(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value, enum mmu_who who)
+static void write_value(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value,
+                        enum mmu_who who)
 {
     meet_points(cpu, u, linear, size, CPU_POINT_WRITE);
     unsigned n = first_part(linear, size);

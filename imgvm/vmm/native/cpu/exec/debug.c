@@ -101,7 +101,8 @@ void debug_meet_data(struct cpu *cpu, const struct uop *u, uint64_t linear, unsi
     uint32_t bits = 0;
     for (unsigned i = 0; i < BREAKPOINTS; i++) {
         enum watch_kind kind = kind_of(cpu, i);
-        if (enabled(cpu, i) && (kind == WATCH_ACCESS || (kind == WATCH_WRITE && write)) && overlaps(cpu, i, linear, size))
+        bool concerned = kind == WATCH_ACCESS || (kind == WATCH_WRITE && write);
+        if (enabled(cpu, i) && concerned && overlaps(cpu, i, linear, size))
             bits |= 1u << i;
     }
     if (!bits)

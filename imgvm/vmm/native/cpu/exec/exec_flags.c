@@ -8,7 +8,8 @@ static unsigned iopl_of(const struct cpu *cpu)
     return (unsigned)(cpu->eflags & EFLAGS_IOPL) >> 12;
 }
 
-/* Is IF this program's own? Otherwise VIF may stand in for it, by `with` (CR4.VME or CR4.PVI), or the instruction faults. */
+/* Is IF this program's own? Otherwise VIF may stand in for it, by `with` (CR4.VME or CR4.PVI), or the instruction
+ * faults. */
 static bool owns_if(struct cpu *cpu, const struct uop *u, uint64_t with)
 {
     if (cpu->cpl <= iopl_of(cpu))

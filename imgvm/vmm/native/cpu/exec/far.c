@@ -44,8 +44,8 @@ static uint64_t stack_at(struct cpu *cpu, const struct uop *u, uint64_t rsp, uns
 }
 
 /* Checks a code segment as the target of a direct far transfer or of a gate. */
-static struct x86_segment code_target(struct cpu *cpu, const struct uop *u, uint16_t selector, unsigned rpl, bool through_gate,
-                                      bool call, uint64_t *descriptor)
+static struct x86_segment code_target(struct cpu *cpu, const struct uop *u, uint16_t selector, unsigned rpl,
+                                      bool through_gate, bool call, uint64_t *descriptor)
 {
     bool long_mode = cpu->s.efer & EFER_LMA;
     *descriptor = segment_descriptor(cpu, u, selector, EXC_GP);
@@ -72,7 +72,8 @@ static void check_offset(struct cpu *cpu, const struct uop *u, const struct x86_
         raise_gp(cpu, u, 0);
 }
 
-static void enter_code(struct cpu *cpu, const struct uop *u, struct x86_segment cs, uint64_t descriptor, unsigned cpl, uint64_t rip)
+static void enter_code(struct cpu *cpu, const struct uop *u, struct x86_segment cs, uint64_t descriptor, unsigned cpl,
+                       uint64_t rip)
 {
     segment_set_accessed(cpu, u, cs.selector, descriptor);
     cs.selector = (uint16_t)((cs.selector & ~3u) | cpl);
@@ -84,8 +85,8 @@ static void enter_code(struct cpu *cpu, const struct uop *u, struct x86_segment 
 }
 
 /* CALL through a call gate to an inner ring: new stack from the TSS, parameters copied (SDM vol. 3, 5.8.5). */
-static void call_gate_inner(struct cpu *cpu, const struct uop *u, struct x86_segment cs, uint64_t descriptor, uint64_t offset,
-                            unsigned size, unsigned parameters)
+static void call_gate_inner(struct cpu *cpu, const struct uop *u, struct x86_segment cs, uint64_t descriptor,
+                            uint64_t offset, unsigned size, unsigned parameters)
 {
     bool long_mode = cpu->s.efer & EFER_LMA;
     unsigned cpl = dpl_of(&cs);

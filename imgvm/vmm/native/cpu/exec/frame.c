@@ -12,7 +12,8 @@ static uint64_t mask_of(const struct x86_segment *ss)
 
 struct frame frame_current(struct cpu *cpu, const struct uop *u, bool flat, uint32_t ext)
 {
-    struct frame frame = {.u = u, .segment = cpu->s.segment[SS], .flat = flat, .user = cpu->cpl == 3, .fault_code = ext};
+    struct frame frame = {.u = u, .segment = cpu->s.segment[SS], .flat = flat, .fault_code = ext};
+    frame.user = cpu->cpl == 3;
     frame.base = flat ? 0 : frame.segment.base;
     frame.mask = flat ? ~UINT64_C(0) : mask_of(&frame.segment);
     frame.rsp = cpu->gpr[RSP] & frame.mask;
@@ -78,7 +79,7 @@ void frame_push(struct cpu *cpu, struct frame *frame, unsigned size, uint64_t va
     frame->rsp = (frame->rsp - size) & frame->mask;
     uint64_t linear = frame->flat ? frame->rsp : (uint32_t)(frame->base + frame->rsp);
     if (cpu->cpl == 3 && !frame->user)
-        access_system_write(cpu, frame->u, linear, size, value); /* ring 3's EFLAGS.AC is no excuse for ring 0's stack */
+        access_system_write(cpu, frame->u, linear, size, value); /* ring 3's AC is no excuse for ring 0's stack */
     else
         mem_write(cpu, frame->u, linear, size, value);
 }

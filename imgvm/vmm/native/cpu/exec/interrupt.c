@@ -14,7 +14,8 @@
 #define GATE_TRAP32 15u
 
 /* Through a table of far pointers: the IVT, or the one at linear 0 of a virtual-8086 task (20.3.3). */
-static void enter_vector16(struct cpu *cpu, const struct uop *u, uint64_t entry, uint32_t pushed_flags, uint32_t cleared)
+static void enter_vector16(struct cpu *cpu, const struct uop *u, uint64_t entry, uint32_t pushed_flags,
+                           uint32_t cleared)
 {
     uint32_t target = (uint32_t)access_system_read(cpu, u, entry, 4);
     struct frame frame = frame_current(cpu, u, false, 0);
@@ -81,7 +82,8 @@ static struct gate read_gate(struct cpu *cpu, uint8_t vector, bool soft, uint32_
 static bool pushes_rf(uint8_t vector, enum interrupt_source source)
 {
     /* faults set RF in the pushed image, traps do not; a #DB says for itself (17.3.1.1, debug.c) */
-    return source == INTERRUPT_EXCEPTION && vector != EXC_DB && vector != EXC_BP && vector != EXC_OF && vector != EXC_DF;
+    return source == INTERRUPT_EXCEPTION && vector != EXC_DB && vector != EXC_BP && vector != EXC_OF &&
+           vector != EXC_DF;
 }
 
 /* The gate's code segment; *descriptor as it stands in the table. */
@@ -107,7 +109,8 @@ static struct x86_segment gate_code(struct cpu *cpu, const struct gate *gate, ui
     return cs;
 }
 
-static void deliver_protected(struct cpu *cpu, uint8_t vector, enum interrupt_source source, bool has_error, uint32_t error)
+static void deliver_protected(struct cpu *cpu, uint8_t vector, enum interrupt_source source, bool has_error,
+                              uint32_t error)
 {
     bool soft = source == INTERRUPT_SOFTWARE;
     bool long_mode = cpu->s.efer & EFER_LMA, v86 = cpu->eflags & EFLAGS_VM;
@@ -284,8 +287,8 @@ static void drop_inner_segments(struct cpu *cpu)
 }
 
 /* Shared by IRET and RETF to an outer or the same ring: loads CS and, when needed, SS:RSP from checked values. */
-void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector, uint64_t rip, bool with_stack, uint16_t ss_selector,
-                      uint64_t new_rsp, uint64_t plain_rsp)
+void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector, uint64_t rip, bool with_stack,
+                      uint16_t ss_selector, uint64_t new_rsp, uint64_t plain_rsp)
 {
     unsigned rpl = cs_selector & 3;
     bool long_mode = cpu->s.efer & EFER_LMA;
@@ -295,7 +298,8 @@ void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector
     struct x86_segment cs = segment_from_descriptor(cs_selector, descriptor);
     unsigned dpl = dpl_of(&cs);
     bool conforming = cs.attributes & SEG_EXPAND_CONFORM;
-    if ((cs.attributes & (SEG_S | SEG_CODE)) != (SEG_S | SEG_CODE) || rpl < cpu->cpl || (conforming ? dpl > rpl : dpl != rpl) ||
+    if ((cs.attributes & (SEG_S | SEG_CODE)) != (SEG_S | SEG_CODE) || rpl < cpu->cpl ||
+        (conforming ? dpl > rpl : dpl != rpl) ||
         (long_mode && (cs.attributes & (SEG_L | SEG_DB)) == (SEG_L | SEG_DB)))
         raise_gp(cpu, u, cs_selector & 0xfffc);
     if (!(cs.attributes & SEG_P))

@@ -75,7 +75,8 @@ static void save_task(struct cpu *cpu, const struct uop *u, uint32_t eflags)
 }
 
 /* The TSS descriptor with the checks of table 8-1, as far as they come in the old task. */
-static struct x86_segment find_tss(struct cpu *cpu, const struct uop *u, uint16_t selector, enum task_cause cause, uint32_t ext)
+static struct x86_segment find_tss(struct cpu *cpu, const struct uop *u, uint16_t selector, enum task_cause cause,
+                                   uint32_t ext)
 {
     uint32_t code = (selector & 0xfffcu) | ext;
     bool back = cause == TASK_IRET;
@@ -140,7 +141,8 @@ static void load_code(struct cpu *cpu, uint16_t selector, uint32_t ext)
     struct x86_segment cs = fetch(cpu, selector, &descriptor, ext);
     unsigned rpl = selector & 3;
     bool conforming = cs.attributes & SEG_EXPAND_CONFORM;
-    if ((cs.attributes & (SEG_S | SEG_CODE)) != (SEG_S | SEG_CODE) || (conforming ? dpl_of(&cs) > rpl : dpl_of(&cs) != rpl))
+    if ((cs.attributes & (SEG_S | SEG_CODE)) != (SEG_S | SEG_CODE) ||
+        (conforming ? dpl_of(&cs) > rpl : dpl_of(&cs) != rpl))
         invalid(cpu, EXC_TS, selector, ext);
     if (!(cs.attributes & SEG_P))
         invalid(cpu, EXC_NP, selector, ext);
@@ -185,7 +187,8 @@ static void take_registers(struct cpu *cpu, const struct task *task)
     for (unsigned i = 0; i < 6; i++) {
         struct x86_segment bare = {.selector = task->segment[i], .attributes = SEG_UNUSABLE};
         if (i == CS || i == SS)
-            bare.attributes = SEG_P | SEG_S | SEG_WRITE_READ | (i == CS ? SEG_CODE : 0) | (task->segment[CS] & 3u) << SEG_DPL_SHIFT;
+            bare.attributes = SEG_P | SEG_S | SEG_WRITE_READ | (i == CS ? SEG_CODE : 0) |
+                              (task->segment[CS] & 3u) << SEG_DPL_SHIFT;
         cpu_set_segment(cpu, i, &bare);
     }
 }
