@@ -40,14 +40,38 @@ static const struct {
     uint16_t offset, size;
 } fields[] = {
 #define FIELD(name, field, size) {name, offsetof(struct x86_state, field), size}
-    FIELD("rip", rip, 8), FIELD("gdtr", gdtr.base, 8), FIELD("gdtr limit", gdtr.limit, 2), FIELD("idtr", idtr.base, 8),
-    FIELD("idtr limit", idtr.limit, 2), FIELD("cr0", cr0, 8), FIELD("cr2", cr2, 8), FIELD("cr3", cr3, 8), FIELD("cr4", cr4, 8),
-    FIELD("dr0", dr[0], 8), FIELD("dr1", dr[1], 8), FIELD("dr2", dr[2], 8), FIELD("dr3", dr[3], 8), FIELD("dr6", dr[6], 8),
-    FIELD("dr7", dr[7], 8), FIELD("xcr0", xcr0, 8), FIELD("efer", efer, 8), FIELD("star", star, 8), FIELD("lstar", lstar, 8),
-    FIELD("cstar", cstar, 8), FIELD("sfmask", sfmask, 8), FIELD("kernel_gs_base", kernel_gs_base, 8),
-    FIELD("sysenter_cs", sysenter_cs, 8), FIELD("sysenter_esp", sysenter_esp, 8), FIELD("sysenter_eip", sysenter_eip, 8),
-    FIELD("tsc_aux", tsc_aux, 8), FIELD("pat", pat, 8), FIELD("mtrr_def_type", mtrr_def_type, 8),
-    FIELD("mtrr_fixed", mtrr_fixed, 88), FIELD("mtrr_base", mtrr_base, 64), FIELD("mtrr_mask", mtrr_mask, 64), FIELD("cr8", cr8, 8),
+    FIELD("rip", rip, 8),
+    FIELD("gdtr", gdtr.base, 8),
+    FIELD("gdtr limit", gdtr.limit, 2),
+    FIELD("idtr", idtr.base, 8),
+    FIELD("idtr limit", idtr.limit, 2),
+    FIELD("cr0", cr0, 8),
+    FIELD("cr2", cr2, 8),
+    FIELD("cr3", cr3, 8),
+    FIELD("cr4", cr4, 8),
+    FIELD("dr0", dr[0], 8),
+    FIELD("dr1", dr[1], 8),
+    FIELD("dr2", dr[2], 8),
+    FIELD("dr3", dr[3], 8),
+    FIELD("dr6", dr[6], 8),
+    FIELD("dr7", dr[7], 8),
+    FIELD("xcr0", xcr0, 8),
+    FIELD("efer", efer, 8),
+    FIELD("star", star, 8),
+    FIELD("lstar", lstar, 8),
+    FIELD("cstar", cstar, 8),
+    FIELD("sfmask", sfmask, 8),
+    FIELD("kernel_gs_base", kernel_gs_base, 8),
+    FIELD("sysenter_cs", sysenter_cs, 8),
+    FIELD("sysenter_esp", sysenter_esp, 8),
+    FIELD("sysenter_eip", sysenter_eip, 8),
+    FIELD("tsc_aux", tsc_aux, 8),
+    FIELD("pat", pat, 8),
+    FIELD("mtrr_def_type", mtrr_def_type, 8),
+    FIELD("mtrr_fixed", mtrr_fixed, 88),
+    FIELD("mtrr_base", mtrr_base, 64),
+    FIELD("mtrr_mask", mtrr_mask, 64),
+    FIELD("cr8", cr8, 8),
 #undef FIELD
 };
 
@@ -93,19 +117,21 @@ const char *compare(const struct kcase *c, const struct result *ours, const stru
     const char *what = compare_state(c, &ours->state, &theirs->state);
     if (what)
         return what;
-    if (ours->accesses != theirs->accesses || memcmp(ours->access, theirs->access, MIN(ours->accesses, LOG) * sizeof ours->access[0]))
+    if (ours->accesses != theirs->accesses ||
+        memcmp(ours->access, theirs->access, MIN(ours->accesses, LOG) * sizeof ours->access[0]))
         return "accesses";
     if (mode_infos[c->mode].user || mode_infos[c->mode].long_mode)
         mask_frame(ours, c, our_memory), mask_frame(theirs, c, their_memory);
     return memcmp(our_memory, their_memory, MEMORY_BYTES) ? "memory" : NULL;
 }
 
-static void print_segment(const char *name, const struct x86_segment *a, const struct x86_segment *b, const struct x86_segment *from)
+static void print_segment(const char *name, const struct x86_segment *a, const struct x86_segment *b,
+                          const struct x86_segment *from)
 {
     if (!same_segment(a, b) || !same_segment(from, b))
-        printf("  %-4s %04x %05x %08x %" PRIx64 "  |  %04x %05x %08x %" PRIx64 "   from %04x %05x %08x %" PRIx64 "\n", name, a->selector,
-               a->attributes, a->limit, a->base, b->selector, b->attributes, b->limit, b->base, from->selector, from->attributes,
-               from->limit, from->base);
+        printf("  %-4s %04x %05x %08x %" PRIx64 "  |  %04x %05x %08x %" PRIx64 "   from %04x %05x %08x %" PRIx64 "\n",
+               name, a->selector, a->attributes, a->limit, a->base, b->selector, b->attributes, b->limit, b->base,
+               from->selector, from->attributes, from->limit, from->base);
 }
 
 void report(const struct kcase *c, const struct result *ours, const struct result *theirs, const uint8_t *our_memory,
@@ -120,10 +146,11 @@ void report(const struct kcase *c, const struct result *ours, const struct resul
     printf("  %s at %04x:%" PRIx64 ":", mode_infos[c->mode].name, s->segment[CS].selector, s->rip);
     for (unsigned i = 0; i < c->length; i++)
         printf(" %02x", c->code[i]);
-    printf("  %s\n  ours %s vector %d  |  kvm %s vector %d\n", text, outcomes[ours->outcome], stopped_in(ours), outcomes[theirs->outcome],
-           stopped_in(theirs));
+    printf("  %s\n  ours %s vector %d  |  kvm %s vector %d\n", text, outcomes[ours->outcome], stopped_in(ours),
+           outcomes[theirs->outcome], stopped_in(theirs));
     for (unsigned i = 0; i < 16; i++)
-        if (a->gpr[i] != b->gpr[i] || a->gpr[i] != s->gpr[i] || (c->decoded > 0 && (i == c->insn.base || i == c->insn.index || i == c->insn.rm)))
+        if (a->gpr[i] != b->gpr[i] || a->gpr[i] != s->gpr[i] ||
+            (c->decoded > 0 && (i == c->insn.base || i == c->insn.index || i == c->insn.rm)))
             printf("  gpr%-2u %" PRIx64 "  |  %" PRIx64 "   from %" PRIx64 "\n", i, a->gpr[i], b->gpr[i], s->gpr[i]);
     printf("  rflags %" PRIx64 "  |  %" PRIx64 "   from %" PRIx64 "\n", a->rflags, b->rflags, s->rflags);
     for (unsigned i = 0; i < ARRAY_LEN(fields); i++) {
@@ -135,14 +162,16 @@ void report(const struct kcase *c, const struct result *ours, const struct resul
             printf("  %s %" PRIx64 "  |  %" PRIx64 "   from %" PRIx64 "\n", fields[i].name, x, y, from);
     }
     if (memcmp(a->xsave, b->xsave, 5))
-        printf("  x87 %04x %04x %02x  |  %04x %04x %02x   from %04x %04x %02x\n", load_le16(a->xsave), load_le16(a->xsave + 2), a->xsave[4],
-               load_le16(b->xsave), load_le16(b->xsave + 2), b->xsave[4], load_le16(s->xsave), load_le16(s->xsave + 2), s->xsave[4]);
+        printf("  x87 %04x %04x %02x  |  %04x %04x %02x   from %04x %04x %02x\n", load_le16(a->xsave),
+               load_le16(a->xsave + 2), a->xsave[4], load_le16(b->xsave), load_le16(b->xsave + 2), b->xsave[4],
+               load_le16(s->xsave), load_le16(s->xsave + 2), s->xsave[4]);
     printf("  ecx %x\n", (uint32_t)s->gpr[RCX]);
     for (unsigned i = 0; i < 6; i++)
         print_segment(names[i], &a->segment[i], &b->segment[i], &s->segment[i]);
     if (c->insn.segment < 6 && (c->insn.flags & INSN_MEM))
-        printf("  operand's segment %s: %04x %05x %08x %" PRIx64 "\n", names[c->insn.segment], s->segment[c->insn.segment].selector,
-               s->segment[c->insn.segment].attributes, s->segment[c->insn.segment].limit, s->segment[c->insn.segment].base);
+        printf("  operand's segment %s: %04x %05x %08x %" PRIx64 "\n", names[c->insn.segment],
+               s->segment[c->insn.segment].selector, s->segment[c->insn.segment].attributes,
+               s->segment[c->insn.segment].limit, s->segment[c->insn.segment].base);
     print_segment("tr", &a->tr, &b->tr, &s->tr);
     print_segment("ldtr", &a->ldtr, &b->ldtr, &s->ldtr);
     for (unsigned i = 0; i < c->patches; i++) {
@@ -159,7 +188,7 @@ void report(const struct kcase *c, const struct result *ours, const struct resul
             printed++;
         }
     for (unsigned i = 0; i < MIN(MAX(ours->accesses, theirs->accesses), 4u); i++)
-        printf("  access %c %" PRIx64 " %" PRIx64 "  |  %c %" PRIx64 " %" PRIx64 "\n", i < ours->accesses ? ours->access[i].kind : '-',
-               ours->access[i].address, ours->access[i].value, i < theirs->accesses ? theirs->access[i].kind : '-',
-               theirs->access[i].address, theirs->access[i].value);
+        printf("  access %c %" PRIx64 " %" PRIx64 "  |  %c %" PRIx64 " %" PRIx64 "\n",
+               i < ours->accesses ? ours->access[i].kind : '-', ours->access[i].address, ours->access[i].value,
+               i < theirs->accesses ? theirs->access[i].kind : '-', theirs->access[i].address, theirs->access[i].value);
 }

@@ -14,7 +14,8 @@ static void put(struct writer *w, unsigned byte)
 
 static bool is_string(unsigned op)
 {
-    return op == OP_MOVS || op == OP_CMPS || op == OP_STOS || op == OP_LODS || op == OP_SCAS || op == OP_INS || op == OP_OUTS;
+    return op == OP_MOVS || op == OP_CMPS || op == OP_STOS || op == OP_LODS || op == OP_SCAS || op == OP_INS ||
+           op == OP_OUTS;
 }
 
 static unsigned choose_modrm(struct rng *rng, const struct isa_row *row)
@@ -81,7 +82,8 @@ static void put_prefixes(struct writer *w, struct rng *rng, const struct isa_row
         put(w, prefixes[i]);
 }
 
-void generate(struct kcase *c, uint64_t seed, uint64_t number, uint16_t number_of_row, enum mode mode, const uint8_t *memory)
+void generate(struct kcase *c, uint64_t seed, uint64_t number, uint16_t number_of_row, enum mode mode,
+              const uint8_t *memory)
 {
     struct rng rng = {seed * UINT64_C(0xda942042e4dd58b5) ^ number * UINT64_C(0x2545f4914f6cdd1d)};
     const struct isa_row *row = &isa_rows[number_of_row];
@@ -106,7 +108,9 @@ void generate(struct kcase *c, uint64_t seed, uint64_t number, uint16_t number_o
         put(&w, 0x0f);
     if (row->map == MAP_38 || row->map == MAP_3A)
         put(&w, row->map == MAP_38 ? 0x38 : 0x3a);
-    put(&w, row->opcode + (row->attributes & A_R8 ? rng_below(&rng, 8) : row->attributes & A_CC ? rng_below(&rng, 16) : 0));
+    put(&w, row->opcode + (row->attributes & A_R8   ? rng_below(&rng, 8)
+                           : row->attributes & A_CC ? rng_below(&rng, 16)
+                                                    : 0));
     unsigned address_bits = !address_size ? bits : bits == 32 ? 16 : 32;
     if (row->modrm != MR__)
         put_modrm(&w, &rng, choose_modrm(&rng, row), address_bits);

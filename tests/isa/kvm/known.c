@@ -23,10 +23,11 @@ const char *row_excluded(unsigned number, const struct ours *ours)
     return NULL;
 }
 
-/* Ring 3's instructions that KVM's emulator does not know give the guest #UD instead of KVM_INTERNAL_ERROR_EMULATION. */
+/* For what its emulator does not know KVM gives ring 3 #UD instead of KVM_INTERNAL_ERROR_EMULATION. */
 bool kvm_cannot(const struct kcase *c, const struct result *ours, const struct result *theirs)
 {
-    return mode_infos[c->mode].user && stopped_in(theirs) == EXC_UD && stopped_in(ours) != EXC_UD && ours->outcome == HALTED;
+    return mode_infos[c->mode].user && stopped_in(theirs) == EXC_UD && stopped_in(ours) != EXC_UD &&
+           ours->outcome == HALTED;
 }
 
 void as_kvm_delivers(const struct kcase *c, struct result *ours, const struct result *theirs, uint8_t *our_memory,
@@ -38,7 +39,7 @@ void as_kvm_delivers(const struct kcase *c, struct result *ours, const struct re
         s->rflags &= ~(uint64_t)EFLAGS_IOPL;
     if (stopped_in(ours) < 0 || stopped_in(theirs) < 0)
         return;
-    /* SDM vol. 3, 22.3.1: from virtual-8086 mode GS, FS, DS and ES go on the stack before SS, and are null afterwards. This
+    /* SDM vol. 3, 22.3.1: from virtual-8086 mode GS, FS, DS and ES go on the stack before SS, and are then null. This
      * KVM pushes five words as from any ring 3, and leaves them. What ours pushed is put back into the registers. */
     if (c->mode == V86 && !(s->rflags & EFLAGS_VM) && !s->segment[DS].selector && !s->segment[ES].selector &&
         theirs->state.gpr[RSP] == s->gpr[RSP] + 16 && s->gpr[RSP] < STACK0 && s->gpr[RSP] > STACK0 - 64) {
@@ -64,7 +65,8 @@ struct known {
     const char *reason;
     bool (*applies)(const struct kcase *c, const struct result *ours, const struct result *theirs, const char *what);
 };
-#define KNOWN(name) static bool name(const struct kcase *c, const struct result *ours, const struct result *theirs, const char *what)
+#define KNOWN(name)                                                                                                    \
+    static bool name(const struct kcase *c, const struct result *ours, const struct result *theirs, const char *what)
 #define UNUSED (void)c, (void)ours, (void)theirs, (void)what
 
 static bool pushes_segment(unsigned op)
@@ -85,10 +87,30 @@ KNOWN(native_user)
     if (c->mode != LONG3 || c->decoded <= 0)
         return false;
     switch (c->insn.op) {
-    case OP_PUSH_SREG: case OP_POP_SREG: case OP_MOV_FROM_SREG: case OP_MOV_TO_SREG: case OP_LFS: case OP_LGS: case OP_LSS:
-    case OP_PUSHF: case OP_POPF: case OP_SYSCALL: case OP_INT1: case OP_IRET: case OP_LAR: case OP_LSL: case OP_VERR: case OP_VERW:
-    case OP_SLDT: case OP_STR: case OP_SGDT: case OP_SIDT: case OP_SMSW: case OP_JMP_FAR: case OP_CALL_FAR: case OP_RETF:
-        return true;
+    case OP_PUSH_SREG:
+    case OP_POP_SREG:
+    case OP_MOV_FROM_SREG:
+    case OP_MOV_TO_SREG:
+    case OP_LFS:
+    case OP_LGS:
+    case OP_LSS:
+    case OP_PUSHF:
+    case OP_POPF:
+    case OP_SYSCALL:
+    case OP_INT1:
+    case OP_IRET:
+    case OP_LAR:
+    case OP_LSL:
+    case OP_VERR:
+    case OP_VERW:
+    case OP_SLDT:
+    case OP_STR:
+    case OP_SGDT:
+    case OP_SIDT:
+    case OP_SMSW:
+    case OP_JMP_FAR:
+    case OP_CALL_FAR:
+    case OP_RETF: return true;
     }
     return false;
 }
@@ -118,24 +140,25 @@ KNOWN(wide_real_interrupt)
 KNOWN(segment_register_rex)
 {
     UNUSED;
-    return mode_infos[c->mode].bits == 64 && c->decoded > 0 && (stopped_in(theirs) == EXC_UD || theirs->outcome == SHUTDOWN) &&
+    return mode_infos[c->mode].bits == 64 && c->decoded > 0 &&
+           (stopped_in(theirs) == EXC_UD || theirs->outcome == SHUTDOWN) &&
            (c->insn.op == OP_MOV_FROM_SREG || c->insn.op == OP_MOV_TO_SREG);
 }
 
 KNOWN(cr4_not_offered)
 {
     UNUSED;
-    return c->decoded > 0 && c->insn.op == OP_MOV_TO_CR && c->insn.reg == 4 && 
+    return c->decoded > 0 && c->insn.op == OP_MOV_TO_CR && c->insn.reg == 4 &&
            (stopped_in(ours) == EXC_GP || ours->outcome == SHUTDOWN) &&
-           ((c->state.gpr[c->insn.rm] ^ c->state.cr4) & (CR4_PGE | CR4_VME | CR4_PVI | CR4_SMAP | CR4_SMEP | CR4_PCE | CR4_UMIP | CR4_PKE | CR4_FSGSBASE | CR4_PCIDE |
-                                                              CR4_OSXSAVE));
+           ((c->state.gpr[c->insn.rm] ^ c->state.cr4) & (CR4_PGE | CR4_VME | CR4_PVI | CR4_SMAP | CR4_SMEP | CR4_PCE |
+                                                         CR4_UMIP | CR4_PKE | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE));
 }
 
 KNOWN(rep_ports)
 {
     UNUSED;
-    return c->decoded > 0 && (c->insn.op == OP_IN || c->insn.op == OP_OUT || c->insn.op == OP_INS) && (c->insn.flags & (INSN_REP | INSN_REPNE)) &&
-           !strcmp(what, "accesses");
+    return c->decoded > 0 && (c->insn.op == OP_IN || c->insn.op == OP_OUT || c->insn.op == OP_INS) &&
+           (c->insn.flags & (INSN_REP | INSN_REPNE)) && !strcmp(what, "accesses");
 }
 
 KNOWN(table_error_code)
@@ -148,7 +171,8 @@ KNOWN(table_error_code)
 KNOWN(amd_branch)
 {
     UNUSED;
-    return c->mode == LONG3 && c->decoded > 0 && op_infos[c->insn.op].kind == OPK_CTRL && memchr(c->code, 0x66, c->length);
+    return c->mode == LONG3 && c->decoded > 0 && op_infos[c->insn.op].kind == OPK_CTRL &&
+           memchr(c->code, 0x66, c->length);
 }
 
 KNOWN(privilege_first)
@@ -199,7 +223,8 @@ KNOWN(whole_segment)
     if (string && (c->state.gpr[RSI] + 0x30 > 0xffffffff || c->state.gpr[RDI] + 0x30 > 0xffffffff))
         return true;
     bool down = s && (s->attributes & (SEG_CODE | SEG_EXPAND_CONFORM | SEG_DB)) == (SEG_EXPAND_CONFORM | SEG_DB);
-    return (s && (s->limit == 0xffffffff || down) && ea > 0xffffffe0) || (ss->limit == 0xffffffff && (sp < 32 || sp > 0xffffffe0));
+    return (s && (s->limit == 0xffffffff || down) && ea > 0xffffffe0) ||
+           (ss->limit == 0xffffffff && (sp < 32 || sp > 0xffffffe0));
 }
 
 KNOWN(read_before_write)
@@ -223,26 +248,30 @@ KNOWN(table_limit)
 KNOWN(wide_store)
 {
     UNUSED;
-    return c->decoded > 0 && (c->insn.flags & INSN_MEM) && (!strcmp(what, "memory") || !strcmp(what, "accesses") || stopped_in(theirs) >= 0) &&
+    return c->decoded > 0 && (c->insn.flags & INSN_MEM) &&
+           (!strcmp(what, "memory") || !strcmp(what, "accesses") || stopped_in(theirs) >= 0) &&
            (c->insn.op == OP_SLDT || c->insn.op == OP_STR || c->insn.op == OP_SMSW || c->insn.op == OP_MOV_FROM_SREG);
 }
 
 KNOWN(trap_after_halt)
 {
     UNUSED;
-    return c->decoded > 0 && (c->insn.op == OP_POPF || c->insn.op == OP_IRET) && stopped_in(ours) == EXC_DB && stopped_in(theirs) == -1;
+    return c->decoded > 0 && (c->insn.op == OP_POPF || c->insn.op == OP_IRET) && stopped_in(ours) == EXC_DB &&
+           stopped_in(theirs) == -1;
 }
 
 KNOWN(adjust_flags)
 {
     UNUSED;
-    return c->decoded > 0 && (c->insn.op == OP_AAM || c->insn.op == OP_AAD) && (!strcmp(what, "rflags") || !strcmp(what, "memory"));
+    return c->decoded > 0 && (c->insn.op == OP_AAM || c->insn.op == OP_AAD) &&
+           (!strcmp(what, "rflags") || !strcmp(what, "memory"));
 }
 
 KNOWN(stack_size)
 {
     UNUSED;
-    if (theirs->outcome == SHUTDOWN && !(c->state.segment[SS].attributes & SEG_DB) && (c->state.gpr[RSP] & 0xffff) < 0x40)
+    if (theirs->outcome == SHUTDOWN && !(c->state.segment[SS].attributes & SEG_DB) &&
+        (c->state.gpr[RSP] & 0xffff) < 0x40)
         return true;
     return stopped_in(ours) >= 0 && !mode_infos[c->mode].user && c->mode != REAL16 && !mode_infos[c->mode].long_mode &&
            !(c->state.segment[SS].attributes & SEG_DB) && !strcmp(what, "memory") && (ours->state.gpr[RSP] > 0xffff);
@@ -263,7 +292,8 @@ KNOWN(end_of_stack)
 KNOWN(short_pop)
 {
     UNUSED;
-    return c->decoded > 0 && (c->insn.op == OP_POP_SREG || c->insn.op == OP_RETF) && c->insn.osize == 4 && stopped_in(ours) == EXC_SS;
+    return c->decoded > 0 && (c->insn.op == OP_POP_SREG || c->insn.op == OP_RETF) && c->insn.osize == 4 &&
+           stopped_in(ours) == EXC_SS;
 }
 
 KNOWN(frame_outside)
@@ -275,7 +305,8 @@ KNOWN(frame_outside)
 KNOWN(string_batch)
 {
     UNUSED;
-    return c->decoded > 0 && (c->insn.op == OP_INS || c->insn.op == OP_OUTS) && (c->insn.flags & (INSN_REP | INSN_REPNE));
+    return c->decoded > 0 && (c->insn.op == OP_INS || c->insn.op == OP_OUTS) &&
+           (c->insn.flags & (INSN_REP | INSN_REPNE));
 }
 
 KNOWN(prefixed)
@@ -293,7 +324,8 @@ KNOWN(fetch_without_base)
 KNOWN(source_first)
 {
     UNUSED;
-    return c->decoded > 0 && stopped_in(ours) >= 0 && (strcmp(what, "vector") || c->insn.op == OP_MOVS || c->insn.op == OP_CMPS) &&
+    return c->decoded > 0 && stopped_in(ours) >= 0 &&
+           (strcmp(what, "vector") || c->insn.op == OP_MOVS || c->insn.op == OP_CMPS) &&
            (!strcmp(what, "accesses") || stopped_in(ours) == EXC_PF || stopped_in(theirs) == EXC_PF) &&
            (c->insn.op == OP_MOVS || c->insn.op == OP_CMPS || (op_infos[c->insn.op].attributes & OPA_MEM_RMW));
 }
@@ -301,13 +333,15 @@ KNOWN(source_first)
 KNOWN(mmx_tags)
 {
     UNUSED;
-    return c->decoded > 0 && (op_infos[c->insn.op].attributes & OPA_MMX) && stopped_in(ours) >= 0 && !strcmp(what, "x87");
+    return c->decoded > 0 && (op_infos[c->insn.op].attributes & OPA_MMX) && stopped_in(ours) >= 0 &&
+           !strcmp(what, "x87");
 }
 
 KNOWN(stack_override)
 {
     UNUSED;
-    return mode_infos[c->mode].bits == 64 && stopped_in(ours) == EXC_GP && stopped_in(theirs) == EXC_SS && memchr(c->code, 0x36, c->length);
+    return mode_infos[c->mode].bits == 64 && stopped_in(ours) == EXC_GP && stopped_in(theirs) == EXC_SS &&
+           memchr(c->code, 0x36, c->length);
 }
 
 KNOWN(null_stack)
@@ -331,7 +365,8 @@ KNOWN(frame_past_limit)
 KNOWN(no_paging)
 {
     UNUSED;
-    return c->decoded > 0 && (c->insn.op == OP_MOV_TO_CR || c->insn.op == OP_LMSW) && ((ours->state.cr0 ^ c->state.cr0) & (CR0_PG | CR0_PE));
+    return c->decoded > 0 && (c->insn.op == OP_MOV_TO_CR || c->insn.op == OP_LMSW) &&
+           ((ours->state.cr0 ^ c->state.cr0) & (CR0_PG | CR0_PE));
 }
 
 KNOWN(reserved_values)
@@ -339,21 +374,25 @@ KNOWN(reserved_values)
     UNUSED;
     return c->decoded > 0 && c->insn.op == OP_WRMSR &&
            ((uint32_t)c->state.gpr[RCX] == 0x277 || (uint32_t)c->state.gpr[RCX] == 0xc0000084 ||
-            (uint32_t)c->state.gpr[RCX] == 0x174 || (uint32_t)c->state.gpr[RCX] == 0x175 || (uint32_t)c->state.gpr[RCX] == 0x176) && stopped_in(ours) == EXC_GP;
+            (uint32_t)c->state.gpr[RCX] == 0x174 || (uint32_t)c->state.gpr[RCX] == 0x175 ||
+            (uint32_t)c->state.gpr[RCX] == 0x176) &&
+           stopped_in(ours) == EXC_GP;
 }
 
 KNOWN(tsc_aux)
 {
     UNUSED;
-    return c->decoded > 0 && (c->insn.op == OP_WRMSR || c->insn.op == OP_RDMSR) && (uint32_t)c->state.gpr[RCX] == 0xc0000103;
+    return c->decoded > 0 && (c->insn.op == OP_WRMSR || c->insn.op == OP_RDMSR) &&
+           (uint32_t)c->state.gpr[RCX] == 0xc0000103;
 }
 
 /* Ours is wrong in these, until it is mended: then the entry goes. */
 KNOWN(open_repeated_flags)
 {
     UNUSED;
-    return c->decoded > 0 && (c->insn.op == OP_CMPS || c->insn.op == OP_SCAS) && (c->insn.flags & (INSN_REP | INSN_REPNE)) &&
-           stopped_in(ours) >= 0 && (!strcmp(what, "rflags") || !strcmp(what, "memory"));
+    return c->decoded > 0 && (c->insn.op == OP_CMPS || c->insn.op == OP_SCAS) &&
+           (c->insn.flags & (INSN_REP | INSN_REPNE)) && stopped_in(ours) >= 0 &&
+           (!strcmp(what, "rflags") || !strcmp(what, "memory"));
 }
 
 KNOWN(open_invlpg)
@@ -365,31 +404,35 @@ KNOWN(open_invlpg)
 KNOWN(open_lldt)
 {
     UNUSED;
-    return c->decoded > 0 && (c->insn.op == OP_LLDT || c->insn.op == OP_LTR) && mode_infos[c->mode].long_mode && stopped_in(ours) == -1 &&
-           stopped_in(theirs) == EXC_GP;
+    return c->decoded > 0 && (c->insn.op == OP_LLDT || c->insn.op == OP_LTR) && mode_infos[c->mode].long_mode &&
+           stopped_in(ours) == -1 && stopped_in(theirs) == EXC_GP;
 }
 
 KNOWN(reserved_control)
 {
     UNUSED;
-    return c->decoded > 0 && c->insn.op == OP_MOV_TO_CR && mode_infos[c->mode].bits == 64 && c->state.gpr[c->insn.rm] >> 32 &&
-           (stopped_in(ours) == EXC_GP || ours->outcome == SHUTDOWN);
+    return c->decoded > 0 && c->insn.op == OP_MOV_TO_CR && mode_infos[c->mode].bits == 64 &&
+           c->state.gpr[c->insn.rm] >> 32 && (stopped_in(ours) == EXC_GP || ours->outcome == SHUTDOWN);
 }
 
 static const struct known known[] = {
     {"PUSH of a segment register wider than it: the upper part may be zeros or stay (SDM vol. 2, PUSH)", short_push},
     {"a paravirtual KVM runs 64-bit ring 3 with the host's own flags and selectors", native_user},
-    {"this KVM's emulator takes virtual-8086 mode for ring 3 of protected mode: segments from descriptors, no IOPL check", v86_as_protected},
+    {"this KVM's emulator takes virtual-8086 mode for ring 3 of protected mode: segments from descriptors, no IOPL "
+     "check",
+     v86_as_protected},
     {"KVM pushes doublewords for a real-mode interrupt with 66 (SDM vol. 2, INT: three words)", wide_real_interrupt},
     {"KVM gives #UD for REX.R with a segment register, which processors ignore", segment_register_rex},
     {"KVM does not check CR4.VME and PVI against the features it announces", cr4_not_offered},
     {"KVM repeats IN and OUT under REP, which SDM vol. 2, REP defines for string instructions alone", rep_ports},
     {"KVM's LTR and LLDT report error code 0 for a selector that names the LDT or is past the limit", table_error_code},
     {"an access past the end of a 4 GiB segment may fault or wrap (SDM vol. 3, 5.3.1)", whole_segment},
-    {"KVM reads an operand before it finds that the segment cannot be written, and so faults or touches the page first", read_before_write},
+    {"KVM reads an operand before it finds that the segment cannot be written, and so faults or touches the page first",
+     read_before_write},
     {"KVM lets the tables' 6 bytes run past the limit (SDM vol. 3, 5.3)", table_limit},
     {"KVM stores these at operand size and reads first; SDM vol. 2 has 16 bits in memory for all of them", wide_store},
-    {"KVM halts under TF; HLT is an instruction like another, and its trap ends it (SDM vol. 3, 17.3.1.4)", trap_after_halt},
+    {"KVM halts under TF; HLT is an instruction like another, and its trap ends it (SDM vol. 3, 17.3.1.4)",
+     trap_after_halt},
     {"KVM's AAM and AAD leave SF, ZF and PF of something else than AL (SDM vol. 2, AAM)", adjust_flags},
     {"this KVM delivers events on ESP though SS.B is clear (SDM vol. 1, 6.2.3)", stack_size},
     {"KVM's ENTER pushes BP at stack size instead of operand size (SDM vol. 2, ENTER)", enter_size},
@@ -403,24 +446,32 @@ static const struct known known[] = {
     {"KVM leaves the x87 tags of an MMX instruction that faulted", mmx_tags},
     {"KVM heeds an SS prefix in 64-bit mode, which is ignored (SDM vol. 1, 3.3.4)", stack_override},
     {"a paravirtual KVM has no 32-bit paging", no_paging},
-    {"KVM takes PAT entries that SDM vol. 3, 12.12.2 reserves, bits 63:32 of IA32_FMASK, and SYSENTER addresses that are not canonical or too wide a selector", reserved_values},
+    {"KVM takes PAT entries that SDM vol. 3, 12.12.2 reserves, bits 63:32 of IA32_FMASK, and SYSENTER addresses that "
+     "are not canonical or too wide a selector",
+     reserved_values},
     {"IA32_TSC_AUX comes with RDTSCP, which the two offer differently", tsc_aux},
-    {"OPEN: a fault in repeated CMPS or SCAS restores EFLAGS (SDM vol. 2, REP); ours keeps the last round's", open_repeated_flags},
+    {"OPEN: a fault in repeated CMPS or SCAS restores EFLAGS (SDM vol. 2, REP); ours keeps the last round's",
+     open_repeated_flags},
     {"OPEN: INVLPG checks no segment (SDM vol. 2, INVLPG); ours does", open_invlpg},
-    {"OPEN: LLDT and LTR in 64-bit mode refuse a second half with a type or a base that is not canonical; ours takes it", open_lldt},
+    {"OPEN: LLDT and LTR in 64-bit mode refuse a second half with a type or a base that is not canonical; ours takes "
+     "it",
+     open_lldt},
     {"this KVM drops bits 63:32 of a control register instead of #GP (SDM vol. 2, MOV CR)", reserved_control},
     {"KVM keeps the attributes under a null SS in ring 0 of long mode; nothing looks at them", null_stack},
     {"LZCNT and TZCNT where they are not announced: KVM's emulator runs the host's", counting_feature},
     {"KVM delivers a frame past the limit of SS", frame_past_limit},
     {"AMD's near branches obey 66 in 64-bit mode", amd_branch},
-    {"two faults of one instruction: the manual does not rank #GP of privilege and #UD of a register that does not exist; "
-     "KVM asks for privilege first also in virtual-8086 mode", privilege_first},
+    {"two faults of one instruction: the manual does not rank #GP of privilege and #UD of a register that does not "
+     "exist; "
+     "KVM asks for privilege first also in virtual-8086 mode",
+     privilege_first},
     {"KVM's SYSRET knows only the 64-bit form, and delays TF as IRET does", return_to_32},
     {"KVM's IRET in long mode reports error code 0 where SDM vol. 2, IRET has the selector", iret_error_code},
     {"KVM's INS reads the port before it looks at the destination (SDM vol. 1, 19.3: faults come first)", port_first},
 };
 
-const char *known_difference(const struct kcase *c, const struct result *ours, const struct result *theirs, const char *what)
+const char *known_difference(const struct kcase *c, const struct result *ours, const struct result *theirs,
+                             const char *what)
 {
     for (unsigned i = 0; i < ARRAY_LEN(known); i++)
         if (known[i].applies(c, ours, theirs, what))

@@ -53,10 +53,12 @@ static void list_pairs(struct session *s, const char *only_mode, const char *onl
             continue;
         for (unsigned mode = 0; mode < MODES; mode++) {
             unsigned world = mode_infos[mode].long_mode;
-            if ((only_mode && strcmp(only_mode, mode_infos[mode].name)) || !exists(&isa_rows[row], mode_infos[mode].bits))
+            if ((only_mode && strcmp(only_mode, mode_infos[mode].name)) ||
+                !exists(&isa_rows[row], mode_infos[mode].bits))
                 continue;
             /* 64-bit mode's computing is held against the host itself; here it is its system instructions */
-            if (mode_infos[mode].bits == 64 && op_infos[isa_rows[row].op].kind != OPK_SYS && op_infos[isa_rows[row].op].kind != OPK_CTRL)
+            if (mode_infos[mode].bits == 64 && op_infos[isa_rows[row].op].kind != OPK_SYS &&
+                op_infos[isa_rows[row].op].kind != OPK_CTRL)
                 continue;
             for (unsigned n = weight(&isa_rows[row]); n && s->pair_count[world] < PAIRS_MAX; n--)
                 s->pairs[world][s->pair_count[world]++] = (struct pair){(uint16_t)row, (uint8_t)mode};
@@ -99,7 +101,8 @@ static const char *both(struct session *s, const uint8_t *pristine)
     apply(s);
     ours_run(s->ours, &c->state, &s->a);
     /* it went where no HLT is: what it met there is not the case */
-    if (s->a.instructions > (op_infos[c->insn.op].kind == OPK_CTRL ? 3u : 4u) && !(c->insn.flags & (INSN_REP | INSN_REPNE)))
+    if (s->a.instructions > (op_infos[c->insn.op].kind == OPK_CTRL ? 3u : 4u) &&
+        !(c->insn.flags & (INSN_REP | INSN_REPNE)))
         s->a.outcome = RUNS_ON;
     if (s->a.outcome == RUNS_ON)
         return "";
@@ -158,7 +161,8 @@ static void run_case(struct session *s, uint64_t number)
     s->failed++;
     if (s->summary) {
         printf("differ %s %s %s %d,%d|%d,%d case %" PRIu64 "\n", mode_infos[c->mode].name,
-               op_infos[isa_rows[c->row].op].mnemonic, what, s->a.outcome, stopped_in(&s->a), s->b.outcome, stopped_in(&s->b), number);
+               op_infos[isa_rows[c->row].op].mnemonic, what, s->a.outcome, stopped_in(&s->a), s->b.outcome,
+               stopped_in(&s->b), number);
     } else if (s->shown++ < s->show) {
         printf("--- %s differs: --seed %" PRIu64 " --case %" PRIu64 "\n", what, s->seed, number);
         report(c, &s->a, &s->b, ours_memory(s->ours), theirs_memory(s->theirs), pristine);
@@ -227,7 +231,8 @@ int main(int argc, char **argv)
         run_case(s, only);
     for (uint64_t number = 0; only == UINT64_MAX && number < count && ((number & 63) || time(NULL) < end); number++)
         run_case(s, number);
-    printf("%" PRIu64 " agree, %" PRIu64 " differ for a known reason, %" PRIu64 " KVM cannot, %" PRIu64 " dropped, %" PRIu64 " once only, %" PRIu64 " failed\n",
+    printf("%" PRIu64 " agree, %" PRIu64 " differ for a known reason, %" PRIu64 " KVM cannot, %" PRIu64
+           " dropped, %" PRIu64 " once only, %" PRIu64 " failed\n",
            s->agreed, s->known, s->unable, s->dropped, s->unsteady, s->failed);
     theirs_stop(s->theirs);
     ours_stop(s->ours);

@@ -5,8 +5,24 @@
 
 uint64_t random_integer(struct rng *rng)
 {
-    static const uint64_t edges[] = {0, 1, 2, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0x8000, 0xffff, 0x10000, 0x7fffffff, 0x80000000,
-                                     0xffffffff, 0x100000000, 0x7fffffffffffffff, 0x8000000000000000, ~UINT64_C(0)};
+    static const uint64_t edges[] = {0,
+                                     1,
+                                     2,
+                                     0x7f,
+                                     0x80,
+                                     0xff,
+                                     0x100,
+                                     0x7fff,
+                                     0x8000,
+                                     0xffff,
+                                     0x10000,
+                                     0x7fffffff,
+                                     0x80000000,
+                                     0xffffffff,
+                                     0x100000000,
+                                     0x7fffffffffffffff,
+                                     0x8000000000000000,
+                                     ~UINT64_C(0)};
     uint64_t value = rng_next(rng);
     switch (rng_below(rng, 6)) {
     case 0:
@@ -68,7 +84,8 @@ static uint64_t choose_offset(struct rng *rng, const struct x86_segment *s, bool
         case 1:
             return rng_percent(rng, 50) ? mask - rng_below(rng, 2 * size) : 0xe0000000 + rng_below(rng, 64);
         case 2:
-            return flat && rng_percent(rng, 50) ? UINT64_C(0x800000000000) - rng_below(rng, 2 * size) : MEMORY_BYTES + rng_below(rng, 0x1000) - base;
+            return flat && rng_percent(rng, 50) ? UINT64_C(0x800000000000) - rng_below(rng, 2 * size)
+                                                : MEMORY_BYTES + rng_below(rng, 0x1000) - base;
         default:
             return DATA - base + rng_below(rng, DATA_BYTES - 64);
         }
@@ -140,7 +157,8 @@ static bool is_flat(const struct kcase *c)
 static void set_rm(struct kcase *c, const void *bytes, unsigned size)
 {
     if (c->insn.flags & INSN_MEM)
-        add_patch(c, (operand_segment(c)->base + effective_address(c)) & (is_flat(c) ? ~UINT64_C(0) : 0xffffffff), bytes, size);
+        add_patch(c, (operand_segment(c)->base + effective_address(c)) & (is_flat(c) ? ~UINT64_C(0) : 0xffffffff),
+                  bytes, size);
     else if (c->insn.rm < 16 && size <= 8)
         memcpy(&c->state.gpr[c->insn.rm], bytes, size);
 }
@@ -201,11 +219,12 @@ static void put_frame(struct rng *rng, struct kcase *c, bool iret)
 
 static uint64_t control_value(struct rng *rng, const struct kcase *c, unsigned reg)
 {
-    static const uint64_t bits0[] = {CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE, CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG, 1 << 8,
-                                     UINT64_C(1) << 32};
-    static const uint64_t bits4[] = {CR4_VME, CR4_PVI, CR4_TSD, CR4_DE, CR4_PSE, CR4_PAE, CR4_MCE, CR4_PGE, CR4_PCE, CR4_OSFXSR,
-                                     CR4_OSXMMEXCPT, CR4_UMIP, CR4_FSGSBASE, CR4_PCIDE, CR4_OSXSAVE, CR4_SMEP, CR4_SMAP, CR4_PKE,
-                                     1 << 15, UINT64_C(1) << 40};
+    static const uint64_t bits0[] = {CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE,           CR0_WP,
+                                     CR0_AM, CR0_NW, CR0_CD, CR0_PG, 1 << 8, UINT64_C(1) << 32};
+    static const uint64_t bits4[] = {CR4_VME,        CR4_PVI,  CR4_TSD,      CR4_DE,    CR4_PSE,
+                                     CR4_PAE,        CR4_MCE,  CR4_PGE,      CR4_PCE,   CR4_OSFXSR,
+                                     CR4_OSXMMEXCPT, CR4_UMIP, CR4_FSGSBASE, CR4_PCIDE, CR4_OSXSAVE,
+                                     CR4_SMEP,       CR4_SMAP, CR4_PKE,      1 << 15,   UINT64_C(1) << 40};
     uint64_t value = reg == 0 ? c->state.cr0 : reg == 3 ? c->state.cr3 : c->state.cr4;
     switch (reg) {
     case 0: case 4:
@@ -223,9 +242,9 @@ static uint64_t control_value(struct rng *rng, const struct kcase *c, unsigned r
 
 static void place_msr(struct rng *rng, struct kcase *c)
 {
-    static const uint32_t msrs[] = {0x174, 0x175, 0x176, 0x277, 0xc0000080, 0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084,
-                                    0xc0000100, 0xc0000101, 0xc0000102, 0xc0000103, 0x2ff, 0x200, 0x201, 0x20f, 0x250, 0x258, 0x26f,
-                                    0xfe};
+    static const uint32_t msrs[] = {0x174,      0x175,      0x176,      0x277,      0xc0000080, 0xc0000081, 0xc0000082,
+                                    0xc0000083, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102, 0xc0000103, 0x2ff,
+                                    0x200,      0x201,      0x20f,      0x250,      0x258,      0x26f,      0xfe};
     uint32_t index = PICK(rng, msrs);
     uint64_t value = random_integer(rng);
     if (index == 0xc0000080)
@@ -242,13 +261,16 @@ static void place_msr(struct rng *rng, struct kcase *c)
 /* Changes an entry of the page tables over the page at `linear`, and what the control registers make of it. */
 static void place_paging(struct rng *rng, struct kcase *c, uint64_t linear)
 {
-    static const uint64_t flips[] = {PTE_P, PTE_W, PTE_U, PTE_A, PTE_D, PTE_NX, PTE_PS, UINT64_C(1) << 51, PTE_G, PTE_PWT};
+    static const uint64_t flips[] = {PTE_P, PTE_W,  PTE_U, PTE_A, PTE_D, PTE_NX, PTE_PS, UINT64_C(1) << 51,
+                                     PTE_G, PTE_PWT};
     bool wide = mode_infos[c->mode].long_mode;
     if (linear >= (wide ? 0x200000u : 0x400000u))
         return;
     unsigned level = rng_percent(rng, 75) ? 0 : 1 + rng_below(rng, wide ? 3 : 1);
-    uint64_t at = wide ? TABLES + 0x1000 * (3 - level) + 8 * (level ? 0 : linear >> 12) : TABLES + 0x1000 * (1 - level) + 4 * (level ? 0 : linear >> 12);
-    uint64_t entry = PTE_P | PTE_W | PTE_U | PTE_A | PTE_D | (level ? TABLES + 0x1000 * ((wide ? 3u : 1u) - level + 1) : linear & ~UINT64_C(0xfff));
+    uint64_t at = wide ? TABLES + 0x1000 * (3 - level) + 8 * (level ? 0 : linear >> 12)
+                       : TABLES + 0x1000 * (1 - level) + 4 * (level ? 0 : linear >> 12);
+    uint64_t entry = PTE_P | PTE_W | PTE_U | PTE_A | PTE_D |
+                     (level ? TABLES + 0x1000 * ((wide ? 3u : 1u) - level + 1) : linear & ~UINT64_C(0xfff));
     for (unsigned n = 1 + rng_below(rng, 2); n; n--)
         entry ^= PICK(rng, flips);
     if (level && (entry & PTE_PS) && rng_percent(rng, 80))
@@ -331,7 +353,8 @@ static void place_special(struct rng *rng, struct kcase *c)
         c->state.gpr[i->rm] = control_value(rng, c, i->reg);
         break;
     case OP_MOV_TO_DR:
-        c->state.gpr[i->rm] = i->reg == 7 ? value & 0xffff2700 : value & (rng_percent(rng, 80) ? 0xffffffff : ~UINT64_C(0));
+        c->state.gpr[i->rm] =
+            i->reg == 7 ? value & 0xffff2700 : value & (rng_percent(rng, 80) ? 0xffffffff : ~UINT64_C(0));
         break;
     case OP_LMSW:
         value = (c->state.cr0 ^ rng_below(rng, 16)) | (value & 0xfff0);
@@ -379,7 +402,8 @@ void place_operands(struct rng *rng, struct kcase *c)
 {
     uint64_t mask = address_mask(c, c->insn.asize), linear = 0;
     if (rng_percent(rng, 4)) /* the stack at an end */
-        c->state.gpr[RSP] = rng_percent(rng, 50) ? rng_below(rng, 8) : (c->state.gpr[RSP] & ~UINT64_C(0xfff)) + rng_below(rng, 8);
+        c->state.gpr[RSP] =
+            rng_percent(rng, 50) ? rng_below(rng, 8) : (c->state.gpr[RSP] & ~UINT64_C(0xfff)) + rng_below(rng, 8);
     if (c->insn.flags & INSN_MEM) {
         unsigned size = c->insn.rm_size ? c->insn.rm_size : 8;
         aim_memory(rng, c, choose_offset(rng, operand_segment(c), is_flat(c), size, mask) & mask);

@@ -144,7 +144,10 @@ void ours_run(struct ours *ours, const struct x86_state *state, struct result *r
     r->instructions = (unsigned)(cpu_instructions(ours->cpu) - before);
     cpu_get_state(ours->cpu, &r->state);
     r->state.cr8 = ours->cr8;
-    r->outcome = exit == CPU_EXIT_HALT ? HALTED : exit == CPU_EXIT_SHUTDOWN ? SHUTDOWN : exit == CPU_EXIT_REQUEST ? RUNS_ON : CANNOT;
+    r->outcome = exit == CPU_EXIT_HALT       ? HALTED
+                 : exit == CPU_EXIT_SHUTDOWN ? SHUTDOWN
+                 : exit == CPU_EXIT_REQUEST  ? RUNS_ON
+                                             : CANNOT;
     if (r->outcome == CANNOT)
         printf("the software processor stopped: %s\n", cpu_message(ours->cpu));
 }

@@ -62,7 +62,8 @@ struct theirs *theirs_start(char *why, size_t size)
         ioctl(kvm->kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid) < 0)
         goto failed;
     for (unsigned i = 0; i < cpuid->nent; i++)
-        if (cpuid->entries[i].function == 0) /* "GenuineIntel", as the software processor: SYSCALL and SYSENTER differ */
+        if (cpuid->entries[i].function ==
+            0) /* "GenuineIntel", as the software processor: SYSCALL and SYSENTER differ */
             cpuid->entries[i].ebx = 0x756e6547, cpuid->entries[i].edx = 0x49656e69, cpuid->entries[i].ecx = 0x6c65746e;
     if (ioctl(cpu->fd, KVM_SET_CPUID2, cpuid) < 0)
         goto failed;
@@ -144,7 +145,9 @@ void theirs_run(struct theirs *t, const struct x86_state *state, struct result *
             serve(run, r);
             continue;
         }
-        r->outcome = run->exit_reason == KVM_EXIT_HLT ? HALTED : run->exit_reason == KVM_EXIT_SHUTDOWN ? SHUTDOWN : CANNOT;
+        r->outcome = run->exit_reason == KVM_EXIT_HLT        ? HALTED
+                     : run->exit_reason == KVM_EXIT_SHUTDOWN ? SHUTDOWN
+                                                             : CANNOT;
         break;
     }
     setitimer(ITIMER_REAL, &none, NULL);

@@ -174,6 +174,7 @@ bool kvm_cannot(const struct kcase *c, const struct result *ours, const struct r
 /* Where KVM delivers events differently on purpose, ours (which is as the manual says) is retold its way. */
 void as_kvm_delivers(const struct kcase *c, struct result *ours, const struct result *theirs, uint8_t *our_memory,
                      const uint8_t *their_memory);
-const char *known_difference(const struct kcase *c, const struct result *ours, const struct result *theirs, const char *what);
+const char *known_difference(const struct kcase *c, const struct result *ours, const struct result *theirs,
+                             const char *what);
 
 #endif

@@ -14,8 +14,8 @@ const struct mode_info mode_infos[MODES] = {
 /* A descriptor: `flags` are its bits 55:40 (type .. G), limit in bytes, or in pages when G is in flags. */
 static uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t flags)
 {
-    return (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 | (uint64_t)((flags & 0xf0ff) | (limit >> 8 & 0xf00)) << 40 |
-           (uint64_t)(base >> 24) << 56;
+    return (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 |
+           (uint64_t)((flags & 0xf0ff) | (limit >> 8 & 0xf00)) << 40 | (uint64_t)(base >> 24) << 56;
 }
 
 static uint64_t gate(uint16_t selector, uint32_t offset, uint32_t type_dpl_p)
@@ -34,7 +34,11 @@ static uint64_t menu_descriptor(unsigned i)
         return descriptor(DATA + (i & 3) * 0x10, i & 1 ? 0xfff : i & 4 ? 0x7fff : 0xffff, flags | (wide ? 0x4000 : 0));
     switch (type) {
     case 4: case 12: /* call gates, some with parameters */
-        return gate(i & 1 ? CODE32 : wide ? CODE32 : CODE16, wide ? CODE + 0x800 : 0x800, flags) | (uint64_t)(i >> 5 & 3) << 32;
+        return gate(i & 1  ? CODE32
+                    : wide ? CODE32
+                           : CODE16,
+                    wide ? CODE + 0x800 : 0x800, flags) |
+               (uint64_t)(i >> 5 & 3) << 32;
     case 5:
         return gate(TSS_SELECTOR, 0, flags);
     case 6: case 7: case 14: case 15:
@@ -144,7 +148,8 @@ void world_memory(uint8_t *m, bool long_mode)
     /* whole 16-byte system descriptors for long mode, the last half of them not quite */
     for (unsigned i = 0; i < 48; i++) {
         uint64_t low = menu_descriptor((i & 15) | (i & 16 ? 32 : 0));
-        put64(m, GDT + 8 * (GDT_MENU + 128 + 2 * i), (i & 15) == 12 ? gate(CODE64, CODE + 0x800, low >> 40 & 0xff) : low);
+        put64(m, GDT + 8 * (GDT_MENU + 128 + 2 * i),
+              (i & 15) == 12 ? gate(CODE64, CODE + 0x800, low >> 40 & 0xff) : low);
         put64(m, GDT + 8 * (GDT_MENU + 128 + 2 * i) + 8, i < 32 ? 0 : UINT64_C(1) << (8 * (i & 7)));
     }
     for (unsigned i = 0; i < LDT_ENTRIES; i++)
@@ -169,7 +174,8 @@ struct x86_segment segment_of(uint16_t selector, const uint8_t *memory)
 static struct x86_segment some_data(struct rng *rng, bool user, const uint8_t *memory)
 {
     for (unsigned tries = 0; tries < 50; tries++) {
-        uint16_t selector = (uint16_t)(rng_percent(rng, 50) ? 8 * (GDT_MENU + rng_below(rng, 64)) : 4 + 8 * rng_below(rng, 64));
+        uint16_t selector =
+            (uint16_t)(rng_percent(rng, 50) ? 8 * (GDT_MENU + rng_below(rng, 64)) : 4 + 8 * rng_below(rng, 64));
         struct x86_segment s = segment_of(selector | (user ? 3 : 0), memory);
         bool code = s.attributes & SEG_CODE;
         if (!(s.attributes & SEG_P) || !(s.attributes & SEG_S) || (code && !(s.attributes & SEG_WRITE_READ)) ||
@@ -185,8 +191,11 @@ static void real_segments(struct rng *rng, struct x86_state *s, enum mode mode)
 {
     uint32_t attributes = mode == V86 ? 0x00f3 : 0x0093;
     for (unsigned i = 0; i < 6; i++) {
-        uint16_t selector = (uint16_t)(i == CS ? CODE / 16 : i == SS ? 0 : rng_percent(rng, 80) ? (DATA / 16) + rng_below(rng, 0x800)
-                                       : rng_percent(rng, 30) ? 0xffff - rng_below(rng, 16) : 0xa000 + rng_below(rng, 0x1000));
+        uint16_t selector = (uint16_t)(i == CS                ? CODE / 16
+                                       : i == SS              ? 0
+                                       : rng_percent(rng, 80) ? (DATA / 16) + rng_below(rng, 0x800)
+                                       : rng_percent(rng, 30) ? 0xffff - rng_below(rng, 16)
+                                                              : 0xa000 + rng_below(rng, 0x1000));
         s->segment[i] = (struct x86_segment){selector, attributes, 0xffff, (uint64_t)selector << 4};
     }
     if (mode == REAL16) {
@@ -220,7 +229,8 @@ void world_state(struct rng *rng, struct x86_state *s, enum mode mode, const uin
     const struct mode_info *info = &mode_infos[mode];
     x86_state_reset(s, true);
     for (unsigned i = 0; i < 16; i++)
-        s->gpr[i] = i < 8 || info->bits == 64 ? random_integer(rng) & (info->bits == 64 ? ~UINT64_C(0) : 0xffffffff) : 0;
+        s->gpr[i] =
+            i < 8 || info->bits == 64 ? random_integer(rng) & (info->bits == 64 ? ~UINT64_C(0) : 0xffffffff) : 0;
     s->rflags = random_flags(rng, mode);
     s->cr0 = CR0_ET | CR0_NE | CR0_MP | (mode == REAL16 ? 0 : CR0_PE) | (info->paging ? CR0_PG | CR0_WP : 0);
     s->cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT | (info->long_mode ? CR4_PAE : 0);
@@ -253,7 +263,8 @@ void world_state(struct rng *rng, struct x86_state *s, enum mode mode, const uin
         s->rip += CODE;
     for (unsigned i = 0; i < 6; i++)
         if (i != CS)
-            s->segment[i] = i == SS || rng_percent(rng, info->bits == 64 ? 80 : 25) ? segment_of(info->user ? USER_DATA : DATA0, memory)
+            s->segment[i] = i == SS || rng_percent(rng, info->bits == 64 ? 80 : 25)
+                                ? segment_of(info->user ? USER_DATA : DATA0, memory)
                             : rng_percent(rng, 7) ? segment_of((uint16_t)rng_below(rng, 4), memory)
                                                   : some_data(rng, info->user, memory);
     if (info->bits == 64 && rng_percent(rng, 50))
