@@ -30,6 +30,7 @@ class FakeVm:
 
     def wait(self, timeout: float | None = None) -> Result | None:
         self.waits += 1
+        assert self.waits < 5000, "nobody ended the run"
         self.at_wait(self.waits)
         if "stop" in self.calls:
             return Result("stopped", 0, "interp", 1.5, 10)
