@@ -207,8 +207,11 @@ void generate(struct diff_case *c, uint64_t seed, uint64_t number, uint16_t numb
     c->opcode = (uint8_t)opcode;
     memcpy(c->code, w.bytes, 16);
     c->decoded = insn_decode(&c->insn, c->code, 15, INSN_MODE_64);
-    if (c->decoded > 0 && c->insn.op == OP_INT && c->insn.imm == 0x80)
-        c->code[c->decoded - 1]++; /* the host's system calls */
+    if (c->decoded > 0 && c->insn.op == OP_INT) {
+        /* users may call 3, 4 and 80h; the last is the host's system calls */
+        uint8_t *vector = &c->code[c->decoded - 1];
+        *vector = rng_percent(&rng, 30) ? (uint8_t)(3 + rng_below(&rng, 2)) : *vector == 0x80 ? 0x81 : *vector;
+    }
     c->length = (uint8_t)(c->decoded > 0 ? (unsigned)c->decoded : MIN(w.count, 15));
     if (c->decoded <= 0) /* should a processor run it after all, what follows must not be anything */
         memset(c->code + c->length, 0xcc, sizeof c->code - c->length);

@@ -217,6 +217,8 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
         return "the limit of Linux's descriptor 15 tells the processor's number";
     if (host->vector == EXC_AC && is_address_fault(guest) && host->rip == guest->rip)
         return "whether #AC comes before the page's own fault: no order is given (SDM vol. 3, table 6-2)";
+    if (host->vector == EXC_AC && !(c->rflags & EFLAGS_AC) && (c->insn.flags & INSN_LOCK || op == OP_XCHG))
+        return "split_lock_detect=fatal: Linux has locked accesses across cache lines fault (SDM vol. 3, 9.1.2.3)";
     if (host->vector == EXC_AC && guest->vector != EXC_AC && wide_operand(c))
         return "whether operands of 16 and 32 bytes are checked for alignment (SDM vol. 2, MOVUPS: may or may not be)";
     if (is_sha(op) && guest->vector == EXC_GP && host_is_amd())

@@ -3,13 +3,14 @@
  *              [--any-opcode]
  *
  * Runs `count` cases on both processors, prints what disagrees (at most `reports` an operation), a line of totals, and
- * exits with 1 if anything did. --case runs one case of the seed again. --coverage lists rows that never completed, and
+ * exits with 1 if anything did (77: this host cannot). --case runs one case of the seed again. --coverage lists rows that never completed, and
  * how often each known difference was met.
  * --any-opcode draws opcodes instead of rows: what is undefined here must be undefined there. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 
 #include "cpu/decode/plan.h"
@@ -152,12 +153,25 @@ static bool parse(struct options *o, int argc, char **argv)
     return true;
 }
 
+#define EXIT_CANNOT 77
+#define HWCAP2_FSGSBASE 2
+
+/* The child sets FS and GS by instructions, and both sides keep YMM. */
+static bool host_will_do(void)
+{
+    return getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE && __builtin_cpu_supports("avx");
+}
+
 int main(int argc, char **argv)
 {
     struct options o = {.seed = 1, .count = 100000, .row = -1, .reports = 2};
     if (!parse(&o, argc, argv)) {
         fprintf(stderr, "usage: differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage] [--any-opcode]\n");
         return 2;
+    }
+    if (!host_will_do()) {
+        fprintf(stderr, "this host lacks FSGSBASE or AVX\n");
+        return EXIT_CANNOT;
     }
     struct totals *t = calloc(1, sizeof *t);
     struct diff_result *guest_result = aligned_alloc(64, sizeof *guest_result * BATCH);
