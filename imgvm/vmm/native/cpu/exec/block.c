@@ -272,7 +272,7 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
         uint64_t left = (uint64_t)cpu->s.segment[CS].limit - cpu->rip + 1;
         room = (unsigned)MIN(left, room);
     }
-    block_decode(cpu, block, region->host + (gpa - region->gpa), room, BLOCK_MAX_INSNS);
+    block_decode(cpu, block, region->host + (gpa - region->gpa), room, COVERAGE_MOST_INSNS);
     if (unlikely(cpu->native->generation != cpu->native_generation)) {
         /* the thunk cache started over: all older blocks, and perhaps the head of this one, point to nothing */
         cpu->native_generation = cpu->native->generation;
