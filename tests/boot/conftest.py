@@ -8,27 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from boot_images import packed
 
-from imgvm import binding
 from imgvm.config import Config
-from imgvm.errors import ImgvmError, PackError
-from imgvm.pack import pack
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def packed(config: Config, output: Path) -> Path:
-    try:
-        binding.lib()
-    except ImgvmError as error:
-        pytest.skip(f"{error.message} (make build)")
-    try:
-        pack(config, output)
-    except PackError as error:
-        if "cannot be reached" in error.message or "apt-get is not here" in error.message:
-            pytest.skip(error.message)
-        raise
-    return output
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import guest_root
 import pytest
+from boot_images import packed
 
 import imgvm
+from imgvm.config import Config
 from imgvm.errors import PackError
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
@@ -68,10 +70,6 @@ def whole_python(resources: str) -> str:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, float], str]:
     """Runs a script in the guest on a processor model; what it printed, once it ended with status 0."""
-    from conftest import packed
-
-    from imgvm.config import Config
-
     def run(model: str, script: str, seconds: float) -> str:
         folder = tmp_path_factory.mktemp("suites")
         try:

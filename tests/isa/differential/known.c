@@ -250,8 +250,6 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
     if (host_is_amd() && op == OP_MOVSXD && has_prefix(c, 0x66) && c->insn.flags & INSN_MEM &&
         (host->vector == EXC_PF || host->vector == EXC_AC))
         return "MOVSXD with 66 reads four bytes on AMD's processors, two on Intel's (SDM vol. 2, MOVSXD)";
-    if ((op == OP_RETF || op == OP_IRET) && guest->cs == 0x23 && host->vector == EXC_GP && host->cs == USER_CS)
-        return "open (cpu/exec/far.c, interrupt.c): RETF, IRET to 32-bit code with an offset beyond the limit is #GP(0), not cut off";
     if (is_masked_store(op) && is_address_fault(host))
         return "whether bytes that are masked off fault (SDM vol. 2, MASKMOVDQU: implementation dependent)";
     return NULL;

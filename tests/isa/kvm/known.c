@@ -386,28 +386,6 @@ KNOWN(tsc_aux)
            (uint32_t)c->state.gpr[RCX] == 0xc0000103;
 }
 
-/* Ours is wrong in these, until it is mended: then the entry goes. */
-KNOWN(open_repeated_flags)
-{
-    UNUSED;
-    return c->decoded > 0 && (c->insn.op == OP_CMPS || c->insn.op == OP_SCAS) &&
-           (c->insn.flags & (INSN_REP | INSN_REPNE)) && stopped_in(ours) >= 0 &&
-           (!strcmp(what, "rflags") || !strcmp(what, "memory"));
-}
-
-KNOWN(open_invlpg)
-{
-    UNUSED;
-    return c->decoded > 0 && c->insn.op == OP_INVLPG && stopped_in(ours) >= EXC_SS && stopped_in(theirs) == -1;
-}
-
-KNOWN(open_lldt)
-{
-    UNUSED;
-    return c->decoded > 0 && (c->insn.op == OP_LLDT || c->insn.op == OP_LTR) && mode_infos[c->mode].long_mode &&
-           stopped_in(ours) == -1 && stopped_in(theirs) == EXC_GP;
-}
-
 KNOWN(reserved_control)
 {
     UNUSED;
@@ -450,12 +428,6 @@ static const struct known known[] = {
      "are not canonical or too wide a selector",
      reserved_values},
     {"IA32_TSC_AUX comes with RDTSCP, which the two offer differently", tsc_aux},
-    {"OPEN: a fault in repeated CMPS or SCAS restores EFLAGS (SDM vol. 2, REP); ours keeps the last round's",
-     open_repeated_flags},
-    {"OPEN: INVLPG checks no segment (SDM vol. 2, INVLPG); ours does", open_invlpg},
-    {"OPEN: LLDT and LTR in 64-bit mode refuse a second half with a type or a base that is not canonical; ours takes "
-     "it",
-     open_lldt},
     {"this KVM drops bits 63:32 of a control register instead of #GP (SDM vol. 2, MOV CR)", reserved_control},
     {"KVM keeps the attributes under a null SS in ring 0 of long mode; nothing looks at them", null_stack},
     {"LZCNT and TZCNT where they are not announced: KVM's emulator runs the host's", counting_feature},

@@ -385,18 +385,29 @@ uint64_t access_segment(struct cpu *cpu, const struct uop *u, unsigned index, ui
     return (uint32_t)(segment->base + offset);
 }
 
-uint64_t access_ea_slow(struct cpu *cpu, const struct uop *u, unsigned size, bool write)
+/* Offset within the segment. */
+static uint64_t effective_offset(struct cpu *cpu, const struct uop *u)
 {
     const struct insn *in = &u->in;
     uint64_t base = in->base == INSN_REG_RIP ? cpu_next_rip(cpu, u) : cpu->gpr[in->base];
     uint64_t offset = base + (cpu->gpr[in->index] << in->scale) + (uint64_t)(int64_t)in->disp;
     if (in->base == INSN_REG_NONE && in->index == INSN_REG_NONE && !in->disp && !in->modrm)
         offset = in->imm; /* moffs */
-    if (in->asize == 4)
-        offset = (uint32_t)offset;
-    else if (in->asize == 2)
-        offset = (uint16_t)offset;
+    return offset & bits_mask_bytes(in->asize);
+}
+
+uint64_t access_ea_slow(struct cpu *cpu, const struct uop *u, unsigned size, bool write)
+{
+    uint64_t offset = effective_offset(cpu, u);
     if (cpu->code64)
-        return offset + cpu->seg_base[in->segment];
-    return access_segment(cpu, u, in->segment, offset, size, write);
+        return offset + cpu->seg_base[u->in.segment];
+    return access_segment(cpu, u, u->in.segment, offset, size, write);
+}
+
+uint64_t access_ea_unchecked(struct cpu *cpu, const struct uop *u)
+{
+    if (!u->ea_slow)
+        return operand_linear(cpu, u, 1, false);
+    uint64_t linear = effective_offset(cpu, u) + cpu->seg_base[u->in.segment];
+    return cpu->code64 ? linear : (uint32_t)linear;
 }

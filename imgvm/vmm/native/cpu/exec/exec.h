@@ -224,6 +224,8 @@ static inline void cpu_fpu_leave(struct cpu *cpu)
 /* ---- access.c: memory operands ---- */
 
 uint64_t access_ea_slow(struct cpu *cpu, const struct uop *u, unsigned size, bool write);
+/* The linear address without the segment's limit and type: INVLPG. */
+uint64_t access_ea_unchecked(struct cpu *cpu, const struct uop *u);
 uint64_t access_read_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);
 void access_write_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value);
 void *access_load_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);

@@ -172,7 +172,10 @@ static inline void repeat(struct cpu *cpu, const struct uop *u, void (*one)(stru
         return;
     }
     uint64_t count;
+    uint16_t before = cpu->cc;
     while ((count = index_value(cpu, u, RCX)) != 0) {
+        if (until)
+            cpu->cc = before; /* a fault finds the flags as the instruction did (SDM vol. 2, REP) */
         uint64_t done = chunk(cpu, u, count);
         if (!done) {
             one(cpu, u);

@@ -305,7 +305,7 @@ void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector
     if (!(cs.attributes & SEG_P))
         raise_error(cpu, u, EXC_NP, cs_selector & 0xfffc);
     bool to64 = long_mode && (cs.attributes & SEG_L);
-    if (to64 ? !canonical(rip) : (uint32_t)rip > cs.limit)
+    if (to64 ? !canonical(rip) : rip > cs.limit)
         raise_gp(cpu, u, 0);
 
     struct x86_segment ss = cpu->s.segment[SS];

@@ -22,6 +22,7 @@
 #define IA32_PAT 0x277
 #define IA32_MTRR_DEF_TYPE 0x2ff
 #define IA32_TSC_DEADLINE 0x6e0
+#define IA32_TSC_AUX 0xc0000103
 #define IA32_XSS 0xda0
 #define IA32_EFER 0xc0000080
 #define IA32_LSTAR 0xc0000082
@@ -41,6 +42,8 @@ static bool canonical(uint64_t address)
 /* The storage of a plain row, or NULL; *valid: its writable bits. */
 static uint64_t *plain(struct cpu *cpu, uint32_t index, uint64_t *valid)
 {
+    if (index == IA32_TSC_AUX && !cpuid_has(&cpu->cpuid, FEATURE_RDTSCP) && !cpuid_has(&cpu->cpuid, FEATURE_RDPID))
+        return NULL;
     switch (index) {
 #define MSR(name, number, field, bits) \
     case number:                       \

@@ -54,7 +54,18 @@ uint64_t segment_system_base_high(struct cpu *cpu, const struct uop *u, uint16_t
     uint64_t linear;
     if (!descriptor_linear(cpu, selector, 16, &linear))
         raise_error(cpu, u, vector, selector & 0xfffc);
-    return access_system_read(cpu, u, linear + 8, 4) << 32;
+    uint64_t high = access_system_read(cpu, u, linear + 8, 8);
+    if (high >> 40 & 0x1f) /* where the second half would have a type it has zeros (SDM vol. 3, figure 8-4) */
+        raise_error(cpu, u, vector, selector & 0xfffc);
+    return high << 32;
+}
+
+static uint64_t system_base(struct cpu *cpu, const struct uop *u, uint16_t selector, uint64_t low)
+{
+    uint64_t base = low | segment_system_base_high(cpu, u, selector, EXC_GP);
+    if ((uint64_t)((int64_t)(base << 16) >> 16) != base)
+        raise_gp(cpu, u, selector & 0xfffc);
+    return base;
 }
 
 void segment_set_accessed(struct cpu *cpu, const struct uop *u, uint16_t selector, uint64_t descriptor)
@@ -350,7 +361,7 @@ static void lldt(struct cpu *cpu, const struct uop *u)
     if (!(segment.attributes & SEG_P))
         raise_error(cpu, u, EXC_NP, selector & 0xfffc);
     if (cpu->s.efer & EFER_LMA)
-        segment.base |= segment_system_base_high(cpu, u, selector, EXC_GP);
+        segment.base = system_base(cpu, u, selector, segment.base);
     cpu->s.ldtr = segment;
     NEXT;
 }
@@ -373,7 +384,7 @@ static void ltr(struct cpu *cpu, const struct uop *u)
     if (!(segment.attributes & SEG_P))
         raise_error(cpu, u, EXC_NP, selector & 0xfffc);
     if (long_mode)
-        segment.base |= segment_system_base_high(cpu, u, selector, EXC_GP);
+        segment.base = system_base(cpu, u, selector, segment.base);
     /* mark it busy, in the table too */
     access_system_write(cpu, u, cpu->s.gdtr.base + (selector & ~7u) + 5, 1, (descriptor >> 40 & 0xff) | 2);
     segment.attributes |= 2;

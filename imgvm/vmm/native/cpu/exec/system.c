@@ -265,7 +265,7 @@ static void hlt(struct cpu *cpu, const struct uop *u)
 static void invlpg(struct cpu *cpu, const struct uop *u)
 {
     need_cpl0(cpu, u);
-    mmu_flush_page(&cpu->mmu, operand_linear(cpu, u, 1, false));
+    mmu_flush_page(&cpu->mmu, access_ea_unchecked(cpu, u));
     END_BLOCK;
 }
 
