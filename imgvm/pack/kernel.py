@@ -140,6 +140,8 @@ def _from_elf(data: bytes, name: str, form: str, version: str | None = None) -> 
         banner = _LINUX_BANNER.search(data)
         version = banner[1].decode() if banner else None
     try:
+        if not elf.is_static(data):
+            raise PackError(f"{name} is not a Linux kernel: it looks like a program", hint=_hint(data))
         return Kernel(LINUX, elf.loadable(data), form, version)
     except elf.ElfError as error:
         raise PackError(f"{name} is not a Linux kernel: {error}") from error

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -173,3 +174,9 @@ def test_multiboot_kernels_pass_through() -> None:
         kernels.load(vmlinux(), "k", "multiboot")
     with pytest.raises(PackError, match="not a Linux kernel"):
         kernels.load(flat, "k", "linux")
+
+
+def test_a_program_is_no_kernel() -> None:
+    with pytest.raises(PackError, match="is not a Linux kernel: it looks like a program") as caught:
+        kernels.load(Path(sys.executable).resolve().read_bytes(), "python")
+    assert caught.value.hint
