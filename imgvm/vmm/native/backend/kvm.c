@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -100,7 +101,7 @@ static int set_routing(struct kvm_engine *kvm, imgvm_error *err)
 {
     struct {
         struct kvm_irq_routing head;
-        struct kvm_irq_routing_entry entry[16 + 24];
+        struct kvm_irq_routing_entry entry[16 + 24 + KVM_MESSAGES];
     } table = {0};
     unsigned n = 0;
     for (unsigned gsi = 0; gsi < 24; gsi++) {
@@ -112,6 +113,11 @@ static int set_routing(struct kvm_engine *kvm, imgvm_error *err)
             table.entry[n++] = (struct kvm_irq_routing_entry){
                 .gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP, .u.irqchip = {KVM_IRQCHIP_IOAPIC, gsi ? gsi : 2}};
     }
+    for (unsigned i = 0; i < kvm->messages; i++)
+        table.entry[n++] = (struct kvm_irq_routing_entry){
+            .gsi = KVM_FIRST_MESSAGE_GSI + i, .type = KVM_IRQ_ROUTING_MSI,
+            .u.msi = {.address_lo = (uint32_t)kvm->message[i].address,
+                      .address_hi = (uint32_t)(kvm->message[i].address >> 32), .data = kvm->message[i].data}};
     table.head.nr = n;
     if (ioctl(kvm->vm_fd, KVM_SET_GSI_ROUTING, &table) < 0)
         return error_set(err, errno, "KVM: cannot set the interrupt routing: %s", strerror(errno));
@@ -188,6 +194,9 @@ static void kvm_destroy(struct engine *engine)
         if (kvm->cpu[i].fd >= 0)
             close(kvm->cpu[i].fd);
     }
+    for (unsigned i = 0; i < kvm->messages; i++)
+        close(kvm->message[i].fd);
+    pthread_mutex_destroy(&kvm->message_lock);
     if (kvm->vm_fd >= 0)
         close(kvm->vm_fd);
     if (kvm->kvm_fd >= 0)
@@ -210,6 +219,7 @@ static int kvm_create(const struct engine_host *host, unsigned cpus, struct engi
     kvm->host = *host;
     kvm->cpus = cpus;
     kvm->vm_fd = -1;
+    pthread_mutex_init(&kvm->message_lock, NULL);
     for (unsigned i = 0; i < cpus; i++)
         kvm->cpu[i].fd = -1;
     kvm->kvm_fd = result = open_kvm(err);
@@ -534,10 +544,41 @@ static void kvm_set_irq(struct engine *engine, unsigned gsi, bool level)
     ioctl(kvm_of(engine)->vm_fd, KVM_IRQ_LINE, &line);
 }
 
+/* The message's eventfd, made at its first use; -1 when there is none to be had. Lock held. */
+static int message_fd_locked(struct kvm_engine *kvm, uint64_t address, uint32_t data)
+{
+    for (unsigned i = 0; i < kvm->messages; i++)
+        if (kvm->message[i].address == address && kvm->message[i].data == data)
+            return kvm->message[i].fd;
+    if (kvm->messages == KVM_MESSAGES)
+        return -1;
+    unsigned i = kvm->messages;
+    int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    kvm->message[i] = (struct kvm_message){address, data, fd};
+    kvm->messages++;
+    struct kvm_irqfd irqfd = {.fd = (uint32_t)fd, .gsi = KVM_FIRST_MESSAGE_GSI + i};
+    if (set_routing(kvm, NULL) < 0 || ioctl(kvm->vm_fd, KVM_IRQFD, &irqfd) < 0) {
+        kvm->messages--;
+        set_routing(kvm, NULL);
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
 static void kvm_send_msi(struct engine *engine, uint64_t address, uint32_t data)
 {
+    struct kvm_engine *kvm = kvm_of(engine);
+    pthread_mutex_lock(&kvm->message_lock);
+    int fd = message_fd_locked(kvm, address, data);
+    pthread_mutex_unlock(&kvm->message_lock);
+    uint64_t one = 1;
+    if (fd >= 0 && write(fd, &one, sizeof one) == sizeof one)
+        return;
     struct kvm_msi msi = {.address_lo = (uint32_t)address, .address_hi = (uint32_t)(address >> 32), .data = data};
-    ioctl(kvm_of(engine)->vm_fd, KVM_SIGNAL_MSI, &msi);
+    ioctl(kvm->vm_fd, KVM_SIGNAL_MSI, &msi);
 }
 
 static int kvm_reset_irqchip(struct engine *engine, imgvm_error *err)

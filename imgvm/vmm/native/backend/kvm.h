@@ -31,6 +31,15 @@ struct kvm_cpu {
 
 #define KVM_DEBUG_REGISTERS 4u
 
+/* A message-signalled interrupt that the kernel sends when its eventfd is written (KVM_IRQFD). */
+struct kvm_message {
+    uint64_t address;
+    uint32_t data;
+    int fd;
+};
+#define KVM_MESSAGES 64
+#define KVM_FIRST_MESSAGE_GSI 24
+
 struct kvm_engine {
     struct engine engine;
     struct engine_host host;
@@ -38,6 +47,9 @@ struct kvm_engine {
     unsigned cpus;
     size_t run_bytes;
     bool has_xsave, has_xcrs;
+    pthread_mutex_t message_lock;
+    struct kvm_message message[KVM_MESSAGES]; /* GSI KVM_FIRST_MESSAGE_GSI + index */
+    unsigned messages;
     bool limited; /* the guest has these features; else all that KVM supports */
     struct feature_set features;
     struct engine_point *points; /* a debugger's, and which debug register holds which */
