@@ -122,10 +122,10 @@ def test_examples_are_valid(path: Path) -> None:
         ("networks: none", "f:3:1: networks: unknown key: this version of imgvm does not support it yet"),
         ("netwroks: none",
          "f:3:1: netwroks: unknown key (did you mean networks? This version of imgvm does not support that yet)"),
-        ("machine: {accel: jit}", "f:3:18: machine.accel: jit is not supported by this version of imgvm yet"
-                                  " (supported: auto, kvm, interp)"),
+        ("image: {compression: zlib}", "f:3:22: image.compression: zlib is not supported by this version of imgvm yet"
+                                       " (supported: none)"),
         ("machine: {accel: intrep}",
-         'f:3:18: machine.accel: must be one of auto, kvm, interp, not "intrep" (did you mean interp?)'),
+         'f:3:18: machine.accel: must be one of auto, kvm, jit, interp, not "intrep" (did you mean interp?)'),
         ("machine:\n  cpu: {model: x86-64-v4}",
          'f:4:16: machine.cpu.model: must be one of portable, x86-64, x86-64-v2, x86-64-v3, host, not "x86-64-v4"'),
         ("machine:\n  cpu: {features: [+aes, -avx_2]}",
