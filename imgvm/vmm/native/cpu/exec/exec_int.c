@@ -2,7 +2,7 @@
 /* Integer arithmetic and logic: ADD OR ADC SBB AND SUB XOR CMP TEST INC DEC NEG NOT, and the
  * read-modify-write pair CMPXCHG, XADD, each in every size and form; LOCK makes them the host's own atomics. */
 #include "alu.h"
-#include "exec.h"
+#include "exec_sizes.h"
 
 /* A locked read-modify-write in RAM: compute, then try to swap; the memory operand may change in between. */
 #define LOCKED_RMW(bits, p, old, result, compute)                                                     \
@@ -29,17 +29,6 @@
         }                                                                                             \
         mem_done(cpu, u, p, bits / 8);                                                                \
     } while (0)
-
-#define REG8(r) (*reg8(cpu, r))
-#define REG16(r) (*(uint16_t *)&cpu->gpr[r])
-#define GET8(r) (*reg8(cpu, r))
-#define GET16(r) ((uint16_t)cpu->gpr[r])
-#define GET32(r) ((uint32_t)cpu->gpr[r])
-#define GET64(r) (cpu->gpr[r])
-#define SET8(r, v) (*reg8(cpu, r) = (v))
-#define SET16(r, v) (*(uint16_t *)&cpu->gpr[r] = (v))
-#define SET32(r, v) (cpu->gpr[r] = (uint32_t)(v))
-#define SET64(r, v) (cpu->gpr[r] = (v))
 
 /* destination and source combinations of one binary operation in one size */
 #define BINARY_SIZE(name, bits)                                                                       \
@@ -182,11 +171,6 @@
     }
 
 #define EACH_SIZE(make, ...) make(__VA_ARGS__, 8) make(__VA_ARGS__, 16) make(__VA_ARGS__, 32) make(__VA_ARGS__, 64)
-#define SET_OF(prefix)                                                                                \
-    {                                                                                                 \
-        {prefix##_r8, prefix##_r16, prefix##_r32, prefix##_r64},                                      \
-        {prefix##_m8, prefix##_m16, prefix##_m32, prefix##_m64},                                      \
-    }
 #define BINARY_SETS(name)                                                                             \
     static const exec_set name##_rm_reg = SET_OF(name##_rm_reg);                                      \
     static const exec_set name##_reg_rm = SET_OF(name##_reg_rm);                                      \

@@ -2,15 +2,7 @@
 /* MOV MOVZX MOVSX MOVSXD LEA XCHG CMOVcc XLAT, flag moves, and what does nothing. */
 #include "exec.h"
 #include "exec_select.h"
-
-#define GET8(r) (*reg8(cpu, r))
-#define GET16(r) ((uint16_t)cpu->gpr[r])
-#define GET32(r) ((uint32_t)cpu->gpr[r])
-#define GET64(r) (cpu->gpr[r])
-#define SET8(r, v) (*reg8(cpu, r) = (v))
-#define SET16(r, v) (*(uint16_t *)&cpu->gpr[r] = (v))
-#define SET32(r, v) (cpu->gpr[r] = (uint32_t)(v))
-#define SET64(r, v) (cpu->gpr[r] = (v))
+#include "exec_sizes.h"
 
 #define MOV_SIZE(bits)                                                                                \
     static void mov_rm_reg_r##bits(struct cpu *cpu, const struct uop *u)                              \
@@ -63,11 +55,6 @@ MOV_SIZE(8)
 MOV_SIZE(16)
 MOV_SIZE(32)
 MOV_SIZE(64)
-#define SET_OF(prefix)                                                                                \
-    {                                                                                                 \
-        {prefix##_r8, prefix##_r16, prefix##_r32, prefix##_r64},                                      \
-        {prefix##_m8, prefix##_m16, prefix##_m32, prefix##_m64},                                      \
-    }
 static const exec_set mov_rm_reg = SET_OF(mov_rm_reg), mov_reg_rm = SET_OF(mov_reg_rm), mov_rm_imm = SET_OF(mov_rm_imm),
                       xchg = SET_OF(xchg);
 
@@ -159,7 +146,6 @@ static void movbe(struct cpu *cpu, const struct uop *u)
         rm_write(cpu, u, size, value);
     NEXT;
 }
-
 
 static void lahf(struct cpu *cpu, const struct uop *u)
 {
