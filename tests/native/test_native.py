@@ -30,7 +30,7 @@ def directive(text: str, name: str) -> list[str]:
 
 def newest_header() -> float:
     headers = [path for pattern in ("*.h", "*.def", "*.inc") for root in (_build.NATIVE, HERE) for path in root.rglob(pattern)]
-    return max(path.stat().st_mtime for path in headers)
+    return max(path.stat().st_mtime for path in (*headers, *PROGRAMS))  # some programs include others
 
 
 def compile_object(source: Path, out: Path, extra: list[str], headers: float) -> Path:

@@ -3,9 +3,12 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../base/bits.h"
 #include "../cpu/cpu.h"
@@ -27,6 +30,9 @@ struct soft_cpu {
     pthread_mutex_t sleep_lock;
     pthread_cond_t wake;
     bool woken;
+    timer_t alarm; /* of this thread, while in_run */
+    bool has_alarm;
+    uint64_t alarm_ns; /* the machine's time for which it is set */
 };
 
 struct soft_engine {
@@ -124,11 +130,75 @@ static void on_code_page_added(void *opaque)
         }
 }
 
+static void on_code_changed(void *opaque)
+{
+    struct soft_engine *engine = opaque;
+    for (unsigned i = 0; i < engine->count; i++)
+        cpu_look_up(engine->cpus[i].cpu);
+}
+
+/* ---- the alarm: translated code does not look at the clock, a timer of the thread tells it ---- */
+
+static int alarm_signal(void)
+{
+    return SIGRTMIN + 5; /* not that of kvm.c */
+}
+
+static void on_alarm(int signal, siginfo_t *info, void *context)
+{
+    (void)signal;
+    (void)context;
+    struct soft_cpu *c = info->si_value.sival_ptr;
+    if (info->si_code == SI_TIMER)
+        cpu_clock_due(c->cpu);
+}
+
+static void alarm_start(struct soft_cpu *c)
+{
+    if (c->engine->base.ops != &engine_jit_ops)
+        return;
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = alarm_signal(), .sigev_value.sival_ptr = c};
+    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+    sigset_t mine;
+    sigemptyset(&mine);
+    sigaddset(&mine, alarm_signal());
+    pthread_sigmask(SIG_UNBLOCK, &mine, NULL);
+    c->has_alarm = timer_create(CLOCK_MONOTONIC, &event, &c->alarm) == 0;
+    c->alarm_ns = UINT64_MAX;
+}
+
+static void alarm_stop(struct soft_cpu *c)
+{
+    if (c->has_alarm)
+        timer_delete(c->alarm);
+    c->has_alarm = false;
+}
+
+/* An alarm that comes too early does no harm: the loop asks for another one. */
+static void alarm_set(struct soft_cpu *c, uint64_t deadline_ns)
+{
+    uint64_t now = on_time_ns(c);
+    if (!c->has_alarm || deadline_ns == UINT64_MAX || (c->alarm_ns <= deadline_ns && c->alarm_ns > now))
+        return;
+    uint64_t delta = deadline_ns > now ? deadline_ns - now : 1;
+    struct itimerspec spec = {.it_value = {(time_t)(delta / 1000000000u), (long)(delta % 1000000000u)}};
+    timer_settime(c->alarm, 0, &spec, NULL);
+    c->alarm_ns = deadline_ns;
+}
+
+static pthread_once_t alarm_once = PTHREAD_ONCE_INIT;
+static void alarm_install(void)
+{
+    struct sigaction action = {.sa_sigaction = on_alarm, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+    sigaction(alarm_signal(), &action, NULL);
+}
+
 /* ---- life ---- */
 
 static void soft_destroy(struct engine *base)
 {
     struct soft_engine *engine = soft_of(base);
+    engine->host.mem->code_changed = NULL;
     for (unsigned i = 0; i < engine->count; i++) {
         struct soft_cpu *c = &engine->cpus[i];
         cpu_destroy(c->cpu);
@@ -183,6 +253,9 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
         soft_destroy(&engine->base);
         return r;
     }
+    host->mem->code_changed_opaque = engine;
+    host->mem->code_changed = translator ? on_code_changed : NULL;
+    pthread_once(&alarm_once, alarm_install);
     *out = &engine->base;
     return 0;
 }
@@ -304,6 +377,7 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
     struct soft_cpu *c = &soft_of(base)->cpus[index];
     c->thread = pthread_self();
     atomic_store(&c->in_run, true);
+    alarm_start(c);
     enum engine_exit result;
     for (;;) {
         uint64_t next = run_timers(c);
@@ -312,6 +386,7 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
             break;
         }
         cpu_set_deadline_ns(c->cpu, next);
+        alarm_set(c, next);
         uint64_t before = cpu_instructions(c->cpu);
         enum cpu_exit exit = cpu_run_count(c->cpu, c->steps ? c->steps : UINT64_MAX);
         if (debugger_stops(c, exit, cpu_instructions(c->cpu) - before)) {
@@ -328,6 +403,7 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
             break;
         }
     }
+    alarm_stop(c);
     atomic_store(&c->in_run, false);
     return result;
 }

@@ -66,6 +66,7 @@ struct cpu_options {
     const struct feature_set *features; /* of those it offers, what it is to have; NULL: all */
     const struct translator_ops *translator; /* NULL: interpret everything */
     unsigned translate_after; /* interpretations of a block before it is translated */
+    bool count_instructions;  /* translated code counts its instructions, too (cpu_instructions) */
 };
 
 /* What a processor on this host can have, as one of `count`. */
@@ -78,9 +79,15 @@ void cpu_destroy(struct cpu *cpu);
 enum cpu_exit cpu_run(struct cpu *cpu);
 /* Executes at most `count` instructions; CPU_EXIT_REQUEST when it did them all. */
 enum cpu_exit cpu_run_count(struct cpu *cpu, uint64_t count);
-/* cpu_run returns CPU_EXIT_REQUEST soon after the machine's clock reaches this. UINT64_MAX: never. */
+/* cpu_run returns CPU_EXIT_REQUEST soon after the machine's clock reaches this, if cpu_clock_due says so then. UINT64_MAX:
+ * never. */
 void cpu_set_deadline_ns(struct cpu *cpu, uint64_t deadline_ns);
 
+/* The clock has reached the deadline, or almost: cpu_run returns CPU_EXIT_REQUEST soon. Interpreted blocks look at the
+ * clock of their own accord, translated ones want to be told. May be called in a signal handler. */
+void cpu_clock_due(struct cpu *cpu);
+/* Code was written (guest_mem.code_changed): what is translated must be looked over. */
+void cpu_look_up(struct cpu *cpu);
 void cpu_request(struct cpu *cpu, uint32_t requests);
 void cpu_withdraw(struct cpu *cpu, uint32_t requests);
 void cpu_set_sipi_vector(struct cpu *cpu, uint8_t vector);

@@ -132,8 +132,16 @@ static uint32_t granule_mask(uint32_t offset, uint32_t size)
     return (uint32_t)(((UINT64_C(2) << last) - 1) & ~((UINT64_C(1) << first) - 1));
 }
 
-void guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size)
+static void code_changed(const struct guest_mem *mem)
 {
+    atomic_fetch_add(mem->code_epoch, 1);
+    if (mem->code_changed)
+        mem->code_changed(mem->code_changed_opaque);
+}
+
+unsigned guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size)
+{
+    unsigned pages = 0;
     while (size) {
         const struct guest_region *region = guest_mem_find(mem, gpa);
         uint32_t offset = (uint32_t)(gpa % GUEST_PAGE_SIZE);
@@ -144,12 +152,14 @@ void guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size)
             if (unlikely(granules & granule_mask(offset, (uint32_t)n))) {
                 atomic_store(&region->code_granules[page], 0);
                 atomic_fetch_add(&region->code_generation[page], 1);
-                atomic_fetch_add(mem->code_epoch, 1);
+                code_changed(mem);
+                pages++;
             }
         }
         gpa += n;
         size -= n;
     }
+    return pages;
 }
 
 void guest_mem_forget_code(const struct guest_mem *mem)
@@ -163,7 +173,7 @@ void guest_mem_forget_code(const struct guest_mem *mem)
             atomic_fetch_add(&region->code_generation[page], 1);
         }
     }
-    atomic_fetch_add(mem->code_epoch, 1);
+    code_changed(mem);
 }
 
 void guest_mem_mark_code(const struct guest_region *region, uint64_t gpa, uint32_t size)

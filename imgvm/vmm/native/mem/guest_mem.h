@@ -33,6 +33,9 @@ struct guest_mem {
     int memfd; /* backs the RAM regions, in order of addition */
     uint64_t ram_bytes;
     _Atomic uint32_t *code_epoch; /* one word: bumped with any page's code_generation */
+    /* Called after code_epoch was bumped, on whatever thread did it; NULL: nobody asks. */
+    void (*code_changed)(void *opaque);
+    void *code_changed_opaque;
 };
 
 int guest_mem_init(struct guest_mem *mem, imgvm_error *err);
@@ -50,8 +53,8 @@ bool guest_mem_read(const struct guest_mem *mem, uint64_t gpa, void *data, uint6
 bool guest_mem_write(struct guest_mem *mem, uint64_t gpa, const void *data, uint64_t size);
 /* Loader's write: also into ROM. */
 bool guest_mem_load(struct guest_mem *mem, uint64_t gpa, const void *data, uint64_t size);
-/* [gpa, gpa+size) was changed: cached code from there is stale. */
-void guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size);
+/* [gpa, gpa+size) was changed: cached code from there is stale. Returns how many pages' code_generation it bumped. */
+unsigned guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size);
 /* Anything may have been changed by somebody who does not tell (KVM's guest): all cached code is stale. */
 void guest_mem_forget_code(const struct guest_mem *mem);
 /* The bytes at gpa (size <= 4096, inside one page) are about to be cached as code. */

@@ -141,7 +141,8 @@ static void check_code_write(struct cpu *cpu, const struct uop *u, const struct 
         cpu->event = EVENT_SINGLE;
         leave_block(cpu, u, false);
     }
-    guest_mem_written(cpu->mmu.mem, span->gpa, size);
+    if (guest_mem_written(cpu->mmu.mem, span->gpa, size) && cpu->translator)
+        cpu->translator_ops->code_written(cpu, cpu->translator, span->gpa);
 }
 
 static unsigned first_part(uint64_t linear, unsigned size)
@@ -281,6 +282,25 @@ void access_probe_write(struct cpu *cpu, const struct uop *u, uint64_t linear, u
     resolve(cpu, u, linear, true, who_is(cpu));
     if (first_part(linear, size) != size)
         resolve(cpu, u, next_page(cpu, linear), true, who_is(cpu));
+}
+
+const struct tlb_entry *access_entry(struct cpu *cpu, uint64_t linear, bool write)
+{
+    struct tlb_entry *e = tlb_at(cpu, linear);
+    uint64_t page = align_down(linear, GUEST_PAGE_SIZE), gpa;
+    for (unsigned attempt = 0; attempt < 2; attempt++) {
+        if ((write ? e->write_tag : e->read_tag) == page)
+            return e;
+        struct mmu_fault fault;
+        bool writable;
+        if (attempt || !mmu_translate(&cpu->mmu, linear, write ? MMU_WRITE : MMU_READ, who_is(cpu), &gpa, &writable, &fault))
+            break;
+        const struct guest_region *region = guest_mem_find(cpu->mmu.mem, gpa);
+        if (!region)
+            break;
+        mmu_fill(&cpu->mmu, linear, gpa, region, who_is(cpu), writable);
+    }
+    return NULL;
 }
 
 static void copy_in(struct cpu *cpu, const struct uop *u, const struct span *span, uint8_t *to, unsigned size)

@@ -55,13 +55,14 @@ void block_cache_destroy(struct block_cache *cache)
 static void cache_flush(struct cpu *cpu)
 {
     struct block_cache *cache = cpu->blocks;
+    if (cpu->translator)
+        cpu->translator_ops->forget(cpu, cpu->translator);
     for (unsigned i = 0; i < ARRAY_LEN(cache->hash); i++)
         cache->hash[i] = NULL;
     cache->used = 0;
     cpu->block = NULL;
     cache->flushes++;
     cpu->mmu.epoch++;
-    atomic_fetch_add(cpu->mmu.mem->code_epoch, 1); /* translated code goes from block to block by this one */
 }
 
 static void block_end(struct cpu *cpu, const struct uop *u)
@@ -246,7 +247,6 @@ struct block *block_single(struct cpu *cpu)
     block->mode = (uint8_t)(cpu->mode | MODE_SINGLE);
     block->links[0] = block->links[1] = (struct block_link){0};
     block->translated = NULL;
-    block->runs = 0;
     block->gpa = 0;
     block_decode(cpu, block, bytes, have, 1);
     return block;
@@ -264,7 +264,8 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
     bool first = !atomic_load_explicit(&region->code_granules[page], memory_order_relaxed);
     block->links[0] = block->links[1] = (struct block_link){0};
     block->translated = NULL;
-    block->runs = 0;
+    block->runs = block->incoming = 0;
+    block->interpret = false;
     block->generation_now = &region->code_generation[page];
     block->generation = atomic_load(block->generation_now);
     if (!cpu->code64) {

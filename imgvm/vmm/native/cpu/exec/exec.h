@@ -27,11 +27,16 @@ struct translator;
 
 /* Something that runs hot blocks faster than their uops do. This folder knows no more of it. */
 struct translator_ops {
-    struct translator *(*create)(struct cpu *cpu, imgvm_error *err);
+    /* `count`: count_instructions of struct cpu_options */
+    struct translator *(*create)(struct cpu *cpu, bool count, imgvm_error *err);
     void (*destroy)(struct translator *translator);
     void (*attach_thread)(struct cpu *cpu); /* this thread is about to run the processor */
     /* Runs from the start of `block`, perhaps far beyond, and leaves cpu->rip; false: the block is to be interpreted. */
     bool (*run)(struct cpu *cpu, struct translator *translator, struct block *block);
+    /* This processor wrote code of the page at gpa: nothing made from it may be entered any more. */
+    void (*code_written)(struct cpu *cpu, struct translator *translator, uint64_t gpa);
+    /* All blocks are about to go. */
+    void (*forget)(struct cpu *cpu, struct translator *translator);
 };
 typedef void exec_fn(struct cpu *cpu, const struct uop *u);
 
@@ -61,10 +66,15 @@ struct block_link {
 
 struct block {
     struct block_link links[2]; /* where control went from here; true wherever one comes from */
-    /* the translator's: host code, good at one linear address and until its cache starts over */
+    /* the translator's (jit/translate.h): host code, good at one linear address in one mode */
     const void *translated;
     uint64_t translated_rip;
-    uint32_t translated_generation, runs;
+    uint32_t translated_mode, runs;
+    struct block *page_next; /* translated blocks of pages with the same hash */
+    uint32_t incoming;       /* the first exit that leads here, 0: none */
+    uint32_t exits, exit_count; /* its own: numbers from `exits` */
+    bool flags_dead;         /* overwrites all status flags before anything can see them */
+    bool interpret;          /* not worth another try */
     uint64_t gpa;
     const _Atomic uint32_t *generation_now; /* of the page; differs from `generation` once the code was written */
     uint32_t generation;
@@ -101,6 +111,8 @@ struct cpu {
     _Atomic uint32_t requests;
     _Atomic bool running; /* inside cpu_run */
     uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
+    _Atomic uint32_t pending; /* something may want a look between instructions: what translated code polls */
+    _Atomic bool clock_due;   /* the deadline has perhaps passed (cpu_clock_due) */
     int32_t budget;        /* blocks until the clock is looked at */
     uint64_t instructions;
     uint64_t count_limit;  /* cpu_run_count: stop at this many instructions; UINT64_MAX: none */
@@ -111,10 +123,13 @@ struct cpu {
     const struct translator_ops *translator_ops;
     unsigned translate_after; /* of struct cpu_options */
     void *translated_jumps;
-    const _Atomic uint32_t *code_epoch;
-    uint32_t mode_key; /* upper half of block_key */
-    void *link_from; /* the exit that translated code left by and that could be linked */
-    uint8_t executor_continued;
+    uint64_t call_target, refilled; /* its temporaries that do not fit a register */
+    uint64_t host_stack, host_stack_limit; /* of translated code: its bottom, and how deep calls may nest on it */
+    uint32_t link_from; /* the exit that translated code left by and that could be linked; 0: none */
+    bool executor_continued; /* the executor called from translated code went on to what follows */
+    bool leave_translated;   /* ... and yet translated code must not: it may be stale */
+    bool uncounted;          /* translated code runs that does not count its instructions */
+    struct uop called[2];    /* the instruction that an executor runs for translated code, and what follows it */
 
     /* pending event, valid when event != EVENT_NONE */
     void *landing[5]; /* __builtin_setjmp buffer of cpu_run */
@@ -212,6 +227,8 @@ void cpu_update_mode(struct cpu *cpu);
 void cpu_update_requests(struct cpu *cpu);
 /* After a change of the interrupt shadow, TF or activity (cpu_update_requests does it too). */
 void cpu_update_boundary(struct cpu *cpu);
+/* cpu->pending := whether anything does want a look. */
+void cpu_update_pending(struct cpu *cpu);
 /* The guest's vector state into s.xsave, so that ordinary C code may run. */
 static inline void cpu_fpu_leave(struct cpu *cpu)
 {
@@ -240,6 +257,8 @@ void access_system_probe(struct cpu *cpu, const struct uop *u, uint64_t linear, 
 void *access_page_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write);
 /* Raises unless [linear, linear+size) can be written (size <= 4096). */
 void access_probe_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);
+/* The TLB's entry for an access to this page, entered if need be; NULL: there can be none, the access needs its executor. */
+const struct tlb_entry *access_entry(struct cpu *cpu, uint64_t linear, bool write);
 /* Segment limit and type check outside 64-bit mode: returns the linear address. */
 uint64_t access_segment(struct cpu *cpu, const struct uop *u, unsigned segment, uint64_t offset, unsigned size, bool write);
 
@@ -469,7 +488,7 @@ struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
  * grow, so an equal sum means that neither happened). */
 static inline uint64_t block_key(const struct cpu *cpu)
 {
-    return (uint64_t)cpu->mode_key << 32 | (cpu->mmu.epoch + atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire));
+    return (uint64_t)cpu->mmu.mode_key << 32 | (cpu->mmu.epoch + atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire));
 }
 static inline struct block *block_find(struct cpu *cpu)
 {

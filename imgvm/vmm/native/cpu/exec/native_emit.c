@@ -26,10 +26,11 @@ struct emitter {
         uint8_t guest; /* 0..15; 16..19 AH CH DH BH */
         uint8_t host;
         bool written;
-    } held[4];
+    } held[6];
     unsigned held_count;
     uint8_t pool[3]; /* host registers for explicit operands */
     unsigned pool_used;
+    const struct native_registers *fixed; /* instead: every register has its place */
 };
 
 static void put(struct emitter *e, uint8_t byte)
@@ -78,6 +79,10 @@ static unsigned hold_in(struct emitter *e, unsigned guest, unsigned host, bool w
 /* The host register for an explicit operand; the same one when two operands name the same register. */
 static unsigned hold(struct emitter *e, unsigned guest, bool written)
 {
+    if (e->fixed) {
+        hold_in(e, guest, guest < 16 ? e->fixed->host[guest] : 0, written);
+        return e->held[e->held_count - 1].host;
+    }
     for (unsigned i = 0; i < e->held_count; i++)
         if (e->held[i].guest == guest) {
             e->held[i].written |= written;
@@ -131,6 +136,7 @@ struct encoding {
     const struct isa_row *row;
     uint8_t reg, rm, vvvv; /* host numbers */
     bool memory, has_modrm, vex, w;
+    bool memory_r14; /* the operand is at [r14], else at [rsi] */
     bool prefix_66;
     uint8_t vl;
     unsigned immediate_bytes;
@@ -145,7 +151,7 @@ static uint8_t mandatory_prefix(uint8_t pp)
 static void put_instruction(struct emitter *e, const struct encoding *c)
 {
     uint8_t modrm = c->memory ? MODRM_RSI | (c->reg & 7) << 3 : 0xc0 | (c->reg & 7) << 3 | (c->rm & 7);
-    bool r = c->reg & 8, b = !c->memory && c->rm & 8;
+    bool r = c->reg & 8, b = c->memory ? c->memory_r14 : c->rm & 8;
     uint8_t map = c->row->map;
 
     if (c->vex) {
@@ -241,16 +247,46 @@ static void encode_fixed_modrm(struct encoding *c, const struct insn *insn)
     }
 }
 
-unsigned native_emit(uint8_t out[NATIVE_MAX_BYTES], const struct insn *insn, const struct op_info *info)
+static struct encoding encoding_of(const struct insn *insn)
 {
-    struct emitter e = {.next = out};
-    struct encoding c = {
+    return (struct encoding){
         .row = &isa_rows[insn->row],
         .memory = insn->flags & INSN_MEM,
         .vex = insn->flags & INSN_VEX,
         .w = insn->flags & INSN_W,
         .vl = insn->vl,
     };
+}
+
+unsigned native_encode(uint8_t out[NATIVE_MAX_BYTES], const struct insn *insn, struct native_registers *registers)
+{
+    struct emitter e = {.next = out, .fixed = registers};
+    struct encoding c = encoding_of(insn);
+    uint32_t implied_read, implied_written;
+    c.memory_r14 = true;
+    if (c.row->attributes & (A_R8 | A_CC))
+        return 0;
+    for (unsigned i = 0; i < 4; i++)
+        if (!encode_operand(&e, &c, insn, i))
+            return 0;
+    encode_fixed_modrm(&c, insn);
+    implied_registers(insn->op, &implied_read, &implied_written);
+    registers->used = (uint16_t)(implied_read | implied_written);
+    registers->written = (uint16_t)implied_written;
+    for (unsigned i = 0; i < e.held_count; i++) {
+        if (e.held[i].guest >= 16)
+            return 0;
+        registers->used |= (uint16_t)(1u << e.held[i].guest);
+        registers->written |= (uint16_t)((unsigned)e.held[i].written << e.held[i].guest);
+    }
+    put_instruction(&e, &c);
+    return (unsigned)(e.next - out);
+}
+
+unsigned native_emit(uint8_t out[NATIVE_MAX_BYTES], const struct insn *insn, const struct op_info *info)
+{
+    struct emitter e = {.next = out};
+    struct encoding c = encoding_of(insn);
     uint32_t implied_read, implied_written;
 
     if (c.row->attributes & (A_R8 | A_CC))

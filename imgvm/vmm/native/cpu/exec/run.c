@@ -20,6 +20,8 @@ static _Noreturn void land(struct cpu *cpu)
 /* A block is counted whole when it is entered; take back what did not run. */
 static void uncount(struct cpu *cpu, const struct uop *u, bool done)
 {
+    if (cpu->uncounted)
+        return;
     cpu->instructions -= (uint64_t)(cpu->block->count - u->index) - done;
 }
 
@@ -277,7 +279,16 @@ static void put_back(struct cpu *cpu)
  * (cpu_update_boundary); the rest are requests. */
 static inline bool attention(struct cpu *cpu)
 {
-    return cpu->boundary | (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask);
+    return cpu->boundary | atomic_load_explicit(&cpu->clock_due, memory_order_relaxed) |
+           (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask);
+}
+
+/* Others set it after what they ask for: what is asked after the store of 0 will be seen by the look, or sets it again. */
+void cpu_update_pending(struct cpu *cpu)
+{
+    atomic_store(&cpu->pending, 0);
+    if (attention(cpu))
+        atomic_store(&cpu->pending, 1);
 }
 
 void cpu_update_boundary(struct cpu *cpu)
@@ -289,6 +300,11 @@ void cpu_update_boundary(struct cpu *cpu)
 /* What attention asked for, one thing at a time. true: the caller returns *exit. */
 static bool between_blocks(struct cpu *cpu, enum cpu_exit *exit)
 {
+    if (atomic_load_explicit(&cpu->clock_due, memory_order_relaxed)) {
+        atomic_store(&cpu->clock_due, false); /* or almost: whoever set the alarm sets the next one */
+        *exit = CPU_EXIT_REQUEST;
+        return true;
+    }
     if (cpu->budget < 0) {
         cpu->budget = BUDGET_BLOCKS;
         if (cpu->deadline_ns != UINT64_MAX && cpu->callbacks.time_ns(cpu->opaque) >= cpu->deadline_ns) {
@@ -328,6 +344,7 @@ static enum cpu_exit run_loop(struct cpu *cpu)
     for (;;) {
         enum cpu_event event = cpu->event;
         cpu->event = EVENT_NONE;
+        cpu->uncounted = false;
         switch (event) {
         case EVENT_EXCEPTION:
             deliver_exception(cpu);
@@ -384,6 +401,18 @@ enum cpu_exit cpu_run_count(struct cpu *cpu, uint64_t count)
 void cpu_request(struct cpu *cpu, uint32_t requests)
 {
     atomic_fetch_or(&cpu->requests, requests);
+    atomic_store(&cpu->pending, 1);
+}
+
+void cpu_clock_due(struct cpu *cpu)
+{
+    atomic_store(&cpu->clock_due, true);
+    atomic_store(&cpu->pending, 1);
+}
+
+void cpu_look_up(struct cpu *cpu)
+{
+    atomic_store(&cpu->pending, 1);
 }
 
 void cpu_withdraw(struct cpu *cpu, uint32_t requests)

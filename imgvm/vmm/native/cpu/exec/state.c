@@ -23,11 +23,16 @@ void cpu_set_eflags(struct cpu *cpu, uint32_t value, uint32_t mask)
     cpu_update_requests(cpu);
 }
 
+static void update_mode_key(struct cpu *cpu)
+{
+    unsigned bank = cpu->alignment_checked ? TLB_BANKS : (unsigned)((cpu->tlb - cpu->mmu.tlb[0]) / TLB_ENTRIES);
+    cpu->mmu.mode_key = (uint32_t)cpu->mode << 4 | bank << 2 | cpu->cpl;
+}
+
 void cpu_set_cpl(struct cpu *cpu, uint8_t cpl)
 {
     cpu->cpl = cpl;
     cpu_select_tlb(cpu);
-    cpu->mode_key = (uint32_t)cpu->mode << 2 | cpl;
 }
 
 void cpu_select_tlb(struct cpu *cpu)
@@ -36,6 +41,7 @@ void cpu_select_tlb(struct cpu *cpu)
     cpu->mmu.ac = ac;
     cpu->alignment_checked = unlikely(ac) && cpu->cpl == 3 && (cpu->s.cr0 & CR0_AM);
     cpu->tlb = cpu->alignment_checked ? cpu->nothing : mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
+    update_mode_key(cpu);
 }
 
 /* Which of the vector units may be used now: the checks of SDM vol. 3, table 2-2 and 13.3, done once a change. */
@@ -71,7 +77,7 @@ void cpu_update_mode(struct cpu *cpu)
     cpu->mmu.cr3 = cpu->s.cr3;
     cpu->mmu.cr4 = cpu->s.cr4;
     cpu->mmu.efer = cpu->s.efer;
-    cpu->mode_key = (uint32_t)cpu->mode << 2 | cpu->cpl;
+    update_mode_key(cpu);
     cpu->cpuid.xcr0 = cpu->s.xcr0;
     cpu->cpuid.osxsave = cpu->s.cr4 & CR4_OSXSAVE;
     cpu_update_requests(cpu);
@@ -185,7 +191,6 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
         cpu->cpuid.announced = *options->features;
     cpu->cpuid.apic_enabled = true;
     cpu->self = cpu;
-    cpu->code_epoch = mem->code_epoch;
     cpu->blocks = block_cache_create();
     cpu->native = native_cache_create(err);
     cpu->exec_table = calloc(OP_COUNT, sizeof *cpu->exec_table);
@@ -197,7 +202,7 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     cpu->native_generation = cpu->native->generation;
     cpu->translator_ops = options->translator;
     cpu->translate_after = options->translate_after;
-    if (options->translator && !(cpu->translator = options->translator->create(cpu, err))) {
+    if (options->translator && !(cpu->translator = options->translator->create(cpu, options->count_instructions, err))) {
         cpu_destroy(cpu);
         return NULL;
     }

@@ -14,9 +14,12 @@
 #include "assembler.h"
 #include "translate.h"
 
-static const uint8_t pinned[] = {RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8, R9, R10, R11, R12};
-
 #define CPU(field) ((uint32_t)offsetof(struct cpu, field))
+#define HOST_STACK_BYTES 16384 /* for pairs of return addresses (branch.c) */
+#define NO_GUEST_RIP UINT64_C(0x8d5a61c3f2e94b07) /* not canonical: the guest's half of the pair at the bottom */
+
+static const uint8_t pinned[] = {RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8, R9, R10, R11, R12};
+static const uint8_t saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
 
 static void save_guest(struct assembler *a)
 {
@@ -32,135 +35,259 @@ static void load_guest(struct assembler *a)
     op_gs(a, OPCW(0x8b), H_R13, CPU(gpr) + 8 * RSP);
 }
 
-static const void *rx(const struct translator *jit, const uint8_t *writable)
+static void put_push(struct assembler *a, unsigned reg)
 {
-    return jit->executable + (writable - jit->writable);
+    if (reg >> 3)
+        put8(a, 0x41);
+    put8(a, 0x50 | (reg & 7));
+}
+
+static void put_pop(struct assembler *a, unsigned reg)
+{
+    if (reg >> 3)
+        put8(a, 0x41);
+    put8(a, 0x58 | (reg & 7));
+}
+
+static void put_rsp(struct assembler *a, int32_t by)
+{
+    op_rm(a, OPCW(0x8d), H_RSP, H_RSP, by);
+}
+
+static int32_t distance(const struct translator *jit, const struct assembler *a, const void *target)
+{
+    return (int32_t)((const uint8_t *)target - (jit_rx(jit, a->p) + 4));
+}
+
+void jit_put_jump(const struct translator *jit, struct assembler *a, const void *target)
+{
+    put8(a, 0xe9);
+    put32(a, (uint32_t)distance(jit, a, target));
+}
+
+void jit_put_call(const struct translator *jit, struct assembler *a, const void *target)
+{
+    put8(a, 0xe8);
+    put32(a, (uint32_t)distance(jit, a, target));
+}
+
+static void jump_if(const struct translator *jit, struct assembler *a, unsigned condition, const void *target)
+{
+    put8(a, 0x0f);
+    put8(a, 0x80 | condition);
+    put32(a, (uint32_t)distance(jit, a, target));
 }
 
 /* void enter(code): saves what the ABI wants kept, gives the registers to the guest, jumps. */
 static void make_enter(struct translator *jit, struct assembler *a)
 {
-    static const uint8_t saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
-    jit->enter = rx(jit, a->p);
-    for (unsigned i = 0; i < ARRAY_LEN(saved); i++) {
-        if (saved[i] >> 3)
-            put8(a, 0x41);
-        put8(a, 0x50 | (saved[i] & 7));
-    }
-    put8(a, 0x48), put8(a, 0x83), put8(a, 0xec), put8(a, 8); /* sub rsp, 8: aligned again */
-    op_rr(a, OPCW(0x89), H_RDI, T0);
+    jit->enter = jit_rx(jit, a->p);
+    for (unsigned i = 0; i < ARRAY_LEN(saved); i++)
+        put_push(a, saved[i]);
+    put_rsp(a, -24); /* the bottom pair, and 16-byte alignment */
+    mov_imm64(a, H_RAX, NO_GUEST_RIP);
+    op_rm(a, OPCW(0x89), H_RAX, H_RSP, 8);
+    mov_imm64(a, H_RAX, (uint64_t)jit->stray_return);
+    op_rm(a, OPCW(0x89), H_RAX, H_RSP, 0);
+    op_gs(a, OPCW(0x89), H_RSP, CPU(host_stack));
+    op_rm(a, OPCW(0x8d), H_RAX, H_RSP, -HOST_STACK_BYTES);
+    op_gs(a, OPCW(0x89), H_RAX, CPU(host_stack_limit));
+    mov_rr(a, T0, H_RDI);
     load_guest(a);
     op_rr(a, OPC(0xff), 4, T0); /* jmp r14 */
+}
 
-    jit->exit = rx(jit, a->p); /* guest registers are live */
+/* The ways back to whoever called enter. */
+static void make_leave(struct translator *jit, struct assembler *a)
+{
+    jit->leave_by_exit = jit_rx(jit, a->p); /* T1: number of the exit */
+    op_gs(a, OPC(0x89), T1, CPU(link_from));
+    uint8_t *leave = put_jmp(a);
+
+    jit->stray_return = jit_rx(jit, a->p); /* a return to NO_GUEST_RIP: T0, where it will not get far */
+    jit->leave_at = jit_rx(jit, a->p); /* T0: the next instruction */
+    op_gs(a, OPCW(0x89), T0, CPU(rip));
+    jit->leave = jit_rx(jit, a->p); /* cpu->rip says it */
+    op_gs(a, OPC(0xc7), 0, CPU(link_from));
+    put32(a, 0);
+    patch_jump(leave, a->p);
     save_guest(a);
-    jit->exit_saved = rx(jit, a->p); /* they are in memory */
-    put8(a, 0x48), put8(a, 0x83), put8(a, 0xc4), put8(a, 8);
-    for (unsigned i = ARRAY_LEN(saved); i-- > 0;) {
-        if (saved[i] >> 3)
-            put8(a, 0x41);
-        put8(a, 0x58 | (saved[i] & 7));
-    }
+}
+
+static const void *make_leave_saved(struct translator *jit, struct assembler *a)
+{
+    const void *here = jit_rx(jit, a->p);
+    op_gs(a, OPCW(0x8b), H_RSP, CPU(host_stack));
+    put_rsp(a, 24);
+    for (unsigned i = ARRAY_LEN(saved); i-- > 0;)
+        put_pop(a, saved[i]);
     put8(a, 0xc3);
+    return here;
 }
 
-static void jump_to(const struct translator *jit, struct assembler *a, unsigned condition, const void *target)
-{
-    if (condition == 0xe9) {
-        put8(a, 0xe9);
-    } else {
-        put8(a, 0x0f);
-        put8(a, 0x80 | condition);
-    }
-    put32(a, (uint32_t)((const uint8_t *)target - ((const uint8_t *)rx(jit, a->p) + 4)));
-}
-
-void jit_put_jump(const struct translator *jit, struct assembler *a, const void *target)
-{
-    jump_to(jit, a, 0xe9, target);
-}
-
-/* T0 = target rip: to its translation, or out. */
+/* T0 = target rip, flags in cpu->cc: to its translation, or out. */
 static void make_dispatch(struct translator *jit, struct assembler *a)
 {
-    jit->dispatch = rx(jit, a->p);
+    jit->dispatch = jit_rx(jit, a->p);
     op_gs(a, OPCW(0x89), T0, CPU(rip));
-    put8(a, 0x50);                                      /* push rax */
-    put8(a, 0x51);                                      /* push rcx */
-    op_gs(a, OPC(0x8b), H_RAX, CPU(requests));
-    op_gs(a, OPC(0x23), H_RAX, CPU(request_mask));
-    op_gs(a, OPC(0x0a), H_RAX, CPU(boundary));          /* or al */
-    uint8_t *out[4];
-    unsigned outs = 0;
-#define OUT_IF(cc)                                                                                         \
-    do {                                                                                                   \
-        op_prefix_jcc(a, cc);                                                                              \
-        out[outs++] = a->p;                                                                                \
-    } while (0)
-#define op_prefix_jcc(a, cc) (put8(a, 0x0f), put8(a, 0x80 | (cc)), put32(a, 0))
-    put8(a, 0x85), put8(a, 0xc0); /* test eax, eax */
-    OUT_IF(5);
-    op_gs(a, OPC(0xff), 1, CPU(budget)); /* dec */
-    OUT_IF(8);
-    op_gs(a, OPCW(0x8b), H_RAX, CPU(code_epoch));
-    op_rm(a, OPC(0x8b), H_RAX, H_RAX, 0);
-    op_gs(a, OPC(0x03), H_RAX, CPU(mmu.epoch));
-    op_gs(a, OPC(0x8b), H_RCX, CPU(mode_key));
-    put8(a, 0x48), put8(a, 0xc1), put8(a, 0xe1), put8(a, 32); /* shl rcx, 32 */
-    op_rr(a, OPCW(0x09), H_RCX, H_RAX);                       /* rax = key */
-    op_rr(a, OPCW(0x89), T0, H_RCX);
-    put8(a, 0x48), put8(a, 0xc1), put8(a, 0xe9), put8(a, 12); /* shr rcx, 12 */
-    op_rr(a, OPC(0x31), T0, H_RCX);                           /* xor ecx, r14d */
-    put8(a, 0x81), put8(a, 0xe1), put32(a, JUMP_CACHE_ENTRIES - 1); /* and ecx */
-    put8(a, 0xc1), put8(a, 0xe1), put8(a, 5);                 /* shl ecx, 5 */
-    op_gs(a, OPCW(0x03), H_RCX, CPU(translated_jumps));
-    op_rm(a, OPCW(0x3b), T0, H_RCX, 0);
-    OUT_IF(5);
-    op_rm(a, OPCW(0x3b), H_RAX, H_RCX, 8);
-    OUT_IF(5);
-    op_rm(a, OPCW(0x8b), T0, H_RCX, 16);
-    put8(a, 0x59), put8(a, 0x58);
-    op_rr(a, OPC(0xff), 4, T0);
-    for (unsigned i = 0; i < outs; i++) {
-        int32_t distance = (int32_t)(a->p - out[i]);
-        memcpy(out[i] - 4, &distance, 4);
-    }
-    put8(a, 0x59), put8(a, 0x58);
-    jump_to(jit, a, 0xe9, jit->exit);
+    mov_rr(a, T1, T0);
+    shift_imm(a, SHIFT_SHR, true, T1, 12);
+    op_rr(a, OPC(0x31), T0, T1);
+    alu_imm(a, ALU_AND, false, T1, JIT_JUMPS - 1);
+    shift_imm(a, SHIFT_SHL, false, T1, 5);
+    op_gs(a, OPCW(0x03), T1, CPU(translated_jumps));
+    op_rm(a, OPCW(0x3b), T0, T1, offsetof(struct jit_jump, linear));
+    jump_if(jit, a, CC_NE, jit->leave);
+    op_gs(a, OPCW(0x8b), T0, CPU(mmu.epoch)); /* and mmu.mode_key */
+    op_rm(a, OPCW(0x3b), T0, T1, offsetof(struct jit_jump, key));
+    jump_if(jit, a, CC_NE, jit->leave);
+    op_rm(a, OPC(0xff), 4, T1, offsetof(struct jit_jump, code)); /* jmp */
+
+    jit->return_miss = jit_rx(jit, a->p); /* T0 = target: this pair is not it, those below may be */
+    op_gs(a, OPCW(0x3b), H_RSP, CPU(host_stack));
+    jump_if(jit, a, CC_EQUAL, jit->dispatch);
+    put_rsp(a, 16);
+    jit_put_jump(jit, a, jit->dispatch);
 }
 
-/* T0 = struct jit_site *: runs its executor with all guest state in memory. */
-static void make_callout(struct translator *jit, struct assembler *a)
-{
-    jit->callout = rx(jit, a->p);
-    save_guest(a);
-    op_rm(a, OPCW(0x8b), H_RAX, T0, offsetof(struct jit_site, block));
-    op_gs(a, OPCW(0x89), H_RAX, CPU(block));
-    op_rm(a, OPCW(0x8b), H_RAX, T0, offsetof(struct jit_site, rip));
-    op_gs(a, OPCW(0x89), H_RAX, CPU(gpr) + 8 * GPR_BLOCK_RIP);
-    op_gs(a, OPC(0xc6), 0, CPU(executor_continued));
-    put8(a, 0);
-    op_gs(a, OPCW(0x8b), H_RDI, CPU(self));
-    op_rr(a, OPCW(0x89), T0, H_RSI); /* the site begins with its uop */
-    put8(a, 0x48), put8(a, 0x83), put8(a, 0xec), put8(a, 8);
-    op_rm(a, OPC(0xff), 2, H_RSI, offsetof(struct uop, fn));
-    put8(a, 0x48), put8(a, 0x83), put8(a, 0xc4), put8(a, 8);
-    op_gs(a, OPC(0x80), 7, CPU(executor_continued)); /* cmp byte, 0 */
-    put8(a, 0);
-    put8(a, 0x74); /* jz out */
-    uint8_t *out = a->p;
-    put8(a, 0);
-    load_guest(a);
-    put8(a, 0xc3);
-    out[0] = (uint8_t)(a->p - out - 1);
-    put8(a, 0x48), put8(a, 0x83), put8(a, 0xc4), put8(a, 8); /* drop the return address */
-    jump_to(jit, a, 0xe9, jit->exit_saved);
-}
-
-void jit_continue(struct cpu *cpu, const struct uop *u)
+/* What stands behind the instruction that an executor was called for: it went on. */
+static void jit_continue(struct cpu *cpu, const struct uop *u)
 {
     (void)u;
-    cpu->executor_continued = 1;
+    cpu->executor_continued = true;
+}
+
+/* Whether translated code goes on behind the instruction. */
+static bool call_executor(struct cpu *cpu, struct block *block, const struct uop *u)
+{
+    bool live = cpu->fpu_live;
+    uint32_t epoch = cpu->mmu.epoch;
+    cpu->block = block;
+    cpu->gpr[GPR_BLOCK_RIP] = block->translated_rip;
+    cpu->called[0] = *u;
+    cpu->called[1].fn = jit_continue;
+    cpu->executor_continued = cpu->leave_translated = false;
+    cpu->link_from = 0;
+    cpu->called[0].fn(cpu, cpu->called);
+    if (!cpu->executor_continued)
+        return false;
+    if (unlikely(cpu->leave_translated || epoch != cpu->mmu.epoch)) {
+        cpu->rip = block->translated_rip + u->next;
+        if (cpu->translator->count)
+            cpu->instructions -= block->count - u->index - 1u;
+        return false;
+    }
+    if (live && !cpu->fpu_live) { /* code that follows counts on it */
+        fpu_enter(cpu->s.xsave);
+        cpu->fpu_live = true;
+    }
+    return true;
+}
+
+/* T0 = block, T1 = offset of the uop in it: runs its executor with all guest state in memory. */
+static void make_callout(struct translator *jit, struct assembler *a)
+{
+    jit->callout = jit_rx(jit, a->p);
+    save_guest(a);
+    op_gs(a, OPCW(0x8b), H_RDI, CPU(self));
+    mov_rr(a, H_RSI, T0);
+    op_place(a, OPCW(0x8d), H_RDX, (struct place){T0, T1, 0, 0});
+    put_rsp(a, -8);
+    mov_imm64(a, H_RAX, (uint64_t)call_executor);
+    op_rr(a, OPC(0xff), 2, H_RAX);
+    put_rsp(a, 8);
+    PUT(a, 0x84, 0xc0); /* test al, al */
+    uint8_t *out = put_jcc(a, CC_EQUAL);
+    load_guest(a);
+    put8(a, 0xc3);
+    patch_jump(out, a->p);
+    make_leave_saved(jit, a);
+}
+
+/* save_guest; cpu->refilled := function(cpu, T0, T1, rcx); load_guest; CF = whether that is 0. */
+static void put_helper(struct assembler *a, uint64_t function)
+{
+    op_gs(a, OPCW(0x8b), H_RDI, CPU(self));
+    mov_rr(a, H_RSI, T0);
+    mov_rr(a, H_RDX, T1);
+    put_rsp(a, -8);
+    mov_imm64(a, H_RAX, function);
+    op_rr(a, OPC(0xff), 2, H_RAX);
+    put_rsp(a, 8);
+    op_gs(a, OPCW(0x89), H_RAX, CPU(refilled));
+    load_guest(a);
+    op_gs(a, OPCW(0x83), ALU_CMP, CPU(refilled)); /* below 1: CF */
+    put8(a, 1);
+}
+
+/* 1: the vector unit (OPA_X87...) may be used, and the host's registers hold the guest's state. */
+static uint64_t enter_unit(struct cpu *cpu, uint64_t unused, uint64_t unit)
+{
+    (void)unused;
+    if (unit & ~(uint64_t)cpu->fpu_ready)
+        return 0;
+    if (!cpu->fpu_live) {
+        fpu_enter(cpu->s.xsave);
+        cpu->fpu_live = true;
+    }
+    return 1;
+}
+
+/* T1 = unit: CF = 0, or CF = 1 and the instruction raises an exception. */
+static void make_enter_unit(struct translator *jit, struct assembler *a)
+{
+    jit->enter_unit = jit_rx(jit, a->p);
+    save_guest(a);
+    put_helper(a, (uint64_t)enter_unit);
+    put8(a, 0xc3);
+}
+
+/* The host address of `linear`, entered in the TLB and the slot; 0: the access needs its executor. */
+static uint64_t refill(struct cpu *cpu, uint64_t linear, uint64_t slot_offset, bool write)
+{
+    const struct tlb_entry *entry = access_entry(cpu, linear, write);
+    if (!entry)
+        return 0;
+    struct access_slot *slot = (struct access_slot *)((uint8_t *)cpu + slot_offset);
+    slot->tag = align_down(linear, GUEST_PAGE_SIZE);
+    slot->addend = entry->addend;
+    return linear + entry->addend;
+}
+
+/* T0 = linear address, T1 = offset of the slot from gs. T0 := host address and CF = 0; or CF = 1. EFLAGS are lost. */
+static void make_refill(struct translator *jit, struct assembler *a, bool write)
+{
+    _Static_assert(sizeof(struct tlb_entry) == 32, "the index is made by one shift");
+    int32_t tag = write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
+    jit->refill[write] = jit_rx(jit, a->p);
+    put_push(a, H_RAX);
+    put_push(a, H_RCX);
+    op_rr(a, OPC(0x89), T0, H_RAX);
+    shift_imm(a, SHIFT_SHR, false, H_RAX, 7);
+    alu_imm(a, ALU_AND, false, H_RAX, (TLB_ENTRIES - 1) << 5);
+    op_gs(a, OPCW(0x03), H_RAX, CPU(tlb));
+    mov_rr(a, H_RCX, T0);
+    alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
+    op_rm(a, OPCW(0x3b), H_RCX, H_RAX, tag);
+    uint8_t *miss = put_jcc(a, CC_NE);
+    op_gs_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, tag));
+    op_rm(a, OPCW(0x8b), H_RCX, H_RAX, offsetof(struct tlb_entry, addend));
+    op_gs_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, addend));
+    op_rr(a, OPCW(0x01), H_RCX, T0);
+    put_pop(a, H_RCX);
+    put_pop(a, H_RAX);
+    PUT(a, 0xf8, 0xc3); /* clc; ret */
+
+    patch_jump(miss, a->p);
+    put_pop(a, H_RCX);
+    put_pop(a, H_RAX);
+    save_guest(a);
+    mov_imm64(a, H_RCX, write);
+    put_helper(a, (uint64_t)refill);
+    uint8_t *none = put_jcc(a, CC_BELOW);
+    op_gs(a, OPCW(0x8b), T0, CPU(refilled));
+    patch_jump(none, a->p);
+    put8(a, 0xc3);
 }
 
 /* A translated vector instruction trapped, having changed nothing: its executor will find out why. */
@@ -179,7 +306,7 @@ static uint64_t resume_after_trap(const void *elsewhere, uint64_t rip)
     return low < jit->trap_count && jit->traps[low].pc == pc ? (uint64_t)jit->executable + jit->traps[low].cold : 0;
 }
 
-static struct translator *jit_create(struct cpu *cpu, imgvm_error *err)
+static struct translator *jit_create(struct cpu *cpu, bool count, imgvm_error *err)
 {
     struct translator *jit = calloc(1, sizeof *jit);
     if (!jit) {
@@ -194,23 +321,28 @@ static struct translator *jit_create(struct cpu *cpu, imgvm_error *err)
     }
     if (fd >= 0)
         close(fd);
-    jit->sites = malloc(JIT_SITES * sizeof *jit->sites);
     jit->exits = malloc(JIT_EXITS * sizeof *jit->exits);
     jit->traps = malloc(JIT_TRAPS * sizeof *jit->traps);
-    jit->jump = calloc(JUMP_CACHE_ENTRIES, sizeof *jit->jump);
-    if (w == MAP_FAILED || x == MAP_FAILED || !jit->sites || !jit->exits || !jit->traps || !jit->jump) {
+    jit->jumps = calloc(JIT_JUMPS, sizeof *jit->jumps);
+    if (w == MAP_FAILED || x == MAP_FAILED || !jit->exits || !jit->traps || !jit->jumps) {
         error_set(err, ENOMEM, "cannot map the translator's code cache");
         return NULL;
     }
     jit->writable = w;
     jit->executable = x;
     struct assembler a = {jit->writable};
+    make_leave(jit, &a);
+    make_leave_saved(jit, &a);
     make_enter(jit, &a);
     make_dispatch(jit, &a);
     make_callout(jit, &a);
-    jit->first_free = jit->used = align_up((uint64_t)(a.p - jit->writable), 64);
-    jit->generation = 1;
-    cpu->translated_jumps = jit->jump;
+    make_enter_unit(jit, &a);
+    make_refill(jit, &a, false);
+    make_refill(jit, &a, true);
+    jit->first_free = align_up((uint64_t)(a.p - jit->writable), 64);
+    jit->count = count;
+    cpu->translated_jumps = jit->jumps;
+    jit_forget(cpu, jit);
     cpu->native->resume_elsewhere = resume_after_trap;
     cpu->native->elsewhere = jit;
     return jit;
@@ -222,10 +354,9 @@ static void jit_destroy(struct translator *jit)
         return;
     munmap(jit->writable, JIT_CODE_BYTES);
     munmap((void *)jit->executable, JIT_CODE_BYTES);
-    free(jit->sites);
     free(jit->exits);
     free(jit->traps);
-    free(jit->jump);
+    free(jit->jumps);
     free(jit);
 }
 
@@ -236,62 +367,75 @@ static void jit_attach_thread(struct cpu *cpu)
         internal_error(cpu, NULL, "the host refuses a gs base");
 }
 
-void jit_flush(struct translator *jit)
+/* Where computed jumps look. */
+static void remember(struct cpu *cpu, struct translator *jit, const void *code)
 {
-    jit->used = jit->first_free;
-    jit->site_count = jit->exit_count = jit->trap_count = 0;
-    jit->generation++;
-    for (unsigned i = 0; i < JUMP_CACHE_ENTRIES; i++)
-        jit->jump[i].key = 0;
+    struct jit_jump *jump = &jit->jumps[(uint32_t)(cpu->rip ^ cpu->rip >> 12) % JIT_JUMPS];
+    jump->linear = cpu->rip;
+    jump->key = (uint64_t)cpu->mmu.mode_key << 32 | cpu->mmu.epoch;
+    jump->code = code;
 }
 
-/* Where the dispatcher looks. */
-static void remember(struct translator *jit, uint64_t linear, uint64_t key, const void *code)
+/* Some processor wrote code, perhaps of ours. */
+static void look_over(struct cpu *cpu, struct translator *jit)
 {
-    unsigned slot = ((uint32_t)(linear >> 12) ^ (uint32_t)linear) % JUMP_CACHE_ENTRIES;
-    jit->jump[slot] = (struct jit_link){linear, key, code, 0};
-}
-
-/* The last run ended at an exit whose target is the block that is entered now: next time it goes there directly. */
-static void link_exit(struct cpu *cpu, const struct translator *jit, const void *code)
-{
-    struct jit_exit *exit = cpu->link_from;
-    cpu->link_from = NULL;
-    if (exit->target != cpu->rip)
+    uint32_t now = atomic_load(cpu->mmu.mem->code_epoch);
+    if (likely(now == jit->seen_code_epoch))
         return;
-    uint32_t expected = atomic_load(cpu->code_epoch) + (exit->same_page ? 0 : cpu->mmu.epoch);
-    const uint8_t *next = jit->executable + (exit->jump + 4 - jit->writable);
-    int32_t distance = (int32_t)((const uint8_t *)code - next);
-    memcpy(exit->expected, &expected, 4);
-    memcpy(exit->jump, &distance, 4);
+    jit->seen_code_epoch = now;
+    jit_kill_stale(jit);
+}
+
+static void jit_code_written(struct cpu *cpu, struct translator *jit, uint64_t gpa)
+{
+    jit_kill_stale_page(jit, gpa);
+    cpu->leave_translated = true;
+    /* nobody else wrote in the meantime: there is nothing more to look over */
+    if (atomic_load(cpu->mmu.mem->code_epoch) == jit->seen_code_epoch + 1)
+        jit->seen_code_epoch++;
+}
+
+static bool may_translate(const struct cpu *cpu, const struct block *block)
+{
+    return block->mode == INSN_MODE_64 && !block->interpret && !cpu->alignment_checked && cpu->count_limit == UINT64_MAX;
+}
+
+static bool is_translated(const struct cpu *cpu, const struct block *block)
+{
+    return block->translated && block->translated_rip == cpu->rip && block->translated_mode == cpu->mmu.mode_key;
 }
 
 static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block)
 {
-    if (block->mode != INSN_MODE_64) {
-        cpu->link_from = NULL;
+    uint32_t from = cpu->link_from;
+    cpu->link_from = 0;
+    if (!may_translate(cpu, block))
         return false;
-    }
-    if (!block->translated || block->translated_rip != cpu->rip || block->translated_generation != jit->generation) {
+    look_over(cpu, jit);
+    if (!is_translated(cpu, block)) {
         if (block->runs < cpu->translate_after) {
             block->runs++;
-            cpu->link_from = NULL;
             return false;
         }
-        block->translated = jit_translate(cpu, jit, block, cpu->rip);
-        if (!block->translated) {
-            cpu->link_from = NULL;
+        jit_kill(jit, block); /* it was translated for another address or mode */
+        uint64_t forgotten = jit->forgotten;
+        if (!jit_translate(cpu, jit, block, cpu->rip))
             return false;
-        }
-        block->translated_rip = cpu->rip;
-        block->translated_generation = jit->generation;
+        if (forgotten != jit->forgotten)
+            from = 0;
     }
-    if (cpu->link_from)
-        link_exit(cpu, jit, block->translated);
-    remember(jit, cpu->rip, block_key(cpu), block->translated);
+    if (from)
+        jit_link(cpu, jit, from, block);
+    remember(cpu, jit, block->translated);
+    if (atomic_load_explicit(&cpu->pending, memory_order_relaxed))
+        cpu_update_pending(cpu);
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
+    cpu->uncounted = !jit->count;
     enter(block->translated);
+    cpu->uncounted = false;
+    if (cpu->link_from)
+        cpu->rip = jit->exits[cpu->link_from].target;
     return true;
 }
 
-const struct translator_ops jit_translator = {jit_create, jit_destroy, jit_attach_thread, jit_run};
+const struct translator_ops jit_translator = {jit_create, jit_destroy, jit_attach_thread, jit_run, jit_code_written, jit_forget};

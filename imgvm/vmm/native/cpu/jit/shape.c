@@ -2,6 +2,7 @@
 #include "shape.h"
 
 #include "../decode/isa.h"
+#include "../exec/exec_select.h"
 
 static void size_opcode(struct shape *s, unsigned size, uint32_t byte_code)
 {
@@ -13,10 +14,16 @@ static void size_opcode(struct shape *s, unsigned size, uint32_t byte_code)
 
 static bool fits8(uint64_t v) { return (uint64_t)(int64_t)(int8_t)v == v; }
 
-/* Byte registers: AH..BH are not reachable beside a REX prefix. */
+/* Byte registers: AH..BH are not reachable beside a REX prefix, which a memory operand at [r14] wants. */
 static bool high_byte(const struct insn *in)
 {
     return in->reg >= 16 || (!(in->flags & INSN_MEM) && in->rm >= 16);
+}
+
+/* Destinations in memory that LOCK is for. */
+static bool lockable(const struct insn *in)
+{
+    return (in->flags & INSN_MEM) && (op_infos[in->op].attributes & OPA_LOCKABLE);
 }
 
 bool shape_of(const struct uop *u, struct shape *s)
@@ -25,8 +32,9 @@ bool shape_of(const struct uop *u, struct shape *s)
     const struct insn *in = &u->in;
     unsigned size = in->osize;
     *s = (struct shape){0};
-    if (in->flags & INSN_LOCK || high_byte(in) || ((in->flags & INSN_MEM) && u->ea_slow))
+    if (((in->flags & INSN_MEM) && (u->ea_slow || high_byte(in))) || ((in->flags & INSN_LOCK) && !lockable(in)))
         return false;
+    s->op.lock = in->flags & INSN_LOCK;
     if (in->op < ARRAY_LEN(alu) && alu[in->op]) {
         unsigned k = alu[in->op] - 1u;
         bool keeps = in->op != OP_CMP;
@@ -45,7 +53,7 @@ bool shape_of(const struct uop *u, struct shape *s)
         } else {
             return false;
         }
-        s->op.rex = size == 1;
+        s->op.rex = size == 1 && !high_byte(in);
         return true;
     }
     switch (in->op) {
@@ -89,10 +97,10 @@ bool shape_of(const struct uop *u, struct shape *s)
         s->op.code = from == 4 ? 0x63 : (in->op == OP_MOVZX ? 0x0fb6u : 0x0fbeu) + (from == 2);
         s->op.w = size == 8;
         s->op.prefix = size == 2 ? 0x66 : 0;
-        s->op.rex = from == 1;
+        s->op.rex = from == 1 && !high_byte(in);
         s->size = from;
         s->reg = in->reg, s->reg_written = true, s->reg_read = size < 4, s->rm_read = true;
-        return true;
+        return !high_byte(in) || in->reg != RSP; /* that one needs a REX prefix here */
     }
     case OP_INC:
     case OP_DEC:
@@ -127,6 +135,11 @@ bool shape_of(const struct uop *u, struct shape *s)
             s->op.code = fits8(in->imm) ? 0x6b : 0x69;
             s->immediate = (uint8_t)(fits8(in->imm) ? 1 : size == 2 ? 2 : 4);
             s->reg_read = size == 2;
+        } else if (in->form == FORM_RM) {
+            size_opcode(s, size, 0xf6);
+            s->digit = true, s->reg = 5, s->rm_read = true;
+            s->also_written = 1 << RAX | 1 << RDX;
+            break;
         } else {
             return false;
         }
@@ -135,12 +148,61 @@ bool shape_of(const struct uop *u, struct shape *s)
         s->size = size;
         s->reg = in->reg, s->reg_written = true, s->rm_read = true;
         return true;
-    case OP_MUL:
+    case OP_MUL: case OP_DIV: case OP_IDIV:
         if (in->form != FORM_RM)
             return false;
         size_opcode(s, size, 0xf6);
-        s->digit = true, s->reg = 4, s->rm_read = true;
+        s->digit = true, s->reg = in->op == OP_MUL ? 4 : in->op == OP_DIV ? 6 : 7, s->rm_read = true;
+        s->traps = in->op != OP_MUL;
+        s->also_written = 1 << RAX | 1 << RDX;
         break;
+    case OP_XCHG:
+        if (in->form != FORM_RM_REG)
+            return false;
+        size_opcode(s, size, 0x86);
+        s->reg = in->reg, s->reg_read = s->reg_written = s->rm_read = s->rm_written = true;
+        break;
+    case OP_XADD:
+        if (in->form != FORM_RM_REG || (!(in->flags & INSN_MEM) && in->reg == in->rm))
+            return false;
+        size_opcode(s, size, 0x0fc0);
+        s->reg = in->reg, s->reg_read = s->reg_written = s->rm_read = s->rm_written = true;
+        break;
+    case OP_CMPXCHG:
+        if (in->form != FORM_RM_REG)
+            return false;
+        size_opcode(s, size, 0x0fb0);
+        s->reg = in->reg, s->reg_read = s->rm_read = s->rm_written = true;
+        s->also_written = 1 << RAX;
+        break;
+    case OP_BSWAP:
+        if (in->form != FORM_RM || size < 4 || (in->flags & INSN_MEM))
+            return false;
+        s->op.code = 0x0f, s->op.w = size == 8, s->digit = true, s->reg = 1; /* 0F C8+rd: as if /1 of 0F */
+        s->rm_read = s->rm_written = true;
+        return true;
+    case OP_BSF: case OP_BSR:
+        if (in->form != FORM_REG_RM)
+            return false;
+        s->op.code = in->op == OP_BSF ? 0x0fbc : 0x0fbd;
+        s->op.prefix = size == 2 ? 0x66 : 0;
+        s->op.w = size == 8;
+        s->size = size;
+        s->reg = in->reg, s->reg_read = s->reg_written = true, s->rm_read = true;
+        return true;
+    case OP_SHLD: case OP_SHRD:
+        if (in->form == FORM_RM_REG_IMM) {
+            if (!(in->imm & (size == 8 ? 63 : 31)) || size == 2)
+                return false;
+            s->immediate = 1;
+        } else if (in->form != FORM_RM_REG_CL || size == 2) {
+            return false;
+        }
+        s->op.code = (in->op == OP_SHLD ? 0x0fa4u : 0x0facu) + (s->immediate ? 0 : 1);
+        s->op.w = size == 8;
+        s->size = size;
+        s->reg = in->reg, s->reg_read = true, s->rm_read = s->rm_written = true;
+        return true;
     case OP_CMOVCC:
         s->op.code = 0x0f40u | in->cond;
         s->op.prefix = size == 2 ? 0x66 : 0;
@@ -150,7 +212,7 @@ bool shape_of(const struct uop *u, struct shape *s)
         return true;
     case OP_SETCC:
         s->op.code = 0x0f90u | in->cond;
-        s->op.rex = true;
+        s->op.rex = !high_byte(in);
         s->size = 1;
         s->digit = true, s->rm_written = true, s->rm_read = !(in->flags & INSN_MEM);
         return true;
@@ -174,11 +236,11 @@ bool shape_of(const struct uop *u, struct shape *s)
     default:
         return false;
     }
-    s->op.rex = size == 1;
+    s->op.rex = size == 1 && !high_byte(in);
     return true;
 }
 
-enum special special_of(const struct uop *u)
+static enum special special_of(const struct uop *u)
 {
     const struct insn *in = &u->in;
     bool mem = in->flags & INSN_MEM;
@@ -186,58 +248,137 @@ enum special special_of(const struct uop *u)
     case OP_LEA: return !u->ea_slow && in->osize >= 4 ? SPECIAL_LEA : SPECIAL_NONE;
     case OP_PUSH:
         return in->osize == 8 && !mem && (in->form == FORM_RM || in->form == FORM_IMM) ? SPECIAL_PUSH : SPECIAL_NONE;
-    case OP_POP: return in->osize == 8 && !mem && in->form == FORM_RM ? SPECIAL_POP : SPECIAL_NONE;
+    case OP_POP: return in->osize == 8 && !mem && in->form == FORM_RM && in->rm != RSP ? SPECIAL_POP : SPECIAL_NONE;
     case OP_NOP: return SPECIAL_NOP;
     case OP_MOV: return in->form == FORM_RM_IMM && !mem && in->osize == 8 ? SPECIAL_MOV_IMM64 : SPECIAL_NONE;
     case OP_LEAVE: return in->osize == 8 ? SPECIAL_LEAVE : SPECIAL_NONE;
     case OP_CBW: case OP_CWD: return SPECIAL_WIDEN;
     case OP_JCC: return SPECIAL_JCC;
     case OP_JMP: return in->form == FORM_REL ? SPECIAL_JMP : in->osize == 8 && !(mem && u->ea_slow) ? SPECIAL_JMP_RM : SPECIAL_NONE;
-    case OP_CALL: return in->form == FORM_REL ? SPECIAL_CALL : !mem && in->osize == 8 && in->rm != RSP ? SPECIAL_CALL_REG : SPECIAL_NONE;
+    case OP_CALL: return in->form == FORM_REL ? SPECIAL_CALL : in->osize == 8 && !(mem && u->ea_slow) ? SPECIAL_CALL_RM : SPECIAL_NONE;
     case OP_RET: return in->osize == 8 ? SPECIAL_RET : SPECIAL_NONE;
     default: return SPECIAL_NONE;
     }
 }
 
-unsigned inline_code(const struct uop *u, uint8_t code[NATIVE_MAX_BYTES + 1])
+static uint16_t bit(unsigned guest) { return (uint16_t)(1u << (guest & 15)); } /* AH..BH: of RAX..RBX */
+
+static void plan_special(struct plan *plan, const struct uop *u)
 {
     const struct insn *in = &u->in;
-    const struct op_info *info = &op_infos[in->op];
     bool mem = in->flags & INSN_MEM;
-    if (info->kind != OPK_NATIVE || !u->native || !u->unit || info->flags_read || info->flags_written || (mem && u->ea_slow))
-        return 0;
-    for (unsigned i = 0; i < 4; i++) {
-        switch (operand_infos[isa_rows[in->row].operand[i]].class) {
-        case CLASS_G: case CLASS_R: case CLASS_B: case CLASS_IMPLIED:
-            return 0;
-        case CLASS_E:
-            if (!mem)
-                return 0;
-            break;
-        default:
-            break;
+    struct reference stack = {.in = {.base = RSP, .index = INSN_REG_NONE, .segment = INSN_SEG_FLAT}, .bytes = 8};
+    plan->shows_flags = true;
+    switch (plan->special) {
+    case SPECIAL_LEA:
+        plan->written = bit(in->reg);
+        if (in->osize == 8 && in->base == in->reg && in->index == INSN_REG_NONE)
+            plan->moved_register = in->reg, plan->moved_by = in->disp;
+        plan->shows_flags = false;
+        return;
+    case SPECIAL_MOV_IMM64:
+        plan->written = bit(in->rm);
+        plan->shows_flags = false;
+        return;
+    case SPECIAL_WIDEN:
+        plan->written = in->op == OP_CBW ? bit(RAX) : bit(RDX);
+        plan->shows_flags = false;
+        return;
+    case SPECIAL_NOP:
+        plan->shows_flags = false;
+        return;
+    case SPECIAL_PUSH: case SPECIAL_CALL:
+        stack.in.disp = -8;
+        stack.write = true;
+        plan->memory = stack;
+        plan->written = bit(RSP), plan->moved_register = RSP, plan->moved_by = -8;
+        return;
+    case SPECIAL_POP:
+        plan->memory = stack;
+        plan->written = bit(RSP) | bit(in->rm), plan->moved_register = RSP, plan->moved_by = 8;
+        return;
+    case SPECIAL_RET:
+        plan->memory = stack;
+        plan->written = bit(RSP);
+        return;
+    case SPECIAL_LEAVE:
+        plan->memory = stack;
+        plan->memory.in.base = RBP;
+        plan->written = bit(RSP) | bit(RBP);
+        return;
+    case SPECIAL_JMP_RM: case SPECIAL_CALL_RM:
+        if (mem)
+            plan->memory = (struct reference){.in = *in, .bytes = 8};
+        return;
+    default:
+        return;
+    }
+}
+
+static void plan_shape(struct plan *plan, const struct uop *u)
+{
+    const struct insn *in = &u->in;
+    const struct shape *s = &plan->shape;
+    bool mem = in->flags & INSN_MEM;
+    plan->written = s->also_written | (!s->digit && s->reg_written ? bit(s->reg) : 0) | (!mem && s->rm_written ? bit(in->rm) : 0);
+    plan->shows_flags = mem || s->traps;
+    if (mem)
+        plan->memory = (struct reference){.in = *in, .bytes = s->size, .write = s->rm_written};
+    if (mem || in->osize != 8)
+        return;
+    bool by_constant = in->form == FORM_RM_IMM && (in->op == OP_ADD || in->op == OP_SUB);
+    if (by_constant && (int64_t)in->imm == (int32_t)in->imm && (int32_t)in->imm != INT32_MIN)
+        plan->moved_register = in->rm, plan->moved_by = in->op == OP_ADD ? (int32_t)in->imm : -(int32_t)in->imm;
+}
+
+static bool writes_memory(const struct uop *u)
+{
+    return (op_infos[u->in.op].attributes & (OPA_MEM_RMW | OPA_NO_MEM_READ)) && exec_memory_is_destination(&u->in);
+}
+
+static bool plan_native(struct plan *plan, const struct uop *u)
+{
+    const struct insn *in = &u->in;
+    bool mem = in->flags & INSN_MEM;
+    uint8_t code[NATIVE_MAX_BYTES];
+    struct native_registers registers = {.used = 0};
+    if (op_infos[in->op].kind != OPK_NATIVE || !u->native || (mem && u->ea_slow) || !native_encode(code, in, &registers))
+        return false;
+    unsigned in_memory = 0; /* of those that are not pinned, two fit the temporaries, one beside an address */
+    for (unsigned r = 13; r < 16; r++)
+        in_memory += registers.used >> r & 1;
+    if (in_memory > (mem ? 1u : 2u))
+        return false;
+    plan->native_used = registers.used;
+    plan->written = registers.written;
+    plan->shows_flags = true;
+    if (mem)
+        plan->memory = (struct reference){.in = *in, .bytes = u->mem_size, .write = writes_memory(u)};
+    return true;
+}
+
+void plan_instruction(struct plan *plan, struct cpu *cpu, const struct uop *u)
+{
+    *plan = (struct plan){.moved_register = 16};
+    if (u->in.length) {
+        uint16_t feature = op_infos[u->in.op].feature;
+        bool known = feature == FEATURE_BASE || cpuid_has(&cpu->cpuid, (enum cpu_feature)feature);
+        if (known && plan_native(plan, u)) {
+            plan->way = BY_NATIVE;
+            return;
+        }
+        if (known && (plan->special = special_of(u)) != SPECIAL_NONE) {
+            plan->way = BY_SPECIAL;
+            plan_special(plan, u);
+            return;
+        }
+        if (known && shape_of(u, &plan->shape)) {
+            plan->way = BY_SHAPE;
+            plan_shape(plan, u);
+            return;
         }
     }
-    unsigned n = native_emit(code, in, info);
-    if (n < 2)
-        return 0;
-    n--; /* the thunk's ret */
-    if (!mem)
-        return n;
-    /* [rsi] becomes [r14]: the same modrm with the extension bit of the base set */
-    if (in->flags & INSN_VEX) {
-        code[1] &= 0xdf;
-        return n;
-    }
-    unsigned at = 0;
-    while (code[at] == 0x66 || code[at] == 0xf2 || code[at] == 0xf3)
-        at++;
-    if ((code[at] & 0xf0) == 0x40) {
-        code[at] |= 1;
-        return n;
-    }
-    for (unsigned i = n; i > at; i--)
-        code[i] = code[i - 1];
-    code[at] = 0x41;
-    return n + 1;
+    plan->way = BY_EXECUTOR;
+    plan->written = 0xffff;
+    plan->shows_flags = true;
 }

@@ -6,7 +6,7 @@
 #include "assembler.h"
 #include "jit.h"
 
-/* How an instruction is re-encoded. */
+/* How an integer instruction is re-encoded. */
 struct shape {
     struct opcode op;
     unsigned size;        /* bytes of the memory operand */
@@ -15,19 +15,39 @@ struct shape {
     bool reg_written, reg_read;
     bool rm_written, rm_read;
     uint8_t immediate;    /* bytes */
+    bool traps;           /* #DE on the host is #DE in the guest */
+    uint16_t also_written; /* registers that are no operand */
 };
-
-/* false: no integer row that can be encoded anew. */
-bool shape_of(const struct uop *u, struct shape *s);
 
 /* What has an emitter of its own: the stack, branches, addresses. */
 enum special { SPECIAL_NONE, SPECIAL_LEA, SPECIAL_PUSH, SPECIAL_POP, SPECIAL_NOP, SPECIAL_MOV_IMM64, SPECIAL_LEAVE, SPECIAL_WIDEN,
-               SPECIAL_JCC, SPECIAL_JMP, SPECIAL_JMP_RM, SPECIAL_CALL, SPECIAL_CALL_REG, SPECIAL_RET };
+               SPECIAL_JCC, SPECIAL_JMP, SPECIAL_JMP_RM, SPECIAL_CALL, SPECIAL_CALL_RM, SPECIAL_RET };
 
-enum special special_of(const struct uop *u);
+/* A memory operand, as far as its address is known when translating. */
+struct reference {
+    struct insn in; /* base, index, scale, segment, disp */
+    unsigned bytes; /* 0: there is none */
+    bool write;
+};
 
-/* The row's code with vector registers as they are and its memory operand at [T0]; 0: it names general registers or
- * flags, and runs by its executor. */
-unsigned inline_code(const struct uop *u, uint8_t code[NATIVE_MAX_BYTES + 1]);
+enum way { BY_EXECUTOR, BY_SHAPE, BY_SPECIAL, BY_NATIVE };
+
+struct plan {
+    enum way way;
+    enum special special;
+    struct shape shape;
+    struct reference memory;
+    /* general registers: bits of those written; one may be known to move by a constant */
+    uint16_t written;
+    uint8_t moved_register; /* 16: none */
+    int32_t moved_by;
+    uint16_t native_used;
+    bool shows_flags; /* a fault, an executor or the outside can see the flags that were before it */
+};
+
+void plan_instruction(struct plan *plan, struct cpu *cpu, const struct uop *u);
+
+/* false: no integer row that can be encoded anew. */
+bool shape_of(const struct uop *u, struct shape *s);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What jit.c and translate.c share. */
+/* The code cache: what jit.c (fixed pieces, entry), link.c (ways from block to block) and translate.c share. */
 #ifndef IMGVM_CPU_JIT_TRANSLATE_H
 #define IMGVM_CPU_JIT_TRANSLATE_H
 
@@ -7,24 +7,32 @@
 #include "jit.h"
 
 #define JIT_CODE_BYTES (64u << 20)
-#define JIT_SITES (1u << 18)
-#define JIT_EXITS (1u << 18)
-#define JIT_TRAPS (1u << 17)
+#define JIT_EXITS (1u << 19)
+#define JIT_TRAPS (1u << 18)
+#define JIT_PAGE_BUCKETS 4096u
+#define JIT_JUMPS 4096u
+#define JIT_BLOCK_BYTES 49152u /* that one block may need at most */
+#define JIT_HEAD_BYTES 16u     /* at least so long is a block: room for a jump away when it has died */
 
-/* One instruction that its executor runs: `after` makes the executor's tail call come back. */
-struct jit_site {
-    struct uop u, after;
-    struct block *block;
-    uint64_t rip; /* of the block */
-};
-
-/* An exit with a constant target. Linked, it compares a number that tells whether its target is still what it was, and
- * jumps there: within a page the count of writes to code; across pages TLB flushes as well (block_key's low half). */
+/* A way out of a block to a constant target.
+ *
+ *   hot:   jcc/jmp stub                 directly to the target, once linked, where the stub does nothing on the way
+ *   stub:  [flags to memory]
+ *          [cmp epoch, expected; jne tail]
+ *          jmp tail                     to the target, once linked
+ *   tail:  out of translated code, with link_from = this exit
+ *
+ * A target in the same page needs no check: when its code is written, whoever leads there is told (link.c). One in
+ * another page is compared with the TLB's epoch, which says whether its linear address may mean something else now. */
 struct jit_exit {
-    uint8_t *expected; /* imm32 */
-    uint8_t *jump;     /* rel32 */
     uint64_t target;
-    bool same_page;
+    uint8_t *hot;      /* rel32; NULL: only the stub leads there */
+    uint8_t *stub, *stub_jump, *tail;
+    uint8_t *expected; /* imm32; NULL: not checked */
+    struct block *to;  /* linked with; NULL: with nothing */
+    uint32_t next, previous; /* others that lead to the same block */
+    uint32_t mode;
+    bool saves_flags;  /* in the stub */
 };
 
 /* An instruction that may trap on the host, and where its executor is called instead. In the order of `pc`. */
@@ -32,8 +40,10 @@ struct jit_trap {
     uint32_t pc, cold; /* offsets into the code */
 };
 
-struct jit_link {
-    uint64_t linear, key;
+/* Where computed jumps look. */
+struct jit_jump {
+    uint64_t linear;
+    uint64_t key; /* epoch and mode, as at mmu.epoch */
     const void *code;
     uint64_t spare;
 };
@@ -42,20 +52,44 @@ struct translator {
     uint8_t *writable;
     const uint8_t *executable;
     size_t used, first_free;
-    uint32_t generation;
-    const void *enter, *exit, *exit_saved, *dispatch, *callout;
-    struct jit_site *sites;
-    struct jit_exit *exits;
+    const void *enter, *leave, *leave_at, *leave_by_exit, *dispatch, *return_miss, *stray_return, *callout;
+    const void *refill[2]; /* read, write */
+    const void *enter_unit;
+    struct jit_exit *exits; /* from number 1 */
     struct jit_trap *traps;
-    unsigned site_count, exit_count, trap_count;
-    struct jit_link *jump;
+    unsigned exit_count, trap_count;
+    struct jit_jump *jumps;
+    struct block *pages[JIT_PAGE_BUCKETS];
+    uint32_t seen_code_epoch;
+    unsigned next_slot;
+    bool count;
+    uint64_t translations, killed, forgotten; /* statistics */
 };
 
-/* Translates `block`, which starts at linear address `rip`. NULL: not now (the cache was full and has started over, or
- * the block's targets are not canonical). */
-const void *jit_translate(struct cpu *cpu, struct translator *jit, struct block *block, uint64_t rip);
-void jit_flush(struct translator *jit);
+static inline const uint8_t *jit_rx(const struct translator *jit, const uint8_t *writable)
+{
+    return jit->executable + (writable - jit->writable);
+}
+
+/* Translates `block`, which starts at linear address `rip`. false: not now (the cache is full), or never
+ * (block->interpret). */
+bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block, uint64_t rip);
+/* jmp or jcc to a fixed piece of code */
 void jit_put_jump(const struct translator *jit, struct assembler *a, const void *target);
-void jit_continue(struct cpu *cpu, const struct uop *u);
+void jit_put_call(const struct translator *jit, struct assembler *a, const void *target);
+
+/* ---- link.c ---- */
+
+/* Everything translated goes. Not while translated code is on the stack. */
+void jit_forget(struct cpu *cpu, struct translator *jit);
+/* This block's code must not be entered any more. */
+void jit_kill(struct translator *jit, struct block *block);
+/* Blocks of the page at gpa whose bytes have changed are killed. */
+void jit_kill_stale_page(struct translator *jit, uint64_t gpa);
+void jit_kill_stale(struct translator *jit);
+/* A block was translated: its page is watched. */
+void jit_register(struct translator *jit, struct block *block);
+/* Next time, this exit goes to `block` directly. */
+void jit_link(struct cpu *cpu, struct translator *jit, uint32_t exit, struct block *block);
 
 #endif

@@ -12,6 +12,8 @@ void mmu_init(struct mmu *mmu, struct guest_mem *mem)
     mmu->mem = mem;
     mmu->physical_mask = BIT(MAXPHYADDR) - 1;
     mmu->third_bank_used = true;
+    for (unsigned bank = 0; bank < TLB_BANKS; bank++)
+        mmu->slots_used[bank] = true;
     mmu_flush(mmu);
     mmu->flushes = 0;
 }
@@ -28,8 +30,21 @@ void mmu_clear_bank(struct tlb_entry bank[TLB_ENTRIES])
         entry_clear(&bank[i], i);
 }
 
+static void clear_slots(struct mmu *mmu)
+{
+    for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
+        if (!mmu->slots_used[bank])
+            continue;
+        for (unsigned i = 0; i < ACCESS_SLOTS; i++)
+            mmu->slots[bank][i].tag = 1; /* no page */
+    }
+}
+
 void mmu_flush(struct mmu *mmu)
 {
+    clear_slots(mmu);
+    for (unsigned bank = 0; bank < TLB_BANKS; bank++)
+        mmu->slots_used[bank] = false;
     for (unsigned bank = 0; bank < (mmu->third_bank_used ? TLB_BANKS : TLB_BANKS - 1); bank++)
         mmu_clear_bank(mmu->tlb[bank]);
     mmu->third_bank_used = false;
@@ -64,6 +79,7 @@ void mmu_flush_page(struct mmu *mmu, uint64_t linear)
         return;
     }
     unsigned i = (linear / GUEST_PAGE_SIZE) % TLB_ENTRIES;
+    clear_slots(mmu);
     for (unsigned bank = 0; bank < TLB_BANKS; bank++)
         entry_clear(&mmu->tlb[bank][i], i);
     mmu->fetch[(linear / GUEST_PAGE_SIZE) % FETCH_ENTRIES].tag = 2;
@@ -324,6 +340,7 @@ void mmu_fill(struct mmu *mmu, uint64_t linear, uint64_t gpa, const struct guest
     unsigned i = (page / GUEST_PAGE_SIZE) % TLB_ENTRIES;
     struct tlb_entry *bank = mmu_bank(mmu, who), *entry = &bank[i];
     mmu->third_bank_used |= bank == mmu->tlb[2];
+    mmu->slots_used[(bank - mmu->tlb[0]) / TLB_ENTRIES] = true; /* for now slots may take entries from it */
     uint64_t offset = gpa_page - region->gpa;
     entry_clear(entry, i);
     for (unsigned w = 0; w < mmu->watch_count; w++)

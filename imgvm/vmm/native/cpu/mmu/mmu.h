@@ -34,11 +34,23 @@ struct fetch_entry {
 
 enum mmu_access { MMU_READ, MMU_WRITE, MMU_FETCH };
 
+/* Where one memory operand of translated code went last: the translator's own level above the TLB, in which each
+ * operand has a place of its own. The tag is as in tlb_entry, of the kind that the operand needs. */
+struct access_slot {
+    uint64_t tag;
+    uint64_t addend;
+};
+#define ACCESS_SLOTS 256u
+
 /* What the walk needs to know of the processor; kept up to date by whoever writes the registers. */
 struct mmu {
     struct tlb_entry tlb[TLB_BANKS][TLB_ENTRIES];
     struct fetch_entry fetch[FETCH_ENTRIES];
-    uint32_t epoch; /* bumped by every flush; what was cached by linear address under an older one is stale */
+    /* bumped by every flush; what was cached by linear address under an older one is stale */
+    _Alignas(8) uint32_t epoch;
+    uint32_t mode_key; /* the processor's mode and privilege: beside the epoch, so that one load reads both */
+    struct access_slot slots[TLB_BANKS][ACCESS_SLOTS];
+    bool slots_used[TLB_BANKS];
     struct guest_mem *mem;
     uint64_t cr0, cr3, cr4, efer;
     uint64_t pdpte[4];     /* PAE: loaded with CR3 (SDM vol. 3, 4.4.1) */

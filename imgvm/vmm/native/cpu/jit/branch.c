@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+/* Ways out of a block: jumps, calls, returns, and looks at what is pending.
+ *
+ * A guest call is a host call, so that the host's own prediction of returns works for the guest's. Beside the host's
+ * return address lies the guest's:
+ *
+ *     [rsp + 8]  guest RIP behind the call
+ *     [rsp]      host address: goes on there
+ *
+ * A guest return compares what it found on the guest's stack with the former and, if they agree, is a host return. Pairs
+ * are hints: whoever leaves translated code drops them all, and a return without its pair looks its target up. */
+#include "emit.h"
+
+static bool same_page(const struct emitter *e, uint64_t target)
+{
+    return (target ^ e->rip) / GUEST_PAGE_SIZE == 0;
+}
+
+static uint64_t relative_target(const struct emitter *e, const struct uop *u)
+{
+    return e->rip + u->next + u->in.imm;
+}
+
+/* ---- exits ---- */
+
+static unsigned new_exit(struct emitter *e, uint64_t target)
+{
+    unsigned number = ++e->jit->exit_count;
+    e->jit->exits[number] = (struct jit_exit){.target = target, .mode = e->cpu->mmu.mode_key};
+    return number;
+}
+
+/* The stub, here: `state` is where the flags are. */
+static void put_stub(struct emitter *e, unsigned number, const struct flag_state *state, bool checked)
+{
+    struct assembler *a = &e->a;
+    struct jit_exit *exit = &e->jit->exits[number];
+    uint8_t *stale = NULL;
+    exit->stub = a->p;
+    exit->saves_flags = !state->in_cc;
+    flags_to_cc_from(e, state);
+    if (checked) {
+        op_gs(a, OPC(0x81), ALU_CMP, CPU(mmu.epoch));
+        exit->expected = a->p;
+        put32(a, 0);
+        stale = put_jcc(a, CC_NE);
+    }
+    exit->stub_jump = put_jmp(a);
+    exit->tail = a->p;
+    patch_jump(exit->stub_jump, a->p);
+    if (stale)
+        patch_jump(stale, a->p);
+    mov_imm64(a, T1, number);
+    jit_put_jump(e->jit, a, e->jit->leave_by_exit);
+}
+
+void branch_exit_here(struct emitter *e, uint64_t target, bool checked)
+{
+    static const struct flag_state saved = {.in_cc = true, .recipe = NO_RECIPE};
+    put_stub(e, new_exit(e, target), &saved, checked || !same_page(e, target));
+}
+
+/* `hot` is the rel32 of a jump that was just emitted. */
+static void leave_by(struct emitter *e, unsigned i, uint8_t *hot, uint64_t target)
+{
+    unsigned number = new_exit(e, target);
+    e->jit->exits[number].hot = hot;
+    struct cold *cold = emit_cold(e, COLD_EXIT, i);
+    cold->exit = number;
+}
+
+/* ---- looks ---- */
+
+bool branch_wants_poll(const struct emitter *e)
+{
+    const struct uop *u = emit_uop(e, e->block->count - 1u);
+    if (e->plans[e->block->count - 1].way != BY_SPECIAL)
+        return false;
+    switch (e->plans[e->block->count - 1].special) {
+    case SPECIAL_JMP: case SPECIAL_JCC: case SPECIAL_CALL: /* whatever goes round in a circle goes back once */
+        return relative_target(e, u) <= e->rip + u->offset;
+    case SPECIAL_JMP_RM: case SPECIAL_CALL_RM: case SPECIAL_RET:
+        return true;
+    default:
+        return false;
+    }
+}
+
+void branch_poll(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    e->wants_poll = false;
+    if (e->flags.in_cc || e->flags.recipe != NO_RECIPE) {
+        e->flags.in_eflags = false;
+        op_gs(a, OPC(0x83), ALU_CMP, CPU(pending));
+        put8(a, 0);
+        emit_cold(e, COLD_POLL, i)->patch = put_jcc(a, CC_NE);
+        return;
+    }
+    mov_rr(a, T1, H_RCX); /* without touching the flags */
+    op_gs(a, OPC(0x8b), H_RCX, CPU(pending));
+    PUT(a, 0xe3, 5); /* jrcxz over the jump */
+    struct cold *cold = emit_cold(e, COLD_POLL, i);
+    cold->patch = put_jmp(a);
+    cold->rcx_in_t1 = true;
+    mov_rr(a, H_RCX, T1);
+}
+
+static void put_uncount(struct emitter *e, unsigned not_run)
+{
+    if (!e->jit->count || !not_run)
+        return;
+    op_gs(&e->a, OPCW(0x81), ALU_SUB, CPU(instructions));
+    put32(&e->a, not_run);
+}
+
+static void poll_cold(struct emitter *e, const struct cold *cold)
+{
+    if (cold->rcx_in_t1)
+        mov_rr(&e->a, H_RCX, T1);
+    flags_to_cc_from(e, &cold->flags);
+    put_uncount(e, e->block->count - cold->index);
+    mov_imm64(&e->a, T0, e->rip + emit_uop(e, cold->index)->offset);
+    jit_put_jump(e->jit, &e->a, e->jit->leave_at);
+}
+
+/* ---- computed targets ---- */
+
+/* T0: to be canonical, or the executor raises what is due. T1 and EFLAGS are lost. */
+static uint8_t *put_canonical_check(struct emitter *e)
+{
+    struct assembler *a = &e->a;
+    mov_rr(a, T1, T0);
+    shift_imm(a, SHIFT_SAR, true, T1, 47);
+    alu_imm(a, ALU_ADD, false, T1, 1);
+    alu_imm(a, ALU_CMP, false, T1, 1);
+    return put_jcc(a, CC_ABOVE);
+}
+
+static void put_target(struct emitter *e, unsigned i)
+{
+    const struct insn *in = &emit_uop(e, i)->in;
+    if (in->flags & INSN_MEM) {
+        struct place at = memory_operand(e, i, false);
+        op_place(&e->a, OPCW(0x8b), T0, at);
+    } else {
+        unsigned r = fetch_register(e, in->rm, T0);
+        if (r != T0)
+            mov_rr(&e->a, T0, r);
+    }
+    emit_cold(e, COLD_EXECUTOR, i)->patch = put_canonical_check(e);
+}
+
+/* ---- calls and returns ---- */
+
+/* The guest's half of a call, then the pair's first word. T1 holds the return address afterwards. */
+static void put_call_pushes(struct emitter *e, unsigned i, struct place at, uint64_t back)
+{
+    struct assembler *a = &e->a;
+    mov_imm64(a, T1, back);
+    op_place(a, OPCW(0x89), T1, at);
+    op_rm(a, OPCW(0x8d), H_R13, H_R13, -8);
+    flags_yield(e, i);
+    op_gs(a, OPCW(0x3b), H_RSP, CPU(host_stack_limit));
+    struct cold *cold = emit_cold(e, COLD_STACK, i);
+    cold->patch = put_jcc(a, CC_BELOW);
+    cold->done = a->p;
+    PUT(a, 0x41, 0x57); /* push r15 */
+}
+
+static void put_landing(struct emitter *e, uint64_t back)
+{
+    op_rm(&e->a, OPCW(0x8d), H_RSP, H_RSP, 8);
+    branch_exit_here(e, back, true);
+}
+
+static void put_call(struct emitter *e, unsigned i)
+{
+    const struct uop *u = emit_uop(e, i);
+    uint64_t back = e->rip + u->next;
+    struct place at = memory_operand(e, i, true);
+    put_call_pushes(e, i, at, back);
+    put8(&e->a, 0xe8);
+    put32(&e->a, 0);
+    leave_by(e, i, e->a.p - 4, relative_target(e, u));
+    put_landing(e, back);
+}
+
+static void put_call_rm(struct emitter *e, unsigned i)
+{
+    uint64_t back = e->rip + emit_uop(e, i)->next;
+    flags_to_cc(e);
+    put_target(e, i);
+    op_gs(&e->a, OPCW(0x89), T0, CPU(call_target));
+    struct place at = memory_push(e, i);
+    put_call_pushes(e, i, at, back);
+    op_gs(&e->a, OPCW(0x8b), T0, CPU(call_target));
+    jit_put_call(e->jit, &e->a, e->jit->dispatch);
+    put_landing(e, back);
+}
+
+static void put_return(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    const struct insn *in = &emit_uop(e, i)->in;
+    int32_t moves = 8 + (in->form == FORM_IMM ? (int32_t)(uint16_t)in->imm : 0);
+    flags_to_cc(e);
+    struct place at = memory_operand(e, i, false);
+    op_place(a, OPCW(0x8b), T0, at);
+    op_rm(a, OPCW(0x8d), H_R13, H_R13, moves);
+    op_rm(a, OPCW(0x3b), T0, H_RSP, 8);
+    e->flags.in_eflags = false;
+    struct cold *cold = emit_cold(e, COLD_RETURN, i);
+    cold->patch = put_jcc(a, CC_NE);
+    cold->moved_rsp = moves;
+    put8(a, 0xc3);
+}
+
+static void return_cold(struct emitter *e, const struct cold *cold)
+{
+    uint8_t *wild = put_canonical_check(e);
+    jit_put_jump(e->jit, &e->a, e->jit->return_miss);
+    patch_jump(wild, e->a.p);
+    op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, -cold->moved_rsp);
+    emit_call_executor(e, cold->index);
+    PUT(&e->a, 0x0f, 0x0b); /* it raises #GP */
+}
+
+/* ---- a block's end ---- */
+
+void branch_emit(struct emitter *e, unsigned i)
+{
+    const struct uop *u = emit_uop(e, i);
+    if (e->wants_poll)
+        branch_poll(e, i);
+    switch (e->plans[i].special) {
+    case SPECIAL_JCC:
+        flags_to_eflags(e);
+        leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
+        leave_by(e, i, put_jmp(&e->a), e->rip + u->next);
+        break;
+    case SPECIAL_JMP:
+        leave_by(e, i, put_jmp(&e->a), relative_target(e, u));
+        break;
+    case SPECIAL_JMP_RM:
+        flags_to_cc(e);
+        put_target(e, i);
+        jit_put_jump(e->jit, &e->a, e->jit->dispatch);
+        break;
+    case SPECIAL_CALL:
+        put_call(e, i);
+        break;
+    case SPECIAL_CALL_RM:
+        put_call_rm(e, i);
+        break;
+    default:
+        put_return(e, i);
+        break;
+    }
+}
+
+void branch_fall_through(struct emitter *e)
+{
+    leave_by(e, e->block->count - 1u, put_jmp(&e->a), e->rip + e->block->bytes);
+}
+
+void branch_cold(struct emitter *e, const struct cold *cold)
+{
+    struct assembler *a = &e->a;
+    switch (cold->kind) {
+    case COLD_POLL:
+        poll_cold(e, cold);
+        return;
+    case COLD_EXIT: {
+        struct jit_exit *exit = &e->jit->exits[cold->exit];
+        uint8_t *here = a->p;
+        put_stub(e, cold->exit, &cold->flags, !same_page(e, exit->target));
+        patch_jump(exit->hot, here);
+        return;
+    }
+    case COLD_STACK:
+        op_gs(a, OPCW(0x8b), H_RSP, CPU(host_stack));
+        patch_jump(put_jmp(a), cold->done);
+        return;
+    default:
+        return_cold(e, cold);
+        return;
+    }
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/* A block being translated: what translate.c, memory.c, flags.c and branch.c know of each other. */
+#ifndef IMGVM_CPU_JIT_EMIT_H
+#define IMGVM_CPU_JIT_EMIT_H
+
+#include "shape.h"
+#include "translate.h"
+
+#define CPU(field) ((uint32_t)offsetof(struct cpu, field))
+#define COLD_MAX (4 * BLOCK_MAX_INSNS)
+#define GROUPS 4
+#define NO_RECIPE (-1)
+#define ALL_REGISTERS 0xffffu
+
+/* Where the guest's status flags are. More than one may be true; none: nobody will ask before they are overwritten. */
+struct flag_state {
+    bool in_eflags;
+    bool in_cc;  /* cpu->cc */
+    int recipe;  /* the instruction that made them; running it again, or its like, makes them again */
+};
+
+enum cold_kind {
+    COLD_ACCESS,   /* an access slot missed */
+    COLD_UNIT,     /* a vector unit is not there, or does not hold the guest's state */
+    COLD_EXECUTOR, /* the instruction is its executor's after all */
+    COLD_TRAP,     /* the same, reached by a trap of the host at `pc` */
+    COLD_POLL,     /* something wants a look before the instruction */
+    COLD_EXIT,     /* the stub of an exit */
+    COLD_STACK,    /* calls are nested too deeply on the host's stack */
+    COLD_RETURN,   /* a return that does not pair with the last call */
+};
+
+struct cold {
+    enum cold_kind kind;
+    uint8_t *patch;    /* rel32 of the jump here */
+    uint8_t *pc;
+    uint8_t *done;     /* COLD_ACCESS: T0 holds the host address; COLD_STACK, COLD_UNIT: where to go on */
+    uint8_t *resume;   /* after the instruction; NULL: it ends the block */
+    unsigned index;
+    struct flag_state flags; /* when control came here */
+    bool restore;      /* the hot path expects the flags in EFLAGS at `resume` */
+    /* COLD_ACCESS */
+    unsigned bytes;    /* that are to lie in one page */
+    unsigned slot;
+    bool write;
+    bool group;        /* others lean on this slot */
+    unsigned exit;     /* COLD_EXIT */
+    int32_t moved_rsp; /* COLD_RETURN: to be taken back before the executor runs */
+    bool rcx_in_t1;    /* COLD_POLL */
+};
+
+/* Accesses by the same registers, checked together: [low, high) of base + index * scale, as they were when `anchor` was. */
+struct group {
+    bool valid, write;
+    uint8_t base, index, scale, segment;
+    int64_t base_moved; /* e->moved[base] then */
+    int64_t low, high;  /* displacements */
+    unsigned slot;
+};
+
+struct emitter {
+    struct assembler a;
+    struct cpu *cpu;
+    struct translator *jit;
+    struct block *block;
+    uint64_t rip;
+    unsigned bank;
+    struct flag_state flags;
+    struct plan plans[BLOCK_MAX_INSNS];
+    uint16_t wanted[BLOCK_MAX_INSNS + 1]; /* status flags that something at or after instruction i can see */
+    bool wants_poll;
+    unsigned fpu_units; /* OPA_X87..., checked so far and nothing since has taken them away */
+    struct group groups[GROUPS];
+    unsigned next_group;
+    int64_t moved[16]; /* by how much adds of constants have moved each register */
+    unsigned first_slot, slots;
+    struct cold cold[COLD_MAX];
+    unsigned colds;
+};
+
+static inline const struct uop *emit_uop(const struct emitter *e, unsigned i)
+{
+    return &e->block->uops[i];
+}
+
+/* Pinned registers have the guest's number; RSP is in r13, and R13-R15 are in memory. AH..BH (16..19) are 4..7, as without
+ * a REX prefix. */
+static inline unsigned host_register(unsigned guest)
+{
+    return guest == RSP ? H_R13 : guest >= 16 ? guest - 12 : guest >= 13 ? NO_REG : guest;
+}
+
+static inline void load_temp(struct emitter *e, unsigned temp, unsigned guest)
+{
+    op_gs(&e->a, OPCW(0x8b), temp, CPU(gpr) + 8 * guest);
+}
+
+static inline void store_temp(struct emitter *e, unsigned temp, unsigned guest)
+{
+    op_gs(&e->a, OPCW(0x89), temp, CPU(gpr) + 8 * guest);
+}
+
+/* The register's host register, or `temp` with its value. */
+static inline unsigned fetch_register(struct emitter *e, unsigned guest, unsigned temp)
+{
+    unsigned r = host_register(guest);
+    if (r == NO_REG)
+        load_temp(e, r = temp, guest);
+    return r;
+}
+
+/* A way that leads out of the hot path at instruction i, with the flags where they are now. */
+struct cold *emit_cold(struct emitter *e, enum cold_kind kind, unsigned i);
+
+/* ---- flags.c ---- */
+
+void flags_analyse(struct emitter *e);
+uint16_t flags_killed(const struct uop *u);
+/* EFLAGS are about to be lost. */
+void flags_yield(struct emitter *e, unsigned i);
+/* Around the code of instruction i, which writes these guest registers (bits) and perhaps no flags. */
+void flags_before_change(struct emitter *e, unsigned i, unsigned written);
+void flags_after_change(struct emitter *e, unsigned written);
+/* flags_to_eflags will be called while T0 holds a memory operand. */
+void flags_before_operand(struct emitter *e);
+void flags_to_eflags(struct emitter *e);
+void flags_to_cc(struct emitter *e);
+/* The same from a state other than the current one, which stays as it is. */
+void flags_to_cc_from(struct emitter *e, const struct flag_state *state);
+/* Instruction i has set EFLAGS. */
+void flags_made(struct emitter *e, unsigned i);
+void flags_restore(struct emitter *e);
+
+/* ---- memory.c ---- */
+
+/* Where instruction i finds its memory operand (plan.memory) in the host's memory. T1 may be part of the place unless
+ * `keep_t1`. */
+struct place memory_operand(struct emitter *e, unsigned i, bool keep_t1);
+/* The same for the eight bytes below the stack pointer, when they are not the plan's operand; T1 is not part of it. */
+struct place memory_push(struct emitter *e, unsigned i);
+/* T0 := linear address of the memory operand. */
+void memory_linear(struct emitter *e, const struct uop *u);
+/* Registers have changed: by a constant, or anyhow. */
+void memory_moved(struct emitter *e, unsigned reg, int64_t by);
+void memory_changed(struct emitter *e, unsigned registers);
+void memory_forget(struct emitter *e);
+/* The rest of instruction i's way when its slot missed. */
+void memory_cold(struct emitter *e, const struct cold *cold);
+
+/* ---- branch.c ---- */
+
+/* Everything that ends a block. */
+void branch_emit(struct emitter *e, unsigned i);
+/* After the last instruction of a block that has no branch. */
+void branch_fall_through(struct emitter *e);
+bool branch_wants_poll(const struct emitter *e);
+/* Looks whether something wants a look before instruction i. */
+void branch_poll(struct emitter *e, unsigned i);
+void branch_cold(struct emitter *e, const struct cold *cold);
+/* Out of the block to `target`, here and now; flags are in cpu->cc. */
+void branch_exit_here(struct emitter *e, uint64_t target, bool checked);
+
+/* ---- translate.c ---- */
+
+/* Runs instruction i by its executor; flags are in cpu->cc before and after. */
+void emit_call_executor(struct emitter *e, unsigned i);
+
+static inline void emit_set_resume(struct emitter *e, unsigned first)
+{
+    for (unsigned k = first; k < e->colds; k++) {
+        e->cold[k].resume = e->a.p;
+        e->cold[k].restore = e->flags.in_eflags;
+    }
+}
+
+#endif

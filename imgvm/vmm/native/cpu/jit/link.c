@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/* Ways from block to block, and the end of blocks whose code was written. */
+#include <string.h>
+
+#include "translate.h"
+
+static struct block **page_bucket(struct translator *jit, uint64_t gpa)
+{
+    return &jit->pages[(gpa / GUEST_PAGE_SIZE) % JIT_PAGE_BUCKETS];
+}
+
+void jit_register(struct translator *jit, struct block *block)
+{
+    struct block **bucket = page_bucket(jit, block->gpa);
+    block->page_next = *bucket;
+    *bucket = block;
+}
+
+/* ---- links ---- */
+
+/* `code` as the writable mapping has it: distances are the same in both. */
+static const uint8_t *writable_code(const struct translator *jit, const struct block *block)
+{
+    return jit->writable + ((const uint8_t *)block->translated - jit->executable);
+}
+
+static void unlink_exit(struct translator *jit, uint32_t number)
+{
+    struct jit_exit *exit = &jit->exits[number];
+    if (!exit->to)
+        return;
+    if (exit->previous)
+        jit->exits[exit->previous].next = exit->next;
+    else
+        exit->to->incoming = exit->next;
+    if (exit->next)
+        jit->exits[exit->next].previous = exit->previous;
+    exit->to = NULL;
+    exit->next = exit->previous = 0;
+}
+
+static void point_to_tail(struct jit_exit *exit)
+{
+    if (exit->hot)
+        patch_jump(exit->hot, exit->stub);
+    patch_jump(exit->stub_jump, exit->tail);
+}
+
+void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct block *block)
+{
+    struct jit_exit *exit = &jit->exits[number];
+    if (exit->target != block->translated_rip || exit->mode != block->translated_mode)
+        return;
+    unlink_exit(jit, number);
+    exit->to = block;
+    exit->next = block->incoming;
+    if (exit->next)
+        jit->exits[exit->next].previous = number;
+    block->incoming = number;
+    if (exit->expected)
+        memcpy(exit->expected, &cpu->mmu.epoch, 4);
+    const uint8_t *code = writable_code(jit, block);
+    patch_jump(exit->stub_jump, code);
+    if (exit->hot && !exit->expected && (!exit->saves_flags || block->flags_dead))
+        patch_jump(exit->hot, code);
+}
+
+/* ---- the end of a block ---- */
+
+void jit_kill(struct translator *jit, struct block *block)
+{
+    if (!block->translated)
+        return;
+    for (uint32_t number = block->incoming; number;) {
+        uint32_t next = jit->exits[number].next;
+        point_to_tail(&jit->exits[number]);
+        jit->exits[number].to = NULL;
+        jit->exits[number].next = jit->exits[number].previous = 0;
+        number = next;
+    }
+    block->incoming = 0;
+    for (unsigned i = 0; i < block->exit_count; i++) {
+        unlink_exit(jit, block->exits + i);
+        jit->exits[block->exits + i].mode = UINT32_MAX; /* never to be linked again */
+    }
+    /* who has its address from the table of computed jumps finds the way out */
+    struct assembler a = {(uint8_t *)writable_code(jit, block)};
+    put8(&a, 0x49), put8(&a, 0xb8 | (T0 & 7)), put64(&a, block->translated_rip); /* mov r14, imm64 */
+    jit_put_jump(jit, &a, jit->leave_at);
+    block->translated = NULL;
+    for (struct block **link = page_bucket(jit, block->gpa); *link; link = &(*link)->page_next)
+        if (*link == block) {
+            *link = block->page_next;
+            break;
+        }
+    jit->killed++;
+}
+
+static bool is_stale(const struct block *block)
+{
+    return block->generation != atomic_load_explicit(block->generation_now, memory_order_acquire);
+}
+
+static void kill_stale_of(struct translator *jit, struct block *first, uint64_t page)
+{
+    for (struct block *block = first; block;) {
+        struct block *next = block->page_next;
+        if ((page == UINT64_MAX || block->gpa / GUEST_PAGE_SIZE == page) && is_stale(block))
+            jit_kill(jit, block);
+        block = next;
+    }
+}
+
+void jit_kill_stale_page(struct translator *jit, uint64_t gpa)
+{
+    kill_stale_of(jit, *page_bucket(jit, gpa), gpa / GUEST_PAGE_SIZE);
+}
+
+void jit_kill_stale(struct translator *jit)
+{
+    for (unsigned i = 0; i < JIT_PAGE_BUCKETS; i++)
+        kill_stale_of(jit, jit->pages[i], UINT64_MAX);
+}
+
+void jit_forget(struct cpu *cpu, struct translator *jit)
+{
+    for (unsigned i = 0; i < JIT_PAGE_BUCKETS; i++) {
+        for (struct block *block = jit->pages[i]; block; block = block->page_next) {
+            block->translated = NULL;
+            block->incoming = 0;
+        }
+        jit->pages[i] = NULL;
+    }
+    for (unsigned i = 0; i < JIT_JUMPS; i++)
+        jit->jumps[i].code = NULL, jit->jumps[i].key = UINT64_MAX;
+    jit->used = jit->first_free;
+    jit->exit_count = jit->trap_count = 0;
+    jit->forgotten++;
+    cpu->link_from = 0;
+}

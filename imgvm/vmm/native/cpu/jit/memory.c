@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+/* Memory operands. Each has an access slot of its own, which remembers the page it went to last:
+ *
+ *     lea  r14, [operand]
+ *     mov  r15, r14
+ *     xor  r15, gs:[slot.tag]
+ *     cmp  r15, 4096 - bytes        the same page, and the operand does not leave it
+ *     ja   cold                     refilled from the TLB, the TLB from the tables; or the executor
+ *     add  r14, gs:[slot.addend]
+ *     OP   ..., [r14]
+ *
+ * Operands with the same registers, moved by nothing but constants in between, are checked together by the first; the
+ * others take its slot's addend and lose no flags:
+ *
+ *     mov  r15, gs:[slot.addend]
+ *     OP   ..., [base + r15 + disp] */
+#include "emit.h"
+
+#define GROUP_BYTES 1024 /* a group reaches no further, so that it seldom straddles pages */
+
+static uint32_t slot_at(const struct emitter *e, unsigned slot)
+{
+    return CPU(mmu.slots) + (uint32_t)((e->bank * ACCESS_SLOTS + slot) * sizeof(struct access_slot));
+}
+
+static unsigned new_slot(struct emitter *e)
+{
+    unsigned slot = (e->first_slot + e->slots) % ACCESS_SLOTS;
+    e->slots++;
+    return slot;
+}
+
+/* ---- addresses ---- */
+
+/* to := address of [base + index * scale + disp] + the segment's base. T1 is used when an index is in memory. */
+static void put_address(struct emitter *e, const struct insn *in, int64_t disp, unsigned to)
+{
+    struct assembler *a = &e->a;
+    struct place at = {NO_REG, NO_REG, in->scale, (int32_t)disp};
+    if (in->base == INSN_REG_RIP) {
+        mov_imm64(a, to, e->rip + (uint64_t)disp);
+    } else {
+        if (in->base != INSN_REG_NONE)
+            at.base = (uint8_t)fetch_register(e, in->base, to);
+        if (in->index != INSN_REG_NONE)
+            at.index = (uint8_t)fetch_register(e, in->index, T1);
+        if (at.base == NO_REG && at.index == NO_REG)
+            mov_imm64(a, to, (uint64_t)disp);
+        else if (at.index == NO_REG && !disp)
+            mov_rr(a, to, at.base);
+        else
+            op_place(a, OPCW(0x8d), to, at);
+    }
+    if (in->segment != INSN_SEG_FLAT)
+        op_gs(a, OPCW(0x03), to, CPU(seg_base) + 8 * in->segment);
+}
+
+void memory_linear(struct emitter *e, const struct uop *u)
+{
+    put_address(e, &u->in, u->in.disp, T0);
+}
+
+/* T0: the lowest linear address -> its host address. */
+static void put_check(struct emitter *e, unsigned i, unsigned slot, unsigned bytes, bool write, bool group)
+{
+    struct assembler *a = &e->a;
+    mov_rr(a, T1, T0);
+    op_gs(a, OPCW(0x33), T1, slot_at(e, slot));
+    alu_imm(a, ALU_CMP, true, T1, GUEST_PAGE_SIZE - bytes);
+    struct cold *cold = emit_cold(e, COLD_ACCESS, i);
+    cold->patch = put_jcc(a, CC_ABOVE);
+    cold->bytes = bytes;
+    cold->slot = slot;
+    cold->write = write;
+    cold->group = group;
+    op_gs(a, OPCW(0x03), T0, slot_at(e, slot) + offsetof(struct access_slot, addend));
+    cold->done = a->p;
+}
+
+/* ---- groups ---- */
+
+void memory_moved(struct emitter *e, unsigned reg, int64_t by)
+{
+    if (reg < 16)
+        e->moved[reg] += by;
+}
+
+void memory_changed(struct emitter *e, unsigned registers)
+{
+    for (unsigned g = 0; g < GROUPS; g++) {
+        struct group *group = &e->groups[g];
+        if ((group->base < 16 && (registers >> group->base & 1)) || (group->index < 16 && (registers >> group->index & 1)))
+            group->valid = false;
+    }
+}
+
+void memory_forget(struct emitter *e)
+{
+    for (unsigned g = 0; g < GROUPS; g++)
+        e->groups[g].valid = false;
+}
+
+static bool same_registers(const struct group *g, const struct reference *r)
+{
+    return g->valid && g->write == r->write && g->base == r->in.base && g->index == r->in.index &&
+           (g->index == INSN_REG_NONE || g->scale == r->in.scale) && g->segment == r->in.segment;
+}
+
+static int64_t base_moved(const struct emitter *e, unsigned base)
+{
+    return base < 16 ? e->moved[base] : 0;
+}
+
+/* Looks ahead from instruction i: which later accesses can lean on its check? */
+static unsigned gather(const struct emitter *e, unsigned i, const struct reference *first, int64_t *low, int64_t *high)
+{
+    struct group like = {.valid = true, .write = first->write, .base = first->in.base, .index = first->in.index,
+                         .scale = first->in.scale, .segment = first->in.segment};
+    unsigned members = 0;
+    int64_t moved = 0; /* the base since instruction i */
+    *low = first->in.disp;
+    *high = first->in.disp + (int64_t)first->bytes;
+    for (unsigned k = i;; k++) {
+        const struct plan *plan = &e->plans[k];
+        if (plan->moved_register == first->in.base)
+            moved += plan->moved_by;
+        else if (plan->written >> first->in.base & 1)
+            break;
+        if (k + 1 >= e->block->count)
+            break;
+        const struct reference *found = &e->plans[k + 1].memory;
+        if (!found->bytes || !same_registers(&like, found))
+            continue;
+        int64_t from = found->in.disp + moved, to = from + (int64_t)found->bytes;
+        int64_t new_low = MIN(*low, from), new_high = MAX(*high, to);
+        if (new_high - new_low > GROUP_BYTES)
+            continue;
+        *low = new_low;
+        *high = new_high;
+        members++;
+    }
+    return members;
+}
+
+static struct place place_of(struct emitter *e, unsigned i, const struct reference *r, bool keep_t1)
+{
+    struct assembler *a = &e->a;
+    const struct insn *in = &r->in;
+    int64_t moved = base_moved(e, in->base);
+    for (unsigned g = 0; g < GROUPS; g++) {
+        const struct group *group = &e->groups[g];
+        int64_t from = in->disp + moved - group->base_moved;
+        if (!same_registers(group, r) || from < group->low || from + (int64_t)r->bytes > group->high)
+            continue;
+        /* proven by an earlier instruction of this block */
+        uint32_t addend = slot_at(e, group->slot) + offsetof(struct access_slot, addend);
+        unsigned base = in->base < 16 ? host_register(in->base) : NO_REG;
+        if (!keep_t1 && base != NO_REG && in->index == INSN_REG_NONE && in->segment == INSN_SEG_FLAT) {
+            op_gs(a, OPCW(0x8b), T1, addend);
+            return (struct place){(uint8_t)base, T1, 0, in->disp};
+        }
+        if (in->segment != INSN_SEG_FLAT || in->index != INSN_REG_NONE || in->base >= 16)
+            continue; /* would lose flags or a temporary: a check of its own */
+        op_gs(a, OPCW(0x8b), T0, addend);
+        if (base != NO_REG) {
+            op_place(a, OPCW(0x8d), T0, (struct place){(uint8_t)base, T0, 0, in->disp});
+            return (struct place){T0, NO_REG, 0, 0};
+        }
+        load_temp(e, T1, in->base);
+        op_place(a, OPCW(0x8d), T0, (struct place){T1, T0, 0, in->disp});
+        return (struct place){T0, NO_REG, 0, 0};
+    }
+    flags_yield(e, i);
+    int64_t low = in->disp, high = low + (int64_t)r->bytes;
+    bool may_lead = in->base < 16 && in->index == INSN_REG_NONE && in->segment == INSN_SEG_FLAT;
+    unsigned members = may_lead ? gather(e, i, r, &low, &high) : 0;
+    unsigned slot = new_slot(e);
+    if (low != (int32_t)low) {
+        members = 0;
+        low = in->disp;
+        high = low + (int64_t)r->bytes;
+    }
+    put_address(e, in, low, T0);
+    put_check(e, i, slot, (unsigned)(high - low), r->write, members > 0);
+    if (members) {
+        struct group *group = &e->groups[e->next_group++ % GROUPS];
+        *group = (struct group){.valid = true, .write = r->write, .base = in->base, .index = in->index, .scale = in->scale,
+                                .segment = in->segment, .base_moved = moved, .low = low, .high = high, .slot = slot};
+    }
+    return (struct place){T0, NO_REG, 0, (int32_t)(in->disp - low)};
+}
+
+struct place memory_operand(struct emitter *e, unsigned i, bool keep_t1)
+{
+    return place_of(e, i, &e->plans[i].memory, keep_t1);
+}
+
+struct place memory_push(struct emitter *e, unsigned i)
+{
+    struct reference r = {.in = {.base = RSP, .index = INSN_REG_NONE, .segment = INSN_SEG_FLAT, .disp = -8}, .bytes = 8,
+                          .write = true};
+    return place_of(e, i, &r, true);
+}
+
+/* ---- the slow way ---- */
+
+void memory_cold(struct emitter *e, const struct cold *cold)
+{
+    struct assembler *a = &e->a;
+    mov_rr(a, T1, T0);
+    alu_imm(a, ALU_AND, false, T1, GUEST_PAGE_SIZE - 1);
+    alu_imm(a, ALU_CMP, false, T1, GUEST_PAGE_SIZE - cold->bytes);
+    uint8_t *crosses = put_jcc(a, CC_ABOVE);
+    mov_imm64(a, T1, slot_at(e, cold->slot));
+    jit_put_call(e->jit, a, e->jit->refill[cold->write]);
+    patch_jump(put_jcc(a, CC_AE), cold->done);
+    patch_jump(crosses, a->p);
+    flags_to_cc_from(e, &cold->flags);
+    emit_call_executor(e, cold->index);
+    if (cold->group && cold->resume) {
+        /* those that lean on this check are not to follow */
+        branch_exit_here(e, e->rip + emit_uop(e, cold->index)->next, false);
+        return;
+    }
+    if (!cold->resume) {
+        PUT(a, 0x0f, 0x0b); /* a branch: its executor set cpu->rip and the call did not come back */
+        return;
+    }
+    if (cold->restore)
+        flags_restore(e);
+    patch_jump(put_jmp(a), cold->resume);
+}
