@@ -3,14 +3,21 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <time.h>
+#include <sys/prctl.h>
 
 #include "../base/bits.h"
+#include "../base/futex.h"
 #include "../cpu/cpu.h"
 #include "../cpu/jit/jit.h"
 #include "backend.h"
+
+/* How long a halted processor watches for work before it sleeps: between nothing and the first, by what came of it. */
+#define WATCH_MAX_NS 200000u
+#define WATCH_MIN_NS 10000u
+#define YIELD_TURNS 1024u /* of a loop that waits for another thread */
 
 struct soft_engine;
 
@@ -23,16 +30,16 @@ struct soft_cpu {
     uint64_t steps; /* a debugger's: instructions left; 0: no limit */
     bool wait;      /* a halt does not end them */
     struct engine_stop stop;
-    /* a halted processor waits here */
-    pthread_mutex_t sleep_lock;
-    pthread_cond_t wake;
-    bool woken;
+    uint64_t watch_ns;        /* how long its next halt watches */
+    _Atomic uint32_t asleep;  /* futex: whoever has work for a halted processor makes it 0 and wakes it */
 };
 
 struct soft_engine {
     struct engine base;
     struct engine_host host;
     unsigned count;
+    unsigned host_cpus;      /* that we may use */
+    _Atomic unsigned awake;  /* processors in `run` that do not sleep */
     struct soft_cpu cpus[];
 };
 
@@ -109,7 +116,8 @@ static void on_tsc_offset_changed(void *opaque, uint64_t offset)
     c->engine->host.tsc_offset_changed(c->engine->host.opaque, c->index, offset);
 }
 
-/* Two processors may wait for each other here: each honours the other's request meanwhile. */
+/* Two processors may wait for each other here: each honours the other's request meanwhile. One that the host does not
+ * run at the moment must get the chance. */
 static void on_code_page_added(void *opaque)
 {
     struct soft_cpu *c = opaque;
@@ -118,9 +126,12 @@ static void on_code_page_added(void *opaque)
         if (i != c->index)
             cpu_request(engine->cpus[i].cpu, CPU_REQUEST_FLUSH);
     for (unsigned i = 0; i < engine->count; i++)
-        while (i != c->index && cpu_flush_pending(engine->cpus[i].cpu)) {
+        for (unsigned turn = 1; i != c->index && cpu_flush_pending(engine->cpus[i].cpu); turn++) {
             cpu_flush_now(c->cpu);
-            __builtin_ia32_pause();
+            if (turn % YIELD_TURNS)
+                __builtin_ia32_pause();
+            else
+                sched_yield();
         }
 }
 
@@ -129,12 +140,8 @@ static void on_code_page_added(void *opaque)
 static void soft_destroy(struct engine *base)
 {
     struct soft_engine *engine = soft_of(base);
-    for (unsigned i = 0; i < engine->count; i++) {
-        struct soft_cpu *c = &engine->cpus[i];
-        cpu_destroy(c->cpu);
-        pthread_cond_destroy(&c->wake);
-        pthread_mutex_destroy(&c->sleep_lock);
-    }
+    for (unsigned i = 0; i < engine->count; i++)
+        cpu_destroy(engine->cpus[i].cpu);
     free(engine);
 }
 
@@ -142,6 +149,12 @@ static int soft_probe(imgvm_error *err)
 {
     (void)err; /* it needs nothing but an x86-64 host, without which this would not have been compiled */
     return 0;
+}
+
+static unsigned usable_host_cpus(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
 }
 
 static int create(const struct engine_host *host, unsigned cpus, const struct engine_ops *ops,
@@ -162,23 +175,18 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
         return error_set(err, ENOMEM, "out of memory");
     engine->base.ops = ops;
     engine->host = *host;
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    engine->host_cpus = usable_host_cpus();
     for (unsigned i = 0; i < cpus && r == 0; i++) {
         struct soft_cpu *c = &engine->cpus[i];
         struct cpu_options options = {.id = i, .count = cpus, .features = &features, .translator = translator,
                                       .translate_after = JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;
-        pthread_mutex_init(&c->sleep_lock, NULL);
-        pthread_cond_init(&c->wake, &monotonic);
         engine->count++;
         c->cpu = cpu_create(&callbacks, c, host->mem, &options, err);
         if (!c->cpu)
             r = -ENOMEM;
     }
-    pthread_condattr_destroy(&monotonic);
     if (r < 0) {
         soft_destroy(&engine->base);
         return r;
@@ -201,33 +209,61 @@ static int jit_create(const struct engine_host *host, unsigned cpus, struct engi
 
 static void wake(struct soft_cpu *c)
 {
-    pthread_mutex_lock(&c->sleep_lock);
-    c->woken = true;
-    pthread_cond_signal(&c->wake);
-    pthread_mutex_unlock(&c->sleep_lock);
+    if (atomic_load(&c->asleep) && atomic_exchange(&c->asleep, 0))
+        futex_wake(&c->asleep, 1);
 }
 
-/* Sleeps until woken or until the machine's clock reaches deadline_ns. */
+static bool has_work(struct soft_cpu *c)
+{
+    return cpu_has_work(c->cpu) || atomic_load(&c->kicked);
+}
+
+/* Looks for work, without sleeping, until end_ns or the deadline; true: there is some, or the deadline has come. A
+ * processor that could run in this one's stead gets the host's: nothing is watched for then. */
+static bool watch(struct soft_cpu *c, uint64_t end_ns, uint64_t deadline_ns)
+{
+    for (unsigned turn = 0; atomic_load_explicit(&c->engine->awake, memory_order_relaxed) <= c->engine->host_cpus; turn++) {
+        if (has_work(c))
+            return true;
+        if (turn % 16 == 0) {
+            uint64_t now = on_time_ns(c);
+            if (now >= deadline_ns)
+                return true;
+            if (now >= end_ns)
+                return false;
+        }
+        __builtin_ia32_pause();
+    }
+    return false;
+}
+
+/* Sleeps until woken or until the machine's clock reaches deadline_ns. Whoever has work says so first and looks at
+ * `asleep` then; here it is the other way round, so that one of the two sees the other. */
 static void sleep_until(struct soft_cpu *c, uint64_t deadline_ns)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    uint64_t now = on_time_ns(c);
-    if (deadline_ns != UINT64_MAX) {
-        uint64_t delta = deadline_ns > now ? deadline_ns - now : 0;
-        uint64_t ns = (uint64_t)until.tv_nsec + delta % 1000000000u;
-        until.tv_sec += (time_t)(delta / 1000000000u + ns / 1000000000u);
-        until.tv_nsec = (long)(ns % 1000000000u);
+    atomic_store(&c->asleep, 1);
+    if (!has_work(c)) {
+        uint64_t now = on_time_ns(c);
+        atomic_fetch_sub(&c->engine->awake, 1);
+        if (deadline_ns > now)
+            futex_wait(&c->asleep, 1, deadline_ns == UINT64_MAX ? UINT64_MAX : deadline_ns - now);
+        atomic_fetch_add(&c->engine->awake, 1);
     }
-    pthread_mutex_lock(&c->sleep_lock);
-    while (!c->woken && !cpu_has_work(c->cpu) && !atomic_load(&c->kicked)) {
-        if (deadline_ns == UINT64_MAX)
-            pthread_cond_wait(&c->wake, &c->sleep_lock);
-        else if (pthread_cond_timedwait(&c->wake, &c->sleep_lock, &until) == ETIMEDOUT)
-            break;
-    }
-    c->woken = false;
-    pthread_mutex_unlock(&c->sleep_lock);
+    atomic_store(&c->asleep, 0);
+}
+
+/* A halted processor watches for a while, as waking a thread takes tens of microseconds, and then sleeps. It watches
+ * longer where that would have been enough, and not at all after a long sleep, so that an idle guest costs nothing. */
+static void wait_for_work(struct soft_cpu *c, uint64_t deadline_ns)
+{
+    uint64_t begin = on_time_ns(c);
+    if (c->watch_ns && watch(c, begin + c->watch_ns, deadline_ns))
+        return;
+    sleep_until(c, deadline_ns);
+    if (on_time_ns(c) - begin > WATCH_MAX_NS)
+        c->watch_ns = 0;
+    else
+        c->watch_ns = MIN(MAX(c->watch_ns * 2, (uint64_t)WATCH_MIN_NS), (uint64_t)WATCH_MAX_NS);
 }
 
 static uint64_t run_timers(struct soft_cpu *c)
@@ -304,6 +340,8 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
     struct soft_cpu *c = &soft_of(base)->cpus[index];
     c->thread = pthread_self();
     atomic_store(&c->in_run, true);
+    atomic_fetch_add(&c->engine->awake, 1);
+    prctl(PR_SET_TIMERSLACK, 1); /* a halted processor's next timer is not to come 50 us late */
     enum engine_exit result;
     for (;;) {
         uint64_t next = run_timers(c);
@@ -319,7 +357,7 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
             break;
         }
         if (exit == CPU_EXIT_HALT) {
-            sleep_until(c, run_timers(c));
+            wait_for_work(c, run_timers(c));
         } else if (exit == CPU_EXIT_SHUTDOWN) {
             result = ENGINE_EXIT_SHUTDOWN;
             break;
@@ -328,6 +366,7 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
             break;
         }
     }
+    atomic_fetch_sub(&c->engine->awake, 1);
     atomic_store(&c->in_run, false);
     return result;
 }
@@ -356,12 +395,17 @@ static void soft_signal(struct engine *base, unsigned index, uint32_t signals, u
         cpu_set_sipi_vector(c->cpu, sipi_vector);
         requests |= CPU_REQUEST_SIPI;
     }
-    if (signals & ENGINE_SIGNAL_TIMER)
-        requests |= CPU_REQUEST_EXIT; /* to look at the timers anew */
+    bool own = atomic_load(&c->in_run) && pthread_equal(c->thread, pthread_self());
+    if (signals & ENGINE_SIGNAL_TIMER) {
+        if (own)
+            cpu_set_deadline_ns(c->cpu, c->engine->host.timer_next_ns(c->engine->host.opaque, index));
+        else
+            requests |= CPU_REQUEST_EXIT; /* to look at the timers anew */
+    }
     if (!requests)
         return;
     cpu_request(c->cpu, requests);
-    if (!atomic_load(&c->in_run) || !pthread_equal(c->thread, pthread_self()))
+    if (!own)
         wake(c);
 }
 
