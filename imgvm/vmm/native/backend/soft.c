@@ -30,6 +30,7 @@ struct soft_cpu {
     uint64_t steps; /* a debugger's: instructions left; 0: no limit */
     bool wait;      /* a halt does not end them */
     struct engine_stop stop;
+    _Atomic bool parked;      /* executes nothing while another processor is exclusive */
     uint64_t watch_ns;        /* how long its next halt watches */
     _Atomic uint32_t asleep;  /* futex: whoever has work for a halted processor makes it 0 and wakes it */
 };
@@ -40,6 +41,7 @@ struct soft_engine {
     unsigned count;
     unsigned host_cpus;      /* that we may use */
     _Atomic unsigned awake;  /* processors in `run` that do not sleep */
+    _Atomic unsigned exclusive; /* 1 + the processor that executes alone; 0: none */
     struct soft_cpu cpus[];
 };
 
@@ -116,8 +118,17 @@ static void on_tsc_offset_changed(void *opaque, uint64_t offset)
     c->engine->host.tsc_offset_changed(c->engine->host.opaque, c->index, offset);
 }
 
-/* Two processors may wait for each other here: each honours the other's request meanwhile. One that the host does not
- * run at the moment must get the chance. */
+/* A turn of a loop that waits for other processors; the host may have to run them first. */
+static void wait_a_turn(struct soft_cpu *c, unsigned turn)
+{
+    cpu_flush_now(c->cpu); /* they may wait for that */
+    if (turn % YIELD_TURNS)
+        __builtin_ia32_pause();
+    else
+        sched_yield();
+}
+
+/* Two processors may wait for each other here: each honours the other's request meanwhile. */
 static void on_code_page_added(void *opaque)
 {
     struct soft_cpu *c = opaque;
@@ -126,13 +137,52 @@ static void on_code_page_added(void *opaque)
         if (i != c->index)
             cpu_request(engine->cpus[i].cpu, CPU_REQUEST_FLUSH);
     for (unsigned i = 0; i < engine->count; i++)
-        for (unsigned turn = 1; i != c->index && cpu_flush_pending(engine->cpus[i].cpu); turn++) {
-            cpu_flush_now(c->cpu);
-            if (turn % YIELD_TURNS)
-                __builtin_ia32_pause();
-            else
-                sched_yield();
-        }
+        for (unsigned turn = 1; i != c->index && cpu_flush_pending(engine->cpus[i].cpu); turn++)
+            wait_a_turn(c, turn);
+}
+
+/* Says first that it is parked, or no longer, and looks then who is exclusive; one that becomes exclusive does it the
+ * other way round. So one of the two sees the other. */
+static void on_park(void *opaque)
+{
+    struct soft_cpu *c = opaque;
+    do {
+        atomic_store(&c->parked, true);
+        for (unsigned turn = 1; atomic_load(&c->engine->exclusive); turn++)
+            wait_a_turn(c, turn);
+        atomic_store(&c->parked, false);
+    } while (atomic_load(&c->engine->exclusive));
+}
+
+static void on_exclusive(void *opaque, bool begin)
+{
+    struct soft_cpu *c = opaque;
+    struct soft_engine *engine = c->engine;
+    if (!begin) {
+        atomic_store(&engine->exclusive, 0);
+        return;
+    }
+    unsigned nobody = 0;
+    while (!atomic_compare_exchange_strong(&engine->exclusive, &nobody, c->index + 1)) {
+        nobody = 0;
+        on_park(c);
+    }
+    for (unsigned i = 0; i < engine->count; i++)
+        if (i != c->index)
+            cpu_request(engine->cpus[i].cpu, CPU_REQUEST_PARK);
+    for (unsigned i = 0; i < engine->count; i++) {
+        struct soft_cpu *other = &engine->cpus[i];
+        for (unsigned turn = 1; other != c && cpu_executes(other->cpu) && !atomic_load(&other->parked); turn++)
+            wait_a_turn(c, turn);
+    }
+}
+
+/* Perhaps whoever is waited for has no host processor to run on. */
+static void on_pause(void *opaque)
+{
+    struct soft_cpu *c = opaque;
+    if (atomic_load_explicit(&c->engine->awake, memory_order_relaxed) > c->engine->host_cpus)
+        sched_yield();
 }
 
 /* ---- life ---- */
@@ -162,9 +212,15 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
 {
     struct cpu_callbacks callbacks = {
         on_port_read, on_port_write, on_mmio_read, on_mmio_write, on_interrupt_acknowledge, on_msr_read, on_msr_write,
-        on_cr8_read, on_cr8_write, on_time_ns, cpus > 1 ? on_code_page_added : NULL,
+        on_cr8_read, on_cr8_write, on_time_ns,
         .tsc_offset_changed = on_tsc_offset_changed,
     };
+    if (cpus > 1) {
+        callbacks.code_page_added = on_code_page_added;
+        callbacks.exclusive = on_exclusive;
+        callbacks.park = on_park;
+        callbacks.pause = on_pause;
+    }
     struct feature_set features;
     cpu_offered_features(cpus, &features);
     int r = host->wish ? cpu_wish_grant(host->wish, &features, &features, err) : 0;
