@@ -48,9 +48,10 @@ def read_until(fd: int, pattern: bytes) -> bytes:
     return seen
 
 
-def test_an_idle_guest_sleeps(busybox: Path) -> None:
+@pytest.mark.parametrize("engine", ["--accel=interp", "--accel=jit --cpus=4"])
+def test_an_idle_guest_sleeps(busybox: Path, engine: str) -> None:
     """Also with its input at its end."""
-    process = subprocess.Popen([*RUN, busybox, "--accel", "interp"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*RUN, busybox, *engine.split()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write(b"echo re''ady\n")

@@ -13,7 +13,9 @@
 #include "check.h"
 #include "include/imgvm_api.h"
 
+#ifndef GUEST_TIMEOUT_MS
 #define GUEST_TIMEOUT_MS 10000
+#endif
 
 struct guest_run {
     imgvm_result result;

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "machine/board.h"
@@ -297,6 +298,41 @@ static void test_level_triggered_line(void)
     board_destroy(&board);
 }
 
+/* A bus access of another processor lasts as long as it likes: meanwhile a processor uses its own local APIC, sends and
+ * takes interrupts and runs its timer. board.lock is no recursive mutex: one that took it here would wait for ever. */
+static void test_local_apics_do_without_the_boards_lock(void)
+{
+    uint64_t value;
+    power_on(3, 64 << 20);
+    enable_apics();
+    alarm(20);
+    pthread_mutex_lock(&board.lock);
+    apic(0, 0x310, 2u << 24);
+    apic(0, 0x300, 0x51);
+    CHECK(interrupted(2) && !interrupted(1));
+    CHECK_EQ(host.interrupt_acknowledge(&board, 2), 0x51);
+    apic(2, 0xb0, 0);
+    CHECK_EQ(host.mmio_read(&board, 2, 0xfee00120, 4), 0);
+    apic(0, 0x300, 3 << 18 | 0x61); /* all but itself */
+    CHECK_EQ(host.interrupt_acknowledge(&board, 1), 0x61);
+    CHECK_EQ(host.interrupt_acknowledge(&board, 2), 0x61);
+    CHECK_EQ(host.interrupt_acknowledge(&board, 0), -1);
+    apic(1, 0x320, 0x71);
+    apic(1, 0x380, 1);
+    while (host.time_ns(&board) <= host.timer_next_ns(&board, 1))
+        ;
+    host.timer_run(&board, 1);
+    CHECK_EQ(host.timer_next_ns(&board, 1), TIMER_NEVER);
+    host.cr8_write(&board, 1, 5);
+    CHECK_EQ(host.cr8_read(&board, 1), 5);
+    CHECK(host.apic_msr_read(&board, 1, 0x1b, &value) && value == 0xfee00800);
+    host.cr8_write(&board, 1, 0);
+    apic(1, 0xb0, 0);
+    CHECK_EQ(host.interrupt_acknowledge(&board, 1), 0x71);
+    pthread_mutex_unlock(&board.lock);
+    alarm(0);
+}
+
 int main(void)
 {
     test_memory_map();
@@ -308,5 +344,6 @@ int main(void)
     test_messages();
     test_processors_start();
     test_level_triggered_line();
+    test_local_apics_do_without_the_boards_lock();
     return check_report();
 }

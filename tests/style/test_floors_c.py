@@ -122,7 +122,7 @@ MUTABLE = re.compile(r"^(?:static|_Thread_local|static _Thread_local) (?!const\b
 
 
 # Signal dispositions belong to the process, and so does the record of what they were before.
-PROCESS_WIDE = {"cpu/exec/trap.c": {"previous", "install_error", "installed"}, "backend/soft.c": {"alarm_once"}}
+PROCESS_WIDE = {"cpu/exec/trap.c": {"previous", "install_error", "installed"}, "backend/alarm.c": {"installed"}}
 
 
 def without_comments(text: str) -> str:

@@ -4,7 +4,7 @@
  *
  * Threads: `run` is called by one thread per processor; `kick`, `signal`, `set_irq` and `send_msi` by any
  * thread (with or without the board lock); everything else while that processor does not run. The two state calls
- * need the board lock free: an engine may ask the board for what a local APIC holds. */
+ * need the board's locks free: an engine may ask the board for what a local APIC holds. */
 #ifndef IMGVM_BACKEND_BACKEND_H
 #define IMGVM_BACKEND_BACKEND_H
 
@@ -25,7 +25,8 @@ enum engine_exit {
     ENGINE_EXIT_INTERNAL, /* a bug or a limit of the engine; message says which */
 };
 
-/* The world around the processors. Each call takes the board lock itself. */
+/* The world around the processors. Each call takes the locks that it needs: board.lock for devices, the processor's own
+ * for what belongs to its local APIC. */
 struct engine_host {
     void *opaque;
     struct guest_mem *mem;

@@ -3,17 +3,22 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
+#include <sys/prctl.h>
 
 #include "../base/bits.h"
+#include "../base/futex.h"
 #include "../cpu/cpu.h"
 #include "../cpu/jit/jit.h"
+#include "alarm.h"
 #include "backend.h"
+
+/* How long a halted processor watches for work before it sleeps: between nothing and the first, by what came of it. */
+#define WATCH_MAX_NS 200000u
+#define WATCH_MIN_NS 10000u
+#define YIELD_TURNS 1024u /* of a loop that waits for another thread */
 
 struct soft_engine;
 
@@ -26,19 +31,19 @@ struct soft_cpu {
     uint64_t steps; /* a debugger's: instructions left; 0: no limit */
     bool wait;      /* a halt does not end them */
     struct engine_stop stop;
-    /* a halted processor waits here */
-    pthread_mutex_t sleep_lock;
-    pthread_cond_t wake;
-    bool woken;
-    timer_t alarm; /* of this thread, while in_run */
-    bool has_alarm;
-    uint64_t alarm_ns; /* the machine's time for which it is set */
+    struct alarm alarm;
+    _Atomic bool parked;      /* executes nothing while another processor is exclusive */
+    uint64_t watch_ns;        /* how long its next halt watches */
+    _Atomic uint32_t asleep;  /* futex: whoever has work for a halted processor makes it 0 and wakes it */
 };
 
 struct soft_engine {
     struct engine base;
     struct engine_host host;
     unsigned count;
+    unsigned host_cpus;      /* that we may use */
+    _Atomic unsigned awake;  /* processors in `run` that do not sleep */
+    _Atomic unsigned exclusive; /* 1 + the processor that executes alone; 0: none */
     struct soft_cpu cpus[];
 };
 
@@ -115,6 +120,16 @@ static void on_tsc_offset_changed(void *opaque, uint64_t offset)
     c->engine->host.tsc_offset_changed(c->engine->host.opaque, c->index, offset);
 }
 
+/* A turn of a loop that waits for other processors; the host may have to run them first. */
+static void wait_a_turn(struct soft_cpu *c, unsigned turn)
+{
+    cpu_flush_now(c->cpu); /* they may wait for that */
+    if (turn % YIELD_TURNS)
+        __builtin_ia32_pause();
+    else
+        sched_yield();
+}
+
 /* Two processors may wait for each other here: each honours the other's request meanwhile. */
 static void on_code_page_added(void *opaque)
 {
@@ -124,10 +139,52 @@ static void on_code_page_added(void *opaque)
         if (i != c->index)
             cpu_request(engine->cpus[i].cpu, CPU_REQUEST_FLUSH);
     for (unsigned i = 0; i < engine->count; i++)
-        while (i != c->index && cpu_flush_pending(engine->cpus[i].cpu)) {
-            cpu_flush_now(c->cpu);
-            __builtin_ia32_pause();
-        }
+        for (unsigned turn = 1; i != c->index && cpu_flush_pending(engine->cpus[i].cpu); turn++)
+            wait_a_turn(c, turn);
+}
+
+/* Says first that it is parked, or no longer, and looks then who is exclusive; one that becomes exclusive does it the
+ * other way round. So one of the two sees the other. */
+static void on_park(void *opaque)
+{
+    struct soft_cpu *c = opaque;
+    do {
+        atomic_store(&c->parked, true);
+        for (unsigned turn = 1; atomic_load(&c->engine->exclusive); turn++)
+            wait_a_turn(c, turn);
+        atomic_store(&c->parked, false);
+    } while (atomic_load(&c->engine->exclusive));
+}
+
+static void on_exclusive(void *opaque, bool begin)
+{
+    struct soft_cpu *c = opaque;
+    struct soft_engine *engine = c->engine;
+    if (!begin) {
+        atomic_store(&engine->exclusive, 0);
+        return;
+    }
+    unsigned nobody = 0;
+    while (!atomic_compare_exchange_strong(&engine->exclusive, &nobody, c->index + 1)) {
+        nobody = 0;
+        on_park(c);
+    }
+    for (unsigned i = 0; i < engine->count; i++)
+        if (i != c->index)
+            cpu_request(engine->cpus[i].cpu, CPU_REQUEST_PARK);
+    for (unsigned i = 0; i < engine->count; i++) {
+        struct soft_cpu *other = &engine->cpus[i];
+        for (unsigned turn = 1; other != c && cpu_executes(other->cpu) && !atomic_load(&other->parked); turn++)
+            wait_a_turn(c, turn);
+    }
+}
+
+/* Perhaps whoever is waited for has no host processor to run on. */
+static void on_pause(void *opaque)
+{
+    struct soft_cpu *c = opaque;
+    if (atomic_load_explicit(&c->engine->awake, memory_order_relaxed) > c->engine->host_cpus)
+        sched_yield();
 }
 
 static void on_code_changed(void *opaque)
@@ -137,74 +194,14 @@ static void on_code_changed(void *opaque)
         cpu_look_up(engine->cpus[i].cpu);
 }
 
-/* ---- the alarm: translated code does not look at the clock, a timer of the thread tells it ---- */
-
-static int alarm_signal(void)
-{
-    return SIGRTMIN + 5; /* not that of kvm.c */
-}
-
-static void on_alarm(int signal, siginfo_t *info, void *context)
-{
-    (void)signal;
-    (void)context;
-    struct soft_cpu *c = info->si_value.sival_ptr;
-    if (info->si_code == SI_TIMER)
-        cpu_clock_due(c->cpu);
-}
-
-static void alarm_start(struct soft_cpu *c)
-{
-    if (c->engine->base.ops != &engine_jit_ops)
-        return;
-    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = alarm_signal(), .sigev_value.sival_ptr = c};
-    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
-    sigset_t mine;
-    sigemptyset(&mine);
-    sigaddset(&mine, alarm_signal());
-    pthread_sigmask(SIG_UNBLOCK, &mine, NULL);
-    c->has_alarm = timer_create(CLOCK_MONOTONIC, &event, &c->alarm) == 0;
-    c->alarm_ns = UINT64_MAX;
-}
-
-static void alarm_stop(struct soft_cpu *c)
-{
-    if (c->has_alarm)
-        timer_delete(c->alarm);
-    c->has_alarm = false;
-}
-
-/* An alarm that comes too early does no harm: the loop asks for another one. */
-static void alarm_set(struct soft_cpu *c, uint64_t deadline_ns)
-{
-    uint64_t now = on_time_ns(c);
-    if (!c->has_alarm || deadline_ns == UINT64_MAX || (c->alarm_ns <= deadline_ns && c->alarm_ns > now))
-        return;
-    uint64_t delta = deadline_ns > now ? deadline_ns - now : 1;
-    struct itimerspec spec = {.it_value = {(time_t)(delta / 1000000000u), (long)(delta % 1000000000u)}};
-    timer_settime(c->alarm, 0, &spec, NULL);
-    c->alarm_ns = deadline_ns;
-}
-
-static pthread_once_t alarm_once = PTHREAD_ONCE_INIT;
-static void alarm_install(void)
-{
-    struct sigaction action = {.sa_sigaction = on_alarm, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
-    sigaction(alarm_signal(), &action, NULL);
-}
-
 /* ---- life ---- */
 
 static void soft_destroy(struct engine *base)
 {
     struct soft_engine *engine = soft_of(base);
     engine->host.mem->code_changed = NULL;
-    for (unsigned i = 0; i < engine->count; i++) {
-        struct soft_cpu *c = &engine->cpus[i];
-        cpu_destroy(c->cpu);
-        pthread_cond_destroy(&c->wake);
-        pthread_mutex_destroy(&c->sleep_lock);
-    }
+    for (unsigned i = 0; i < engine->count; i++)
+        cpu_destroy(engine->cpus[i].cpu);
     free(engine);
 }
 
@@ -214,14 +211,26 @@ static int soft_probe(imgvm_error *err)
     return 0;
 }
 
+static unsigned usable_host_cpus(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+}
+
 static int create(const struct engine_host *host, unsigned cpus, const struct engine_ops *ops,
                   const struct translator_ops *translator, struct engine **out, imgvm_error *err)
 {
     struct cpu_callbacks callbacks = {
         on_port_read, on_port_write, on_mmio_read, on_mmio_write, on_interrupt_acknowledge, on_msr_read, on_msr_write,
-        on_cr8_read, on_cr8_write, on_time_ns, cpus > 1 ? on_code_page_added : NULL,
+        on_cr8_read, on_cr8_write, on_time_ns,
         .tsc_offset_changed = on_tsc_offset_changed,
     };
+    if (cpus > 1) {
+        callbacks.code_page_added = on_code_page_added;
+        callbacks.exclusive = on_exclusive;
+        callbacks.park = on_park;
+        callbacks.pause = on_pause;
+    }
     struct feature_set features;
     cpu_offered_features(cpus, &features);
     int r = host->wish ? cpu_wish_grant(host->wish, &features, &features, err) : 0;
@@ -232,30 +241,24 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
         return error_set(err, ENOMEM, "out of memory");
     engine->base.ops = ops;
     engine->host = *host;
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    engine->host_cpus = usable_host_cpus();
     for (unsigned i = 0; i < cpus && r == 0; i++) {
         struct soft_cpu *c = &engine->cpus[i];
         struct cpu_options options = {.id = i, .count = cpus, .features = &features, .translator = translator,
                                       .translate_after = JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;
-        pthread_mutex_init(&c->sleep_lock, NULL);
-        pthread_cond_init(&c->wake, &monotonic);
         engine->count++;
         c->cpu = cpu_create(&callbacks, c, host->mem, &options, err);
         if (!c->cpu)
             r = -ENOMEM;
     }
-    pthread_condattr_destroy(&monotonic);
     if (r < 0) {
         soft_destroy(&engine->base);
         return r;
     }
     host->mem->code_changed_opaque = engine;
     host->mem->code_changed = translator ? on_code_changed : NULL;
-    pthread_once(&alarm_once, alarm_install);
     *out = &engine->base;
     return 0;
 }
@@ -274,33 +277,61 @@ static int jit_create(const struct engine_host *host, unsigned cpus, struct engi
 
 static void wake(struct soft_cpu *c)
 {
-    pthread_mutex_lock(&c->sleep_lock);
-    c->woken = true;
-    pthread_cond_signal(&c->wake);
-    pthread_mutex_unlock(&c->sleep_lock);
+    if (atomic_load(&c->asleep) && atomic_exchange(&c->asleep, 0))
+        futex_wake(&c->asleep, 1);
 }
 
-/* Sleeps until woken or until the machine's clock reaches deadline_ns. */
+static bool has_work(struct soft_cpu *c)
+{
+    return cpu_has_work(c->cpu) || atomic_load(&c->kicked);
+}
+
+/* Looks for work, without sleeping, until end_ns or the deadline; true: there is some, or the deadline has come. A
+ * processor that could run in this one's stead gets the host's: nothing is watched for then. */
+static bool watch(struct soft_cpu *c, uint64_t end_ns, uint64_t deadline_ns)
+{
+    for (unsigned turn = 0; atomic_load_explicit(&c->engine->awake, memory_order_relaxed) <= c->engine->host_cpus; turn++) {
+        if (has_work(c))
+            return true;
+        if (turn % 16 == 0) {
+            uint64_t now = on_time_ns(c);
+            if (now >= deadline_ns)
+                return true;
+            if (now >= end_ns)
+                return false;
+        }
+        __builtin_ia32_pause();
+    }
+    return false;
+}
+
+/* Sleeps until woken or until the machine's clock reaches deadline_ns. Whoever has work says so first and looks at
+ * `asleep` then; here it is the other way round, so that one of the two sees the other. */
 static void sleep_until(struct soft_cpu *c, uint64_t deadline_ns)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    uint64_t now = on_time_ns(c);
-    if (deadline_ns != UINT64_MAX) {
-        uint64_t delta = deadline_ns > now ? deadline_ns - now : 0;
-        uint64_t ns = (uint64_t)until.tv_nsec + delta % 1000000000u;
-        until.tv_sec += (time_t)(delta / 1000000000u + ns / 1000000000u);
-        until.tv_nsec = (long)(ns % 1000000000u);
+    atomic_store(&c->asleep, 1);
+    if (!has_work(c)) {
+        uint64_t now = on_time_ns(c);
+        atomic_fetch_sub(&c->engine->awake, 1);
+        if (deadline_ns > now)
+            futex_wait(&c->asleep, 1, deadline_ns == UINT64_MAX ? UINT64_MAX : deadline_ns - now);
+        atomic_fetch_add(&c->engine->awake, 1);
     }
-    pthread_mutex_lock(&c->sleep_lock);
-    while (!c->woken && !cpu_has_work(c->cpu) && !atomic_load(&c->kicked)) {
-        if (deadline_ns == UINT64_MAX)
-            pthread_cond_wait(&c->wake, &c->sleep_lock);
-        else if (pthread_cond_timedwait(&c->wake, &c->sleep_lock, &until) == ETIMEDOUT)
-            break;
-    }
-    c->woken = false;
-    pthread_mutex_unlock(&c->sleep_lock);
+    atomic_store(&c->asleep, 0);
+}
+
+/* A halted processor watches for a while, as waking a thread takes tens of microseconds, and then sleeps. It watches
+ * longer where that would have been enough, and not at all after a long sleep, so that an idle guest costs nothing. */
+static void wait_for_work(struct soft_cpu *c, uint64_t deadline_ns)
+{
+    uint64_t begin = on_time_ns(c);
+    if (c->watch_ns && watch(c, begin + c->watch_ns, deadline_ns))
+        return;
+    sleep_until(c, deadline_ns);
+    if (on_time_ns(c) - begin > WATCH_MAX_NS)
+        c->watch_ns = 0;
+    else
+        c->watch_ns = MIN(MAX(c->watch_ns * 2, (uint64_t)WATCH_MIN_NS), (uint64_t)WATCH_MAX_NS);
 }
 
 static uint64_t run_timers(struct soft_cpu *c)
@@ -377,7 +408,10 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
     struct soft_cpu *c = &soft_of(base)->cpus[index];
     c->thread = pthread_self();
     atomic_store(&c->in_run, true);
-    alarm_start(c);
+    atomic_fetch_add(&c->engine->awake, 1);
+    prctl(PR_SET_TIMERSLACK, 1); /* a halted processor's next timer is not to come 50 us late */
+    if (c->engine->base.ops == &engine_jit_ops)
+        alarm_start(&c->alarm, c->cpu);
     enum engine_exit result;
     for (;;) {
         uint64_t next = run_timers(c);
@@ -386,7 +420,7 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
             break;
         }
         cpu_set_deadline_ns(c->cpu, next);
-        alarm_set(c, next);
+        alarm_set(&c->alarm, next, on_time_ns(c));
         uint64_t before = cpu_instructions(c->cpu);
         enum cpu_exit exit = cpu_run_count(c->cpu, c->steps ? c->steps : UINT64_MAX);
         if (debugger_stops(c, exit, cpu_instructions(c->cpu) - before)) {
@@ -394,7 +428,7 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
             break;
         }
         if (exit == CPU_EXIT_HALT) {
-            sleep_until(c, run_timers(c));
+            wait_for_work(c, run_timers(c));
         } else if (exit == CPU_EXIT_SHUTDOWN) {
             result = ENGINE_EXIT_SHUTDOWN;
             break;
@@ -403,7 +437,8 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
             break;
         }
     }
-    alarm_stop(c);
+    alarm_stop(&c->alarm);
+    atomic_fetch_sub(&c->engine->awake, 1);
     atomic_store(&c->in_run, false);
     return result;
 }
@@ -432,12 +467,17 @@ static void soft_signal(struct engine *base, unsigned index, uint32_t signals, u
         cpu_set_sipi_vector(c->cpu, sipi_vector);
         requests |= CPU_REQUEST_SIPI;
     }
-    if (signals & ENGINE_SIGNAL_TIMER)
-        requests |= CPU_REQUEST_EXIT; /* to look at the timers anew */
+    bool own = atomic_load(&c->in_run) && pthread_equal(c->thread, pthread_self());
+    if (signals & ENGINE_SIGNAL_TIMER) {
+        if (own)
+            cpu_set_deadline_ns(c->cpu, c->engine->host.timer_next_ns(c->engine->host.opaque, index));
+        else
+            requests |= CPU_REQUEST_EXIT; /* to look at the timers anew */
+    }
     if (!requests)
         return;
     cpu_request(c->cpu, requests);
-    if (!atomic_load(&c->in_run) || !pthread_equal(c->thread, pthread_self()))
+    if (!own)
         wake(c);
 }
 

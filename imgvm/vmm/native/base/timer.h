@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* One-shot timers ordered by deadline. A queue has one owner thread that runs it;
  * arming, cancelling and running happen under the lock of whoever owns the queue
- * (the board lock). Only timer_queue_next_ns may be called without it. */
+ * (board.lock, or that of the processor whose local APIC it serves). Only timer_queue_next_ns may be called without it. */
 #ifndef IMGVM_BASE_TIMER_H
 #define IMGVM_BASE_TIMER_H
 

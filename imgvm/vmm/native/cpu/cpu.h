@@ -31,6 +31,11 @@ struct cpu_callbacks {
     /* A page became code: before this returns, every other processor must have dropped its cached write translations
      * (CPU_REQUEST_FLUSH, cpu_flush_pending). May be NULL when there is one processor. */
     void (*code_page_added)(void *opaque);
+    /* A locked access needs two host accesses. begin: returns once no other processor executes anything, and none does
+     * until end: each is asked (CPU_REQUEST_PARK) and calls `park`, which returns then. cpu_executes tells of each
+     * whether it has to be waited for. May be NULL, both, when there is one processor. */
+    void (*exclusive)(void *opaque, bool begin);
+    void (*park)(void *opaque);
 
     /* The rest may be NULL. */
     /* false: this port (or physical address) is not to be touched by this processor, because somebody else keeps the
@@ -38,9 +43,13 @@ struct cpu_callbacks {
     bool (*may_access)(void *opaque, bool port, uint64_t address);
     /* Answers CPUID instead of the processor's own table. */
     void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+    /* The guest waits for another processor in a loop of PAUSE, PAUSES_A_CALL of them a call. */
+    void (*pause)(void *opaque);
     /* The guest moved its TSC: guest TSC = time_ns + offset from now on. */
     void (*tsc_offset_changed)(void *opaque, uint64_t offset);
 };
+
+#define PAUSES_A_CALL 64u
 
 /* Requests from outside, a bit each. INTR is sticky until interrupt_acknowledge says -1 or it is withdrawn. */
 #define CPU_REQUEST_INTR 0x01u
@@ -49,6 +58,7 @@ struct cpu_callbacks {
 #define CPU_REQUEST_SIPI 0x08u /* vector in cpu_set_sipi_vector */
 #define CPU_REQUEST_EXIT 0x10u /* return from cpu_run soon with CPU_EXIT_REQUEST */
 #define CPU_REQUEST_FLUSH 0x20u /* another processor marked code pages: drop cached write translations */
+#define CPU_REQUEST_PARK 0x40u /* another processor wants to be alone */
 
 enum cpu_exit {
     CPU_EXIT_REQUEST,  /* CPU_REQUEST_EXIT was seen, or the deadline passed */
@@ -93,6 +103,8 @@ void cpu_withdraw(struct cpu *cpu, uint32_t requests);
 void cpu_set_sipi_vector(struct cpu *cpu, uint8_t vector);
 bool cpu_has_work(struct cpu *cpu); /* a halted processor would leave its halt */
 
+/* For `exclusive`: is it inside cpu_run? If not, it sees CPU_REQUEST_PARK before it executes anything. */
+bool cpu_executes(struct cpu *cpu);
 /* For code_page_added: does `cpu` still have to see CPU_REQUEST_FLUSH? Not while it is outside cpu_run: it flushes first
  * thing when it comes back. */
 bool cpu_flush_pending(struct cpu *cpu);

@@ -4,7 +4,7 @@
  *
  * It is no bus device, since each processor sees its own: the vCPU sends accesses to lapic_mmio_base() here, and the
  * MSRs 1Bh, 6E0h and 800h..8FFh. The board carries interrupts between local APICs (send_ipi) and to the I/O APIC
- * (eoi). Everything runs under the board lock, the vCPU's own timer queue included. */
+ * (eoi). Everything runs under one lock of whoever owns it, the vCPU's own timer queue included. */
 #ifndef IMGVM_DEV_LAPIC_H
 #define IMGVM_DEV_LAPIC_H
 

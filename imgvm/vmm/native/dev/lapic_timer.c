@@ -21,28 +21,29 @@ static uint64_t divisor(const struct lapic *lapic)
     return UINT64_C(1) << (((dcr & 3) + (dcr >> 1 & 4) + 1) & 7);
 }
 
-static uint64_t tsc_now(const struct lapic *lapic)
-{
-    return timer_queue_now_ns(lapic->timers) + *lapic->tsc_offset;
-}
-
-uint32_t lapic_timer_current(const struct lapic *lapic)
+static uint32_t current_at(const struct lapic *lapic, uint64_t now)
 {
     const struct lapic_state *s = &lapic->state;
     if (s->timer_initial == 0 || deadline_mode(lapic))
         return 0;
-    uint64_t elapsed = (timer_queue_now_ns(lapic->timers) - s->timer_start_ns) / divisor(lapic);
+    uint64_t elapsed = (now - s->timer_start_ns) / divisor(lapic);
     if (periodic(lapic))
         return (uint32_t)(s->timer_initial - elapsed % s->timer_initial);
     return elapsed < s->timer_initial ? (uint32_t)(s->timer_initial - elapsed) : 0;
 }
 
-void lapic_timer_schedule(struct lapic *lapic)
+uint32_t lapic_timer_current(const struct lapic *lapic)
+{
+    return current_at(lapic, timer_queue_now_ns(lapic->timers));
+}
+
+/* A count that ends at `now` has been fired for; one that begins there has not, however short it is. */
+static void schedule(struct lapic *lapic, uint64_t now)
 {
     const struct lapic_state *s = &lapic->state;
-    uint64_t now = timer_queue_now_ns(lapic->timers), deadline = TIMER_NEVER;
+    uint64_t deadline = TIMER_NEVER;
     if (deadline_mode(lapic)) {
-        uint64_t tsc = tsc_now(lapic);
+        uint64_t tsc = now + *lapic->tsc_offset;
         if (s->tsc_deadline > tsc && s->tsc_deadline - tsc < TIMER_NEVER - now)
             deadline = now + (s->tsc_deadline - tsc);
         else if (s->tsc_deadline && s->tsc_deadline <= tsc)
@@ -60,6 +61,11 @@ void lapic_timer_schedule(struct lapic *lapic)
         timer_arm(lapic->timers, &lapic->timer, deadline);
 }
 
+void lapic_timer_schedule(struct lapic *lapic)
+{
+    schedule(lapic, timer_queue_now_ns(lapic->timers));
+}
+
 static void fired(void *opaque, uint64_t now_ns)
 {
     struct lapic *lapic = opaque;
@@ -70,14 +76,15 @@ static void fired(void *opaque, uint64_t now_ns)
     lapic_timer_schedule(lapic);
 }
 
-/* What is due comes before the register that is about to change. */
-static void run_due(struct lapic *lapic)
+/* What is due comes before the register that is about to change. Returns the time until which that is so. */
+static uint64_t run_due(struct lapic *lapic)
 {
     uint64_t now = timer_queue_now_ns(lapic->timers);
-    if (!lapic->timer.armed || lapic->timer.deadline_ns > now)
-        return;
-    timer_cancel(lapic->timers, &lapic->timer);
-    fired(lapic, now);
+    if (lapic->timer.armed && lapic->timer.deadline_ns <= now) {
+        timer_cancel(lapic->timers, &lapic->timer);
+        fired(lapic, now);
+    }
+    return now;
 }
 
 void lapic_timer_write_lvt(struct lapic *lapic, uint32_t value)
@@ -99,18 +106,17 @@ void lapic_timer_write_initial(struct lapic *lapic, uint32_t value)
         return;
     lapic->state.timer_initial = value;
     lapic->state.timer_start_ns = timer_queue_now_ns(lapic->timers);
-    lapic_timer_schedule(lapic);
+    schedule(lapic, lapic->state.timer_start_ns);
 }
 
 void lapic_timer_write_divide(struct lapic *lapic, uint32_t value)
 {
     struct lapic_state *s = &lapic->state;
-    run_due(lapic);
-    uint32_t done = s->timer_initial - lapic_timer_current(lapic); /* goes on from the count it has reached */
+    uint64_t now = run_due(lapic);
+    uint32_t done = s->timer_initial - current_at(lapic, now); /* goes on from the count it has reached */
     s->timer_divide = value & 0xb;
-    uint64_t now = timer_queue_now_ns(lapic->timers), back = done * divisor(lapic);
-    s->timer_start_ns = now - back;
-    lapic_timer_schedule(lapic);
+    s->timer_start_ns = now - done * divisor(lapic);
+    schedule(lapic, now);
 }
 
 uint64_t lapic_timer_read_deadline(const struct lapic *lapic)

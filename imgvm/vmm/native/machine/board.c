@@ -296,7 +296,7 @@ void board_destroy(struct board *board)
         pci_host_destroy(&board->pci);
     if (board->engine)
         board->engine->ops->destroy(board->engine);
-    free(board->cpu);
+    interrupts_destroy(board);
     bus_destroy(&board->mmio);
     bus_destroy(&board->ports);
     guest_mem_destroy(&board->mem);

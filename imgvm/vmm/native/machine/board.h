@@ -2,7 +2,8 @@
 /* The board: memory, buses, chips and how they are wired. board.c is the only file that knows addresses and global
  * system interrupts (GSIs); docs/memory-map.md draws them. interrupts.c carries interrupts between the chips.
  *
- * Everything but board_create and board_destroy happens under `lock`, which bus accesses take themselves. */
+ * Everything but board_init and board_destroy happens under `lock`, which bus accesses take themselves; but for the
+ * local APICs and their timers, each of which has a lock of its own. */
 #ifndef IMGVM_MACHINE_BOARD_H
 #define IMGVM_MACHINE_BOARD_H
 
@@ -37,10 +38,15 @@ struct board;
 /* One processor's share of the board; unused when the engine has its own interrupt controllers. */
 struct board_cpu {
     struct board *board;
-    unsigned id;
+    unsigned id; /* and its APIC ID */
+    pthread_mutex_t lock; /* of what follows. Below board.lock; nobody holds two processors' */
     struct timer_queue timers; /* run by the processor's own thread */
     struct lapic lapic;
     uint64_t tsc_offset;
+    /* What an access to the local APIC sent to others: carried out by the thread that accessed, once it has let go. */
+    uint64_t ipi;
+    uint8_t ended_vector;
+    bool sends_ipi, ended;
 };
 
 /* What leaves the board. All but throttle with the lock held: they must not block. */
@@ -116,6 +122,7 @@ int board_power_on(struct board *board, imgvm_error *err);
 
 /* interrupts.c */
 int interrupts_init(struct board *board, imgvm_error *err);
+void interrupts_destroy(struct board *board);
 void interrupts_reset(struct board *board);
 void interrupts_set_gsi(void *opaque, unsigned gsi, bool level);  /* fits irq_line.set; opaque: the board */
 void interrupts_set_pirq(void *opaque, unsigned pirq, bool level); /* PCI's four lines */

@@ -48,28 +48,63 @@ void interrupts_set_pirq(void *opaque, unsigned pirq, bool level)
 
 /* ---- messages between local APICs ---- */
 
-static void deliver(struct board *board, uint32_t destination, bool logical, unsigned mode, uint8_t vector, bool level)
+struct message {
+    uint32_t destination;
+    bool logical, level;
+    unsigned mode;
+    uint8_t vector;
+};
+
+/* An APIC ID is the processor's number, so that a physical destination needs no search. */
+static unsigned first_candidate(const struct message *m)
 {
-    if (mode == LAPIC_MODE_LOWEST) {
-        struct lapic *best = NULL;
-        unsigned lowest = UINT_MAX;
-        for (unsigned i = 0; i < board->cpus; i++) {
-            struct lapic *lapic = &board->cpu[i].lapic;
-            if (!lapic_match_destination(lapic, destination, logical))
-                continue;
-            unsigned priority = lapic_arbitration(lapic);
-            if (priority < lowest) {
-                best = lapic;
-                lowest = priority;
-            }
+    return m->logical || m->destination == LAPIC_BROADCAST ? 0 : m->destination;
+}
+
+static unsigned last_candidate(const struct board *board, const struct message *m)
+{
+    return m->logical || m->destination == LAPIC_BROADCAST ? board->cpus : MIN(m->destination + 1, board->cpus);
+}
+
+static void deliver_to(struct board_cpu *cpu, unsigned mode, uint8_t vector, bool level)
+{
+    pthread_mutex_lock(&cpu->lock);
+    lapic_deliver(&cpu->lapic, mode, vector, level);
+    pthread_mutex_unlock(&cpu->lock);
+}
+
+static void deliver_lowest(struct board *board, const struct message *m)
+{
+    struct board_cpu *best = NULL;
+    unsigned lowest = UINT_MAX;
+    for (unsigned i = first_candidate(m); i < last_candidate(board, m); i++) {
+        struct board_cpu *cpu = &board->cpu[i];
+        pthread_mutex_lock(&cpu->lock);
+        bool match = lapic_match_destination(&cpu->lapic, m->destination, m->logical);
+        unsigned priority = match ? lapic_arbitration(&cpu->lapic) : UINT_MAX;
+        pthread_mutex_unlock(&cpu->lock);
+        if (priority < lowest) {
+            best = cpu;
+            lowest = priority;
         }
-        if (best)
-            lapic_deliver(best, LAPIC_MODE_FIXED, vector, level);
+    }
+    if (best)
+        deliver_to(best, LAPIC_MODE_FIXED, m->vector, m->level);
+}
+
+static void deliver(struct board *board, const struct message *m)
+{
+    if (m->mode == LAPIC_MODE_LOWEST) {
+        deliver_lowest(board, m);
         return;
     }
-    for (unsigned i = 0; i < board->cpus; i++)
-        if (lapic_match_destination(&board->cpu[i].lapic, destination, logical))
-            lapic_deliver(&board->cpu[i].lapic, mode, vector, level);
+    for (unsigned i = first_candidate(m); i < last_candidate(board, m); i++) {
+        struct board_cpu *cpu = &board->cpu[i];
+        pthread_mutex_lock(&cpu->lock);
+        if (lapic_match_destination(&cpu->lapic, m->destination, m->logical))
+            lapic_deliver(&cpu->lapic, m->mode, m->vector, m->level);
+        pthread_mutex_unlock(&cpu->lock);
+    }
 }
 
 /* SDM vol. 3, "Message Signalled Interrupts": address FEEnn0RLxxh, destination in 19:12, redirection hint in bit 3,
@@ -83,32 +118,60 @@ void interrupts_send_msi(void *opaque, uint64_t address, uint32_t data)
     }
     if (address >> 20 != 0xfee)
         return;
-    deliver(board, lapic_msi_destination(address), address & BIT(2), (data >> 8) & 7, (uint8_t)data, data & BIT(15));
+    deliver(board, &(struct message){.destination = lapic_msi_destination(address), .logical = address & BIT(2),
+                                     .level = data & BIT(15), .mode = (data >> 8) & 7, .vector = (uint8_t)data});
 }
 
-static void send_ipi(void *opaque, uint64_t icr)
+static void send_ipi(struct board_cpu *from, uint64_t icr)
 {
-    struct board_cpu *from = opaque;
     struct board *board = from->board;
     unsigned mode = LAPIC_ICR_MODE(icr), shorthand = LAPIC_ICR_SHORTHAND(icr);
     uint8_t vector = LAPIC_ICR_VECTOR(icr);
     if (mode == LAPIC_MODE_INIT && !LAPIC_ICR_LEVEL(icr))
         return; /* INIT level de-assert: not supported since the Pentium 4 */
     if (!shorthand) {
-        deliver(board, LAPIC_ICR_DESTINATION(icr), LAPIC_ICR_LOGICAL(icr), mode, vector, false);
+        deliver(board, &(struct message){.destination = LAPIC_ICR_DESTINATION(icr), .logical = LAPIC_ICR_LOGICAL(icr),
+                                         .mode = mode, .vector = vector});
         return;
     }
     for (unsigned i = 0; i < board->cpus; i++) {
         bool self = i == from->id;
         if (shorthand == 1 ? self : shorthand == 2 || !self)
-            lapic_deliver(&board->cpu[i].lapic, mode, vector, false);
+            deliver_to(&board->cpu[i], mode, vector, false);
     }
 }
 
-static void end_of_interrupt(void *opaque, uint8_t vector)
+/* ---- what a local APIC tells: its processor's lock is held ---- */
+
+static void note_ipi(void *opaque, uint64_t icr)
 {
     struct board_cpu *cpu = opaque;
-    ioapic_eoi(&cpu->board->ioapic, vector);
+    cpu->ipi = icr;
+    cpu->sends_ipi = true;
+}
+
+static void note_end_of_interrupt(void *opaque, uint8_t vector)
+{
+    struct board_cpu *cpu = opaque;
+    cpu->ended_vector = vector;
+    cpu->ended = true;
+}
+
+/* Lets go of the lock, and then sends what the access to the local APIC has left: at most one of each. */
+static void unlock_and_send(struct board_cpu *cpu)
+{
+    uint64_t icr = cpu->ipi;
+    uint8_t vector = cpu->ended_vector;
+    bool sends = cpu->sends_ipi, ended = cpu->ended;
+    cpu->sends_ipi = cpu->ended = false;
+    pthread_mutex_unlock(&cpu->lock);
+    if (sends)
+        send_ipi(cpu, icr);
+    if (ended) {
+        pthread_mutex_lock(&cpu->board->lock);
+        ioapic_eoi(&cpu->board->ioapic, vector);
+        pthread_mutex_unlock(&cpu->board->lock);
+    }
 }
 
 static bool interrupt_waits(const struct board_cpu *cpu)
@@ -139,8 +202,11 @@ static void signal_cpu(void *opaque, unsigned what)
 static void pic_output(void *opaque, bool level)
 {
     struct board *board = opaque;
-    for (unsigned i = 0; i < board->cpus; i++)
+    for (unsigned i = 0; i < board->cpus; i++) {
+        pthread_mutex_lock(&board->cpu[i].lock);
         lapic_set_lint(&board->cpu[i].lapic, 0, level);
+        pthread_mutex_unlock(&board->cpu[i].lock);
+    }
 }
 
 static void timer_moved(void *opaque)
@@ -158,9 +224,10 @@ int interrupts_init(struct board *board, imgvm_error *err)
         return error_set(err, ENOMEM, "out of memory for %u processors", board->cpus);
     for (unsigned i = 0; i < board->cpus; i++) {
         struct board_cpu *cpu = &board->cpu[i];
-        const struct lapic_host host = {signal_cpu, send_ipi, end_of_interrupt, cpu};
+        const struct lapic_host host = {signal_cpu, note_ipi, note_end_of_interrupt, cpu};
         cpu->board = board;
         cpu->id = i;
+        pthread_mutex_init(&cpu->lock, NULL);
         timer_queue_init(&cpu->timers, &board->clock);
         cpu->timers.kick = timer_moved;
         cpu->timers.kick_opaque = cpu;
@@ -168,6 +235,14 @@ int interrupts_init(struct board *board, imgvm_error *err)
     }
     pic_init(&board->pic, pic_output, board);
     return 0;
+}
+
+void interrupts_destroy(struct board *board)
+{
+    for (unsigned i = 0; board->cpu && i < board->cpus; i++)
+        pthread_mutex_destroy(&board->cpu[i].lock);
+    free(board->cpu);
+    board->cpu = NULL;
 }
 
 /* As firmware hands over: the PCI lines level-triggered at the PIC, and the PIC reaching the bootstrap processor
@@ -178,12 +253,14 @@ void interrupts_reset(struct board *board)
     board->pic.state.chip[0].elcr = 1 << 5 | 1 << 7;
     board->pic.state.chip[1].elcr = 1 << (9 - 8) | 1 << (10 - 8) | 1 << (11 - 8);
     ioapic_reset(&board->ioapic);
-    for (unsigned i = 0; i < board->cpus; i++)
-        lapic_reset(&board->cpu[i].lapic);
-    struct lapic *bootstrap = &board->cpu[0].lapic;
-    lapic_mmio_write(bootstrap, 0xf0, 4, 0x1ff);
-    lapic_mmio_write(bootstrap, 0x350, 4, LAPIC_MODE_EXTINT << 8);
-    lapic_mmio_write(bootstrap, 0x360, 4, LAPIC_MODE_NMI << 8);
+    for (unsigned i = 0; i < board->cpus; i++) {
+        struct board_cpu *cpu = &board->cpu[i];
+        pthread_mutex_lock(&cpu->lock);
+        lapic_reset(&cpu->lapic);
+        if (i == 0)
+            lapic_set_virtual_wire(&cpu->lapic);
+        pthread_mutex_unlock(&cpu->lock);
+    }
 }
 
 /* ---- what an engine calls ---- */
@@ -202,38 +279,40 @@ static void port_write(void *opaque, uint16_t port, unsigned size, uint32_t valu
         board->host.throttle(board->host.opaque);
 }
 
-/* The local APIC's page belongs to the processor that looks at it. */
-static struct lapic *lapic_at(struct board *board, unsigned cpu, uint64_t gpa)
+/* The processor, locked, when gpa is in its local APIC's page: each sees its own there. Else NULL. */
+static struct board_cpu *lock_lapic_at(struct board *board, unsigned id, uint64_t gpa)
 {
     if (!own_chips(board))
         return NULL;
-    struct lapic *lapic = &board->cpu[cpu].lapic;
-    return gpa - lapic_mmio_base(lapic) < 0x1000 && lapic_mmio_enabled(lapic) ? lapic : NULL;
+    struct board_cpu *cpu = &board->cpu[id];
+    pthread_mutex_lock(&cpu->lock);
+    if (gpa - lapic_mmio_base(&cpu->lapic) < GUEST_PAGE_SIZE && lapic_mmio_enabled(&cpu->lapic))
+        return cpu;
+    pthread_mutex_unlock(&cpu->lock);
+    return NULL;
 }
 
-static uint64_t mmio_read(void *opaque, unsigned cpu, uint64_t gpa, unsigned size)
+static uint64_t mmio_read(void *opaque, unsigned id, uint64_t gpa, unsigned size)
 {
     struct board *board = opaque;
-    struct lapic *lapic = lapic_at(board, cpu, gpa);
-    if (!lapic)
+    struct board_cpu *cpu = lock_lapic_at(board, id, gpa);
+    if (!cpu)
         return bus_read(&board->mmio, gpa, size);
-    pthread_mutex_lock(&board->lock);
-    uint64_t value = lapic_mmio_read(lapic, gpa & 0xfff, size);
-    pthread_mutex_unlock(&board->lock);
+    uint64_t value = lapic_mmio_read(&cpu->lapic, gpa % GUEST_PAGE_SIZE, size);
+    unlock_and_send(cpu);
     return value;
 }
 
-static void mmio_write(void *opaque, unsigned cpu, uint64_t gpa, unsigned size, uint64_t value)
+static void mmio_write(void *opaque, unsigned id, uint64_t gpa, unsigned size, uint64_t value)
 {
     struct board *board = opaque;
-    struct lapic *lapic = lapic_at(board, cpu, gpa);
-    if (!lapic) {
+    struct board_cpu *cpu = lock_lapic_at(board, id, gpa);
+    if (!cpu) {
         bus_write(&board->mmio, gpa, size, value);
         return;
     }
-    pthread_mutex_lock(&board->lock);
-    lapic_mmio_write(lapic, gpa & 0xfff, size, value);
-    pthread_mutex_unlock(&board->lock);
+    lapic_mmio_write(&cpu->lapic, gpa % GUEST_PAGE_SIZE, size, value);
+    unlock_and_send(cpu);
 }
 
 static uint64_t time_ns(void *opaque)
@@ -242,64 +321,75 @@ static uint64_t time_ns(void *opaque)
     return clock_now_ns(&board->clock);
 }
 
-static int interrupt_acknowledge(void *opaque, unsigned id)
+static struct board_cpu *lock_cpu(void *opaque, unsigned id)
 {
     struct board *board = opaque;
     struct board_cpu *cpu = &board->cpu[id];
+    pthread_mutex_lock(&cpu->lock);
+    return cpu;
+}
+
+/* The 8259A's vector; the board's lock comes before the processor's. */
+static int acknowledge_pic(struct board_cpu *cpu)
+{
     int vector = -1;
-    pthread_mutex_lock(&board->lock);
-    if (lapic_extint_pending(&cpu->lapic)) {
-        vector = pic_acknowledge(&board->pic);
-        lapic_extint_taken(&cpu->lapic);
-    } else if (lapic_pending_vector(&cpu->lapic) >= 0) {
-        vector = lapic_acknowledge(&cpu->lapic);
-    }
-    pthread_mutex_unlock(&board->lock);
+    pthread_mutex_lock(&cpu->board->lock);
+    pthread_mutex_lock(&cpu->lock);
+    bool pending = lapic_extint_pending(&cpu->lapic);
+    lapic_extint_taken(&cpu->lapic);
+    pthread_mutex_unlock(&cpu->lock);
+    if (pending)
+        vector = pic_acknowledge(&cpu->board->pic);
+    pthread_mutex_unlock(&cpu->board->lock);
     return vector;
 }
 
-static bool apic_msr_read(void *opaque, unsigned cpu, uint32_t index, uint64_t *value)
+static int interrupt_acknowledge(void *opaque, unsigned id)
 {
-    struct board *board = opaque;
-    pthread_mutex_lock(&board->lock);
-    bool known = lapic_msr_read(&board->cpu[cpu].lapic, index, value);
-    pthread_mutex_unlock(&board->lock);
+    struct board_cpu *cpu = lock_cpu(opaque, id);
+    bool external = lapic_extint_pending(&cpu->lapic);
+    int vector = !external && lapic_pending_vector(&cpu->lapic) >= 0 ? lapic_acknowledge(&cpu->lapic) : -1;
+    pthread_mutex_unlock(&cpu->lock);
+    return external ? acknowledge_pic(cpu) : vector;
+}
+
+static bool apic_msr_read(void *opaque, unsigned id, uint32_t index, uint64_t *value)
+{
+    struct board_cpu *cpu = lock_cpu(opaque, id);
+    bool known = lapic_msr_read(&cpu->lapic, index, value);
+    unlock_and_send(cpu);
     return known;
 }
 
-static bool apic_msr_write(void *opaque, unsigned cpu, uint32_t index, uint64_t value)
+static bool apic_msr_write(void *opaque, unsigned id, uint32_t index, uint64_t value)
 {
-    struct board *board = opaque;
-    pthread_mutex_lock(&board->lock);
-    bool known = lapic_msr_write(&board->cpu[cpu].lapic, index, value);
-    pthread_mutex_unlock(&board->lock);
+    struct board_cpu *cpu = lock_cpu(opaque, id);
+    bool known = lapic_msr_write(&cpu->lapic, index, value);
+    unlock_and_send(cpu);
     return known;
 }
 
 static void tsc_offset_changed(void *opaque, unsigned id, uint64_t offset)
 {
-    struct board *board = opaque;
-    pthread_mutex_lock(&board->lock);
-    board->cpu[id].tsc_offset = offset;
-    lapic_tsc_moved(&board->cpu[id].lapic);
-    pthread_mutex_unlock(&board->lock);
+    struct board_cpu *cpu = lock_cpu(opaque, id);
+    cpu->tsc_offset = offset;
+    lapic_tsc_moved(&cpu->lapic);
+    pthread_mutex_unlock(&cpu->lock);
 }
 
-static uint64_t cr8_read(void *opaque, unsigned cpu)
+static uint64_t cr8_read(void *opaque, unsigned id)
 {
-    struct board *board = opaque;
-    pthread_mutex_lock(&board->lock);
-    uint64_t value = lapic_get_cr8(&board->cpu[cpu].lapic);
-    pthread_mutex_unlock(&board->lock);
+    struct board_cpu *cpu = lock_cpu(opaque, id);
+    uint64_t value = lapic_get_cr8(&cpu->lapic);
+    pthread_mutex_unlock(&cpu->lock);
     return value;
 }
 
-static void cr8_write(void *opaque, unsigned cpu, uint64_t value)
+static void cr8_write(void *opaque, unsigned id, uint64_t value)
 {
-    struct board *board = opaque;
-    pthread_mutex_lock(&board->lock);
-    lapic_set_cr8(&board->cpu[cpu].lapic, (unsigned)value & 15);
-    pthread_mutex_unlock(&board->lock);
+    struct board_cpu *cpu = lock_cpu(opaque, id);
+    lapic_set_cr8(&cpu->lapic, (unsigned)value & 15);
+    pthread_mutex_unlock(&cpu->lock);
 }
 
 static uint64_t timer_next_ns(void *opaque, unsigned cpu)
@@ -308,12 +398,11 @@ static uint64_t timer_next_ns(void *opaque, unsigned cpu)
     return timer_queue_next_ns(&board->cpu[cpu].timers);
 }
 
-static void timer_run(void *opaque, unsigned cpu)
+static void timer_run(void *opaque, unsigned id)
 {
-    struct board *board = opaque;
-    pthread_mutex_lock(&board->lock);
-    timer_queue_run(&board->cpu[cpu].timers);
-    pthread_mutex_unlock(&board->lock);
+    struct board_cpu *cpu = lock_cpu(opaque, id);
+    timer_queue_run(&cpu->timers);
+    pthread_mutex_unlock(&cpu->lock);
 }
 
 struct engine_host interrupts_engine_host(struct board *board)

@@ -335,6 +335,17 @@ void *access_load_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, un
     return p;
 }
 
+/* A locked access that one host instruction cannot make is made while no other processor executes anything: the
+ * instruction starts over as a block of its own. */
+static void lock_bus(struct cpu *cpu, const struct uop *u)
+{
+    if (!(u->in.flags & INSN_LOCK || u->in.op == OP_XCHG) || cpu->exclusive || !cpu->callbacks.exclusive)
+        return;
+    cpu->rip = cpu_this_rip(cpu, u);
+    cpu->event = EVENT_EXCLUSIVE;
+    leave_block(cpu, u, false);
+}
+
 void *access_rmw_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool read)
 {
     enum mmu_who who = who_is(cpu);
@@ -350,6 +361,7 @@ void *access_rmw_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, uns
     cpu->bounce_linear = linear;
     if (n != size) {
         struct span high = resolve(cpu, u, next_page(cpu, linear), true, who);
+        lock_bus(cpu, u);
         if (high.region)
             check_code_write(cpu, u, &high, size - n);
         if (read) {

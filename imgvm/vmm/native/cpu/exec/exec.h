@@ -87,7 +87,7 @@ struct block {
 #define JUMP_CACHE_ENTRIES 4096u
 
 /* Why control left a block other than by its end. */
-enum cpu_event { EVENT_NONE, EVENT_EXCEPTION, EVENT_LEAVE, EVENT_SINGLE, EVENT_STOP, EVENT_REFUSED, EVENT_INTERNAL };
+enum cpu_event { EVENT_NONE, EVENT_EXCEPTION, EVENT_LEAVE, EVENT_SINGLE, EVENT_EXCLUSIVE, EVENT_STOP, EVENT_REFUSED, EVENT_INTERNAL };
 
 #define GPR_ZERO INSN_REG_NONE
 #define GPR_BLOCK_RIP INSN_REG_RIP
@@ -114,6 +114,7 @@ struct cpu {
     _Atomic uint32_t pending; /* something may want a look between instructions: what translated code polls */
     _Atomic bool clock_due;   /* the deadline has perhaps passed (cpu_clock_due) */
     int32_t budget;        /* blocks until the clock is looked at */
+    uint32_t pauses;       /* PAUSE instructions so far */
     uint64_t instructions;
     uint64_t count_limit;  /* cpu_run_count: stop at this many instructions; UINT64_MAX: none */
 
@@ -137,6 +138,7 @@ struct cpu {
     uint8_t vector;
     bool has_error_code;
     uint32_t error_code;
+    bool exclusive;              /* no other processor executes anything now */
     bool in_soft_interrupt;      /* INT n is being delivered: a fault returns to the instruction itself */
     uint64_t soft_interrupt_rip;
     bool hold_interrupts; /* a debugger steps */

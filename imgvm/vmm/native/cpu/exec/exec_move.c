@@ -201,6 +201,15 @@ static void nop(struct cpu *cpu, const struct uop *u)
     NEXT;
 }
 
+static void pause(struct cpu *cpu, const struct uop *u)
+{
+    if (unlikely(++cpu->pauses % PAUSES_A_CALL == 0) && cpu->callbacks.pause) {
+        cpu_fpu_leave(cpu);
+        cpu->callbacks.pause(cpu->opaque);
+    }
+    NEXT;
+}
+
 static void fence(struct cpu *cpu, const struct uop *u)
 {
     atomic_thread_fence(memory_order_seq_cst);
@@ -224,7 +233,7 @@ const struct exec_def exec_move[] = {
     {OP_STD, EXEC_ANY_FORM, NULL, std},
     {OP_SALC, EXEC_ANY_FORM, NULL, salc},
     {OP_NOP, EXEC_ANY_FORM, NULL, nop},
-    {OP_PAUSE, EXEC_ANY_FORM, NULL, nop},
+    {OP_PAUSE, EXEC_ANY_FORM, NULL, pause},
     {OP_PREFETCH, EXEC_ANY_FORM, NULL, nop},
     {OP_PREFETCHW, EXEC_ANY_FORM, NULL, nop},
     {OP_LFENCE, EXEC_ANY_FORM, NULL, fence},

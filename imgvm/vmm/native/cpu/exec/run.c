@@ -158,7 +158,7 @@ void cpu_update_requests(struct cpu *cpu)
     if (cpu->s.activity != X86_WAIT_FOR_SIPI)
         cpu->request_mask &= ~CPU_REQUEST_SIPI;
     if (cpu->s.activity == X86_WAIT_FOR_SIPI || cpu->s.activity == X86_SHUTDOWN)
-        cpu->request_mask &= CPU_REQUEST_SIPI | CPU_REQUEST_EXIT | CPU_REQUEST_FLUSH | CPU_REQUEST_INIT;
+        cpu->request_mask &= CPU_REQUEST_SIPI | CPU_REQUEST_EXIT | CPU_REQUEST_FLUSH | CPU_REQUEST_PARK | CPU_REQUEST_INIT;
 }
 
 static bool take_request(struct cpu *cpu, uint32_t bit)
@@ -213,6 +213,10 @@ static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
     uint32_t now = atomic_load(&cpu->requests) & cpu->request_mask;
     if (now & CPU_REQUEST_FLUSH)
         cpu_flush_now(cpu);
+    if (now & CPU_REQUEST_PARK && take_request(cpu, CPU_REQUEST_PARK)) {
+        cpu_fpu_leave(cpu);
+        cpu->callbacks.park(cpu->opaque);
+    }
     if (now & CPU_REQUEST_EXIT && take_request(cpu, CPU_REQUEST_EXIT)) {
         *exit = CPU_EXIT_REQUEST;
         return true;
@@ -265,6 +269,25 @@ static void run_one(struct cpu *cpu)
     cpu->resumed = 0;
     if (unlikely(cpu->trap))
         debug_take_trap(cpu);
+}
+
+/* One instruction while no other processor executes anything; end_exclusive is called when it is over, and when a fault
+ * ends it, too. */
+static void run_exclusively(struct cpu *cpu)
+{
+    cpu_fpu_leave(cpu);
+    cpu->callbacks.exclusive(cpu->opaque, true);
+    cpu->exclusive = true;
+    run_one(cpu);
+}
+
+static void end_exclusive(struct cpu *cpu)
+{
+    if (likely(!cpu->exclusive))
+        return;
+    cpu_fpu_leave(cpu);
+    cpu->exclusive = false;
+    cpu->callbacks.exclusive(cpu->opaque, false);
 }
 
 /* The instruction did not happen after all: it will be started anew, by us or another engine. */
@@ -345,12 +368,17 @@ static enum cpu_exit run_loop(struct cpu *cpu)
         enum cpu_event event = cpu->event;
         cpu->event = EVENT_NONE;
         cpu->uncounted = false;
+        end_exclusive(cpu);
         switch (event) {
         case EVENT_EXCEPTION:
             deliver_exception(cpu);
             break;
         case EVENT_SINGLE:
             run_one(cpu);
+            break;
+        case EVENT_EXCLUSIVE:
+            run_exclusively(cpu);
+            end_exclusive(cpu);
             break;
         case EVENT_REFUSED:
             put_back(cpu);
@@ -418,6 +446,11 @@ void cpu_look_up(struct cpu *cpu)
 void cpu_withdraw(struct cpu *cpu, uint32_t requests)
 {
     atomic_fetch_and(&cpu->requests, ~requests);
+}
+
+bool cpu_executes(struct cpu *cpu)
+{
+    return atomic_load(&cpu->running);
 }
 
 bool cpu_flush_pending(struct cpu *cpu)
