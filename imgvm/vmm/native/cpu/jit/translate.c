@@ -196,8 +196,6 @@ static bool must_spill(const struct emitter *e, unsigned i)
         const struct uop *u = &e->block->uops[j];
         if (loses_flags(u))
             return true; /* even if nothing reads them: it may fault, and the image of EFLAGS is exact */
-        if (!e->live[j])
-            return false;
         if (op_infos[u->in.op].flags_written)
             return false; /* that one looks after them */
     }
