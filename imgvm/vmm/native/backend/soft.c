@@ -10,6 +10,7 @@
 #include "../base/bits.h"
 #include "../cpu/cpu.h"
 #include "../cpu/jit/jit.h"
+#include "../cpu/jit/lockstep.h"
 #include "backend.h"
 
 struct soft_engine;
@@ -168,7 +169,7 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
     for (unsigned i = 0; i < cpus && r == 0; i++) {
         struct soft_cpu *c = &engine->cpus[i];
         struct cpu_options options = {.id = i, .count = cpus, .features = &features, .translator = translator,
-                                      .translate_after = JIT_TRANSLATE_AFTER};
+                                      .translate_after = host->lockstep ? 0 : JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;
         pthread_mutex_init(&c->sleep_lock, NULL);
@@ -194,7 +195,7 @@ static int interp_create(const struct engine_host *host, unsigned cpus, struct e
 
 static int jit_create(const struct engine_host *host, unsigned cpus, struct engine **out, imgvm_error *err)
 {
-    return create(host, cpus, &engine_jit_ops, &jit_translator, out, err);
+    return create(host, cpus, &engine_jit_ops, host->lockstep ? &lockstep_translator : &jit_translator, out, err);
 }
 
 /* ---- running ---- */

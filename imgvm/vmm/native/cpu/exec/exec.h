@@ -24,13 +24,18 @@ struct uop;
 struct cpu;
 struct block;
 struct translator;
+struct undo_log;
+struct lockstep;
 
 /* Something that runs hot blocks faster than their uops do. This folder knows no more of it. */
 struct translator_ops {
     struct translator *(*create)(struct cpu *cpu, imgvm_error *err);
     void (*destroy)(struct translator *translator);
     void (*attach_thread)(struct cpu *cpu); /* this thread is about to run the processor */
-    /* Runs from the start of `block`, perhaps far beyond, and leaves cpu->rip; false: the block is to be interpreted. */
+    /* Will `run` take this block, translating it first if need be? */
+    bool (*ready)(struct cpu *cpu, struct translator *translator, struct block *block);
+    /* Runs from the start of `block`, perhaps far beyond (never, while cpu->unlinked), and leaves cpu->rip; false: the
+     * block is to be interpreted. */
     bool (*run)(struct cpu *cpu, struct translator *translator, struct block *block);
 };
 typedef void exec_fn(struct cpu *cpu, const struct uop *u);
@@ -115,6 +120,7 @@ struct cpu {
     uint32_t mode_key; /* upper half of block_key */
     void *link_from; /* the exit that translated code left by and that could be linked */
     uint8_t executor_continued;
+    bool unlinked; /* it comes back after each block */
 
     /* pending event, valid when event != EVENT_NONE */
     void *landing[5]; /* __builtin_setjmp buffer of cpu_run */
@@ -135,7 +141,8 @@ struct cpu {
     bool ss_shadow;    /* the last instruction was MOV SS or POP SS */
 
     struct mmu mmu;
-    struct tlb_entry nothing[TLB_ENTRIES]; /* the TLB bank while alignment is checked: every access goes the slow way */
+    struct tlb_entry nothing[TLB_ENTRIES]; /* the TLB bank while alignment is checked, or stores are to be undone:
+                                              every access goes the slow way */
     bool alignment_checked;                /* CR0.AM, EFLAGS.AC and CPL 3 */
     struct x86_state s; /* cold registers; gpr, rip, rflags, xsave of it are stale while running (see cpu_get_state) */
     struct block_link jump[JUMP_CACHE_ENTRIES];
@@ -148,13 +155,15 @@ struct cpu {
     _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
     uint64_t bounce_linear;
 
+    struct undo_log *undo;     /* writes to memory are noted there; NULL: they are not */
+    struct lockstep *lockstep; /* of jit/lockstep.c */
     struct points points; /* a debugger's break- and watchpoints */
     struct cpu_callbacks callbacks;
     void *opaque;
     unsigned id, count;
     uint64_t deadline_ns;
     uint8_t sipi_vector;
-    char message[400];
+    char message[4000];
 };
 
 #define NO_VECTOR 0xff

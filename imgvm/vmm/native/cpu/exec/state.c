@@ -35,7 +35,8 @@ void cpu_select_tlb(struct cpu *cpu)
     bool ac = cpu->eflags & EFLAGS_AC;
     cpu->mmu.ac = ac;
     cpu->alignment_checked = unlikely(ac) && cpu->cpl == 3 && (cpu->s.cr0 & CR0_AM);
-    cpu->tlb = cpu->alignment_checked ? cpu->nothing : mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
+    bool none = cpu->alignment_checked || cpu->undo;
+    cpu->tlb = none ? cpu->nothing : mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
 }
 
 /* Which of the vector units may be used now: the checks of SDM vol. 3, table 2-2 and 13.3, done once a change. */
@@ -216,6 +217,7 @@ void cpu_destroy(struct cpu *cpu)
         cpu->translator_ops->destroy(cpu->translator);
     block_cache_destroy(cpu->blocks);
     native_cache_destroy(cpu->native);
+    free(cpu->lockstep);
     free(cpu->points.point);
     free(cpu->mmu.held_page);
     free(cpu->exec_table);

@@ -266,32 +266,38 @@ static void link_exit(struct cpu *cpu, const struct translator *jit, const void 
     memcpy(exit->jump, &distance, 4);
 }
 
-static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block)
+static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *block)
 {
-    if (block->mode != INSN_MODE_64) {
-        cpu->link_from = NULL;
+    if (block->mode != INSN_MODE_64)
         return false;
-    }
     if (!block->translated || block->translated_rip != cpu->rip || block->translated_generation != jit->generation) {
         if (block->runs < cpu->translate_after) {
             block->runs++;
-            cpu->link_from = NULL;
             return false;
         }
         block->translated = jit_translate(cpu, jit, block, cpu->rip);
-        if (!block->translated) {
-            cpu->link_from = NULL;
+        if (!block->translated)
             return false;
-        }
         block->translated_rip = cpu->rip;
         block->translated_generation = jit->generation;
     }
-    if (cpu->link_from)
-        link_exit(cpu, jit, block->translated);
-    remember(jit, cpu->rip, block_key(cpu), block->translated);
+    return true;
+}
+
+static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block)
+{
+    if (!jit_ready(cpu, jit, block)) {
+        cpu->link_from = NULL;
+        return false;
+    }
+    if (!cpu->unlinked) {
+        if (cpu->link_from)
+            link_exit(cpu, jit, block->translated);
+        remember(jit, cpu->rip, block_key(cpu), block->translated);
+    }
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
     enter(block->translated);
     return true;
 }
 
-const struct translator_ops jit_translator = {jit_create, jit_destroy, jit_attach_thread, jit_run};
+const struct translator_ops jit_translator = {jit_create, jit_destroy, jit_attach_thread, jit_ready, jit_run};
