@@ -36,7 +36,7 @@ from imgvm.errors import (
 if TYPE_CHECKING:
     from imgvm.machine import Machine
     from imgvm.qcow2 import Image
-    from imgvm.vmm.vm import Drive, Program, Vm
+    from imgvm.vmm.vm import Drive, Program, Vm, Watch
 
 CONFIG_TEXT, CONFIG_RESOLVED = "config.yaml", "machine.json"
 KERNEL, INITRD, MODULE = "kernel", "initrd", "module-{}"
@@ -207,13 +207,13 @@ def _check_host_memory(wanted_bytes: int) -> None:
         raise EngineError(message, hint, STATUS_CANNOT_RUN)
 
 
-def build(opened: Opened, engine: str) -> Vm:
+def build(opened: Opened, engine: str, watch: Watch | None = None) -> Vm:
     """The machine, loaded but not started. It closes the image when it is closed."""
-    from imgvm.vmm.vm import Vm
+    from imgvm.vmm.vm import NO_WATCH, Vm
 
     _check_host_memory(opened.machine.hardware.memory_bytes)
 
-    vm = Vm(opened.machine, engine, program(opened), drives(opened))
+    vm = Vm(opened.machine, engine, program(opened), drives(opened), watch or NO_WATCH)
     if not opened.machine.disks:
         opened.image.close()
     return vm

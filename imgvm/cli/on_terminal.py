@@ -21,7 +21,7 @@ from imgvm.errors import STATUS_SIGNAL, ImgvmError, UsageError
 from imgvm.log import log
 from imgvm.machine import Machine
 from imgvm.vmm import console, engine
-from imgvm.vmm.vm import Result, Vm
+from imgvm.vmm.vm import NO_WATCH, Result, Vm, Watch
 
 REASONS = {
     "triple_fault": "the guest's processor stopped on a triple fault",
@@ -41,6 +41,7 @@ def run(
     ephemeral: bool = False,
     allow: Collection[str] = (),
     gdb: str | None = None,
+    watch: Watch = NO_WATCH,
 ) -> int:
     if result_file is not None:
         _check_result_file(result_file)
@@ -54,6 +55,7 @@ def run(
                 ephemeral=ephemeral,
                 allow=allow,
                 gdb=gdb,
+                watch=watch,
             )
             if result is not None and result.is_stuck:
                 _report(result, result_file)
@@ -93,6 +95,7 @@ def _run(
     ephemeral: bool,
     allow: Collection[str],
     gdb: str | None,
+    watch: Watch,
 ) -> Result | None:
     if launch.is_image(source):
         image = source
@@ -115,7 +118,7 @@ def _run(
         image = stack.enter_context(_packed(config))
         opened = launch.open_image(image)
         stack.callback(opened.image.close)
-    vm = stack.enter_context(launch.build(opened, choice.engine))
+    vm = stack.enter_context(launch.build(opened, choice.engine, watch))
     return _on_terminal(vm, gdb)
 
 

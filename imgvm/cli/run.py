@@ -45,6 +45,9 @@ def command(
             "--gdb", metavar="[=ADDRESS]", help=f"Wait for gdb at HOST:PORT or unix:PATH ({GDB_ADDRESS})."
         ),
     ] = None,
+    lockstep: Annotated[
+        bool, typer.Option("--lockstep", help="With --accel jit: check all it translates by interpreting.")
+    ] = False,
 ) -> int:
     """Run an image (or a config, packed for this run only).
 
@@ -56,6 +59,7 @@ def command(
     """
     from imgvm.cli import on_terminal
     from imgvm.launch import parse_grants
+    from imgvm.vmm.vm import Watch
 
     overrides = list(sets or ())
     for value, path in ((accel, "machine.accel"), (memory, "machine.memory"), (timeout, "exit.timeout")):
@@ -74,4 +78,5 @@ def command(
         ephemeral=ephemeral,
         allow=grants,
         gdb=gdb,
+        watch=Watch(lockstep=lockstep),
     )

@@ -64,6 +64,16 @@ class Drive:
     owner: Any = None
 
 
+@dataclass(frozen=True)
+class Watch:
+    """How closely a run is looked at."""
+
+    lockstep: bool = False  # the interpreter checks every block that the translator runs
+
+
+NO_WATCH = Watch()
+
+
 def detect_protocol(kernel: bytes) -> str:
     """multiboot when a valid Multiboot 1 header stands in the first 8 KiB, else linux."""
     head = kernel[:MULTIBOOT_SEARCH_BYTES]
@@ -82,9 +92,17 @@ def escape_byte(escape: str) -> int:
 class Vm:
     """A machine: built, loaded, started, waited for. Closing it stops it."""
 
-    def __init__(self, machine: Machine, engine: str, program: Program, drives: Sequence[Drive] = ()) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        engine: str,
+        program: Program,
+        drives: Sequence[Drive] = (),
+        watch: Watch = NO_WATCH,
+    ) -> None:
         self.machine = machine
         self.accel = engine
+        self._watch = watch
         self._drives = tuple(drives)
         self._started_at = 0.0
         self._capture: Capture | None = None
@@ -119,6 +137,7 @@ class Vm:
         config.cpus = machine.hardware.cpus
         config.memory_bytes = machine.hardware.memory_bytes
         config.entropy = machine.hardware.entropy
+        config.lockstep = self._watch.lockstep
         config.reset_is_exit = machine.exit.on_reboot == "exit"
         if debug_exit is not None:
             mappings = {"raw": lib.IMGVM_DEBUG_EXIT_RAW, "qemu": lib.IMGVM_DEBUG_EXIT_QEMU}

@@ -124,3 +124,12 @@ def test_a_triple_fault_is_255_and_says_where(busybox: Path) -> None:
     assert result is not None
     assert (result.reason, result.status) == ("triple_fault", 255)
     assert re.match(r"triple fault on processor 0 at 0010:0xffffffff[89a-f][0-9a-f]{7} ", result.message)
+
+
+@pytest.mark.nightly
+def test_the_translator_in_lockstep() -> None:
+    """Nothing that it does from the kernel's first instruction to a command's status is other than what the interpreter does."""
+    config = EXAMPLES / "debian-exec.yaml"
+    words = [sys.executable, "-m", "imgvm", "run", str(config), "--accel", "jit", "--lockstep", "--set", "machine.memory=256MiB"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout.startswith("Linux 6.1")) == (7, True), done.stderr

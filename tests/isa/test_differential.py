@@ -18,7 +18,8 @@ from imgvm.vmm import _build
 HERE = Path(__file__).parent / "differential"
 # Privileged by IOPL; undefined by definition; 0F 0D with a register is undefined on AMD's processors.
 ALWAYS_FAULT = {"insb", "outsb", "in", "out", "cli", "sti", "rsm", "ud0", "ud1", "ud2", "nop"}
-LINKED = ["base/error.c", "arch/*.c", "mem/guest_mem.c", "cpu/exec/*.c", "cpu/mmu/*.c", "cpu/decode/*.c"]
+LINKED = ["base/error.c", "arch/*.c", "mem/guest_mem.c", "cpu/exec/*.c", "cpu/mmu/*.c", "cpu/decode/*.c",
+          "cpu/jit/*.c"]
 
 
 def compile_object(source: Path, newest: float) -> Path:
@@ -61,6 +62,10 @@ def test_agrees_with_this_processor(differential: Path) -> None:
     check(differential, "--seed", "1", "--count", "500000")
 
 
+def test_agrees_translated(differential: Path) -> None:
+    check(differential, "--translate", "--seed", "4", "--count", "400000")
+
+
 def test_every_row_runs(differential: Path) -> None:
     """Rows that never complete must be known for it; those never tried have a reason in known.c."""
     output = check(differential, "--seed", "2", "--count", "150000", "--coverage")
@@ -78,3 +83,4 @@ def test_ten_million(differential: Path) -> None:
     for seed in range(100, 110):
         check(differential, "--seed", str(seed), "--count", "1000000")
         check(differential, "--any-opcode", "--seed", str(seed), "--count", "1000000")
+        check(differential, "--translate", "--seed", str(seed + 100), "--count", "1000000")

@@ -237,6 +237,7 @@ static void test_faults(void)
     CHECK_EQ(RUN(&w, &s, divide), CPU_EXIT_HALT);
     CHECK_EQ(s.rip, HANDLERS + 16 * EXC_DE + 1);
     CHECK_EQ(get64(&w, STACK - 40), CODE + 8);
+    CHECK_EQ(get64(&w, STACK - 24) & EFLAGS_STATUS, EFLAGS_ZF | EFLAGS_PF); /* what XOR left, though IDIV would kill it */
 
     long_mode(&w, &s);
     CHECK_EQ(RUN(&w, &s, misaligned), CPU_EXIT_HALT);

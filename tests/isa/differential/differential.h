@@ -145,7 +145,8 @@ void host_begin(struct host *host, unsigned batch);
 bool host_wait(struct host *host);
 void host_stop(struct host *host);
 
-struct guest *guest_start(void);
+/* `translate`: every block runs translated; half of the cases find the data pages in the TLB, as a translation wants. */
+struct guest *guest_start(bool translate);
 bool guest_has(const struct guest *guest, unsigned feature); /* enum cpu_feature */
 void guest_run(struct guest *guest, const struct diff_case *c, struct diff_result *r);
 void guest_stop(struct guest *guest);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cpu/exec/exec.h"
+#include "cpu/jit/jit.h"
 #include "differential.h"
 
 #define RAM_BYTES (4u << 20)
@@ -24,6 +25,7 @@ struct guest {
     struct x86_state base, s;
     uint64_t *data, pristine[DATA_BYTES / 8];
     uint64_t now;
+    bool translate;
 };
 
 static uint32_t port_read(void *opaque, uint16_t port, unsigned size)
@@ -153,12 +155,12 @@ static void build_state(struct guest *g)
     s->ldtr = (struct x86_segment){0, SEG_UNUSABLE, 0, 0};
 }
 
-struct guest *guest_start(void)
+struct guest *guest_start(bool translate)
 {
     static uint8_t filling[CODE_BYTES];
     imgvm_error err;
     struct guest *g = aligned_alloc(64, align_up(sizeof *g, 64));
-    struct cpu_options options = {.id = 0, .count = 1};
+    struct cpu_options options = {.id = 0, .count = 1, .translator = translate ? &jit_translator : NULL};
     if (!g)
         return NULL;
     memset(g, 0, sizeof *g);
@@ -173,6 +175,7 @@ struct guest *guest_start(void)
     g->data = guest_mem_ptr(&g->mem, GPA_DATA, DATA_BYTES, true);
     for (unsigned i = 0; i < DATA_BYTES / 8; i++)
         g->data[i] = g->pristine[i] = data_pristine(i);
+    g->translate = translate;
     return g;
 }
 
@@ -237,6 +240,22 @@ static void capture(struct guest *g, struct diff_result *r)
     memcpy(r->xsave, s->xsave, XSAVE_BYTES);
 }
 
+/* Loading a state empties the TLB, and so does a page's first code; but a translation does its own work only where it
+ * finds an operand's page there. */
+static void fill_tlb(struct guest *g, uint64_t code)
+{
+    struct mmu *mmu = &g->cpu->mmu;
+    guest_mem_mark_code(guest_mem_find(&g->mem, code), code, 1); /* then what is decoded now is not the first */
+    struct mmu_fault fault;
+    uint64_t gpa;
+    bool writable;
+    for (unsigned i = 0; i < DATA_PAGES; i++) {
+        uint64_t linear = DATA_BASE + i * PAGE;
+        if (mmu_translate(mmu, linear, i == READ_ONLY_PAGE ? MMU_READ : MMU_WRITE, MMU_USER, &gpa, &writable, &fault))
+            mmu_fill(mmu, linear, gpa, guest_mem_find(&g->mem, gpa), MMU_USER, writable);
+    }
+}
+
 void guest_run(struct guest *g, const struct diff_case *c, struct diff_result *r)
 {
     static const uint8_t filling[16] = {[0 ... 15] = 0xcc};
@@ -251,6 +270,8 @@ void guest_run(struct guest *g, const struct diff_case *c, struct diff_result *r
         memcpy((uint8_t *)g->data + c->patch[i].offset, c->patch_bytes + at, c->patch[i].size);
     guest_mem_write(&g->mem, code, c->code, fits);
     cpu_set_state(g->cpu, s);
+    if (g->translate && c->number & 1)
+        fill_tlb(g, code);
     enum cpu_exit exit = cpu_run_count(g->cpu, 10000);
     r->ran = exit == CPU_EXIT_HALT;
     if (!r->ran)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage]
- *              [--any-opcode]
+ *              [--any-opcode] [--translate]
  *
  * Runs `count` cases on both processors, prints what disagrees (at most `reports` an operation), a line of totals, and
  * exits with 1 if anything did (77: this host cannot). --case runs one case of the seed again. --coverage lists rows that never completed, and
  * how often each known difference was met.
- * --any-opcode draws opcodes instead of rows: what is undefined here must be undefined there. */
+ * --any-opcode draws opcodes instead of rows: what is undefined here must be undefined there.
+ * --translate runs ours translated. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,7 @@ struct options {
     int row;
     const char *op;
     unsigned reports;
-    bool coverage, verbose, any_opcode;
+    bool coverage, verbose, any_opcode, translate;
 };
 
 #define REASONS 64
@@ -132,6 +133,10 @@ static bool parse(struct options *o, int argc, char **argv)
             o->any_opcode = true;
             continue;
         }
+        if (!strcmp(name, "--translate")) {
+            o->translate = true;
+            continue;
+        }
         if (!value)
             return false;
         i++;
@@ -166,7 +171,7 @@ int main(int argc, char **argv)
 {
     struct options o = {.seed = 1, .count = 100000, .row = -1, .reports = 2};
     if (!parse(&o, argc, argv)) {
-        fprintf(stderr, "usage: differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage] [--any-opcode]\n");
+        fprintf(stderr, "usage: differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage] [--any-opcode] [--translate]\n");
         return 2;
     }
     if (!host_will_do()) {
@@ -177,7 +182,7 @@ int main(int argc, char **argv)
     struct diff_result *guest_result = aligned_alloc(64, sizeof *guest_result * BATCH);
     struct batch *batch = mmap(NULL, sizeof *batch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     struct host *host = batch == MAP_FAILED ? NULL : host_start(batch, 1);
-    struct guest *guest = guest_start();
+    struct guest *guest = guest_start(o.translate);
     if (!host || !guest) {
         fprintf(stderr, "cannot start\n");
         return 2;

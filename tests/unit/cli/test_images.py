@@ -213,3 +213,15 @@ def test_a_reader_that_leaves_ends_the_run(image_of: Images) -> None:
     process.stdout.close()
     assert process.wait(30) == 141
     assert process.stderr.read() == b""
+
+
+def test_lockstep(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
+    """It compares two engines, and says so where there is nothing to compare."""
+    image = image_of(say("checked") + leave(3))
+    assert main(["run", str(image), "--accel", "jit", "--lockstep"]) == 3
+    assert capfd.readouterr().out == "checked"
+    for words in (["--accel", "interp"], ["--accel", "jit", "--cpus", "2"]):
+        assert main(["run", str(image), *words, "--lockstep"]) == 125
+        said = capfd.readouterr().err
+        assert "lock-step holds the translator against the interpreter, on one processor" in said
+        assert "hint: --accel jit --cpus 1" in said

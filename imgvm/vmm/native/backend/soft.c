@@ -12,6 +12,7 @@
 #include "../base/futex.h"
 #include "../cpu/cpu.h"
 #include "../cpu/jit/jit.h"
+#include "../cpu/jit/lockstep.h"
 #include "alarm.h"
 #include "backend.h"
 
@@ -245,7 +246,7 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
     for (unsigned i = 0; i < cpus && r == 0; i++) {
         struct soft_cpu *c = &engine->cpus[i];
         struct cpu_options options = {.id = i, .count = cpus, .features = &features, .translator = translator,
-                                      .translate_after = JIT_TRANSLATE_AFTER};
+                                      .translate_after = host->lockstep ? 0 : JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;
         engine->count++;
@@ -270,7 +271,7 @@ static int interp_create(const struct engine_host *host, unsigned cpus, struct e
 
 static int jit_create(const struct engine_host *host, unsigned cpus, struct engine **out, imgvm_error *err)
 {
-    return create(host, cpus, &engine_jit_ops, &jit_translator, out, err);
+    return create(host, cpus, &engine_jit_ops, host->lockstep ? &lockstep_translator : &jit_translator, out, err);
 }
 
 /* ---- running ---- */

@@ -102,6 +102,7 @@ typedef struct {
     int64_t rtc_offset_sec; /* added to the host's UTC for the CMOS clock */
     const char *cpu_model;    /* portable, x86-64, x86-64-v2, x86-64-v3; host or NULL: all that the engine has */
     const char *cpu_features; /* "+name -name ...", names as in /proc/cpuinfo; or NULL. -ENOTSUP: not to be had here */
+    bool lockstep; /* IMGVM_ENGINE_JIT, one processor: the interpreter checks every block; a difference ends the run */
 } imgvm_vm_config;
 
 #define IMGVM_REASON_RUNNING 0
@@ -120,7 +121,7 @@ typedef struct {
     uint64_t instructions; /* executed by the software processor; under KVM, in its hand-overs */
     uint64_t handovers;    /* times that KVM could not go on and the software processor did */
     uint64_t run_ns;       /* from start to end */
-    char message[480];
+    char message[4000];
     uint64_t disk_errors;   /* requests of the guest's first faulty disk that failed on the host's side */
     char disk_message[480]; /* the first one */
 } imgvm_result;

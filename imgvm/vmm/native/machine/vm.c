@@ -151,6 +151,10 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
     const struct engine_ops *ops = engine_find(config->engine);
     if (!ops)
         return error_set(err, EINVAL, "there is no engine %u", config->engine);
+    if (config->lockstep && (config->engine != IMGVM_ENGINE_JIT || config->cpus != 1)) {
+        error_set(err, EINVAL, "lock-step holds the translator against the interpreter, on one processor");
+        return error_hint(err, "--accel jit --cpus 1");
+    }
     struct cpu_wish wish;
     int result = cpu_wish_parse(&wish, config->cpu_model, config->cpu_features, err);
     if (result < 0)
@@ -171,7 +175,7 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
     const struct board_config board = {
         .engine = ops, .cpus = config->cpus, .memory_bytes = config->memory_bytes, .debug_exit = config->debug_exit,
         .debug_exit_port = config->debug_exit_port, .entropy = config->entropy,
-        .wish = &wish, .utc_base_ns = utc_at_zero_ns(config->rtc_offset_sec),
+        .wish = &wish, .lockstep = config->lockstep, .utc_base_ns = utc_at_zero_ns(config->rtc_offset_sec),
         .host = {on_power_off, on_reset, on_debug_exit, on_exec_status, on_panic, on_serial_output, on_serial_ready,
                  on_throttle, vm},
     };

@@ -3,6 +3,7 @@
  * MMIO, ROM, and writes to pages that hold decoded code. */
 #include "debug.h"
 #include "exec.h"
+#include "undo.h"
 
 /* How one page's worth of an access was resolved. */
 struct span {
@@ -64,11 +65,18 @@ static struct span resolve(struct cpu *cpu, const struct uop *u, uint64_t linear
     span.host = NULL;
     if (span.region) {
         span.host = span.region->host + (span.gpa - span.region->gpa);
-        mmu_fill(&cpu->mmu, linear, span.gpa, span.region, who, writable);
+        if (likely(!cpu->undo))
+            mmu_fill(&cpu->mmu, linear, span.gpa, span.region, who, writable);
         if (write && span.region->read_only)
             span.region = NULL;
     }
     return span;
+}
+
+static inline void note_write(struct cpu *cpu, uint8_t *host, unsigned size)
+{
+    if (unlikely(cpu->undo))
+        undo_note(cpu, host, size);
 }
 
 static uint64_t load_bytes(const void *p, unsigned size)
@@ -134,6 +142,8 @@ static void check_code_write(struct cpu *cpu, const struct uop *u, const struct 
     size_t page = (span->gpa - span->region->gpa) / GUEST_PAGE_SIZE;
     if (likely(!atomic_load_explicit(&span->region->code_granules[page], memory_order_relaxed)))
         return;
+    if (unlikely(cpu->undo))
+        undo_abandon(cpu); /* that code is stale cannot be taken back */
     struct block *block = cpu->block;
     if (u && block && !(block->mode & MODE_SINGLE) && block->gpa / GUEST_PAGE_SIZE == span->gpa / GUEST_PAGE_SIZE &&
         span->gpa + size + GUEST_CODE_GRANULE > block->gpa && span->gpa < block->gpa + block->bytes + GUEST_CODE_GRANULE) {
@@ -173,10 +183,12 @@ static uint64_t read_value(struct cpu *cpu, const struct uop *u, uint64_t linear
 
 static void write_span(struct cpu *cpu, const struct uop *u, const struct span *span, unsigned size, uint64_t value)
 {
-    if (span->region)
+    if (span->region) {
+        note_write(cpu, span->host, size);
         store_sized(span->host, size, value);
-    else
+    } else {
         write_mmio(cpu, u, span->gpa, size, value);
+    }
 }
 
 static void write_value(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, uint64_t value,
@@ -274,6 +286,7 @@ void *access_page_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, uns
     if (!span.region)
         return NULL;
     check_code_write(cpu, u, &span, size);
+    note_write(cpu, span.host, size);
     return span.host;
 }
 
@@ -355,8 +368,10 @@ void *access_rmw_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, uns
     struct span low = resolve(cpu, u, linear, true, who);
     if (low.region)
         check_code_write(cpu, u, &low, n);
-    if (n == size && low.region)
+    if (n == size && low.region) {
+        note_write(cpu, low.host, size);
         return low.host;
+    }
     uint8_t *p = cpu->bounce + (linear & 63);
     cpu->bounce_linear = linear;
     if (n != size) {

@@ -24,6 +24,8 @@ struct uop;
 struct cpu;
 struct block;
 struct translator;
+struct undo_log;
+struct lockstep;
 
 /* Something that runs hot blocks faster than their uops do. This folder knows no more of it. */
 struct translator_ops {
@@ -31,7 +33,10 @@ struct translator_ops {
     struct translator *(*create)(struct cpu *cpu, bool count, imgvm_error *err);
     void (*destroy)(struct translator *translator);
     void (*attach_thread)(struct cpu *cpu); /* this thread is about to run the processor */
-    /* Runs from the start of `block`, perhaps far beyond, and leaves cpu->rip; false: the block is to be interpreted. */
+    /* Will `run` take this block, translating it first if need be? */
+    bool (*ready)(struct cpu *cpu, struct translator *translator, struct block *block);
+    /* Runs from the start of `block`, perhaps far beyond (never, while cpu->unlinked), and leaves cpu->rip; false: the
+     * block is to be interpreted. */
     bool (*run)(struct cpu *cpu, struct translator *translator, struct block *block);
     /* This processor wrote code of the page at gpa: nothing made from it may be entered any more. */
     void (*code_written)(struct cpu *cpu, struct translator *translator, uint64_t gpa);
@@ -110,9 +115,9 @@ struct cpu {
     const struct uop *cur; /* set by slow paths that may fault */
     _Atomic uint32_t requests;
     _Atomic bool running; /* inside cpu_run */
-    uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
-    _Atomic uint32_t pending; /* something may want a look between instructions: what translated code polls */
     _Atomic bool clock_due;   /* the deadline has perhaps passed (cpu_clock_due) */
+    _Atomic uint32_t pending; /* something may want a look between instructions: what translated code polls */
+    uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
     int32_t budget;        /* blocks until the clock is looked at */
     uint32_t pauses;       /* PAUSE instructions so far */
     uint64_t instructions;
@@ -131,6 +136,7 @@ struct cpu {
     bool leave_translated;   /* ... and yet translated code must not: it may be stale */
     bool uncounted;          /* translated code runs that does not count its instructions */
     struct uop called[2];    /* the instruction that an executor runs for translated code, and what follows it */
+    bool unlinked; /* it comes back after each block */
 
     /* pending event, valid when event != EVENT_NONE */
     void *landing[5]; /* __builtin_setjmp buffer of cpu_run */
@@ -152,7 +158,8 @@ struct cpu {
     bool ss_shadow;    /* the last instruction was MOV SS or POP SS */
 
     struct mmu mmu;
-    struct tlb_entry nothing[TLB_ENTRIES]; /* the TLB bank while alignment is checked: every access goes the slow way */
+    struct tlb_entry nothing[TLB_ENTRIES]; /* the TLB bank while alignment is checked, or stores are to be undone:
+                                              every access goes the slow way */
     bool alignment_checked;                /* CR0.AM, EFLAGS.AC and CPL 3 */
     struct x86_state s; /* cold registers; gpr, rip, rflags, xsave of it are stale while running (see cpu_get_state) */
     struct block_link jump[JUMP_CACHE_ENTRIES];
@@ -165,13 +172,15 @@ struct cpu {
     _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
     uint64_t bounce_linear;
 
+    struct undo_log *undo;     /* writes to memory are noted there; NULL: they are not */
+    struct lockstep *lockstep; /* of jit/lockstep.c */
     struct points points; /* a debugger's break- and watchpoints */
     struct cpu_callbacks callbacks;
     void *opaque;
     unsigned id, count;
     uint64_t deadline_ns;
     uint8_t sipi_vector;
-    char message[400];
+    char message[4000];
 };
 
 #define NO_VECTOR 0xff

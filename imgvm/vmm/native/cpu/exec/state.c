@@ -25,7 +25,8 @@ void cpu_set_eflags(struct cpu *cpu, uint32_t value, uint32_t mask)
 
 static void update_mode_key(struct cpu *cpu)
 {
-    unsigned bank = cpu->alignment_checked ? TLB_BANKS : (unsigned)((cpu->tlb - cpu->mmu.tlb[0]) / TLB_ENTRIES);
+    const struct tlb_entry *tlb = mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
+    unsigned bank = cpu->alignment_checked ? TLB_BANKS : (unsigned)((tlb - cpu->mmu.tlb[0]) / TLB_ENTRIES);
     cpu->mmu.mode_key = (uint32_t)cpu->mode << 4 | bank << 2 | cpu->cpl;
 }
 
@@ -40,7 +41,8 @@ void cpu_select_tlb(struct cpu *cpu)
     bool ac = cpu->eflags & EFLAGS_AC;
     cpu->mmu.ac = ac;
     cpu->alignment_checked = unlikely(ac) && cpu->cpl == 3 && (cpu->s.cr0 & CR0_AM);
-    cpu->tlb = cpu->alignment_checked ? cpu->nothing : mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
+    bool none = cpu->alignment_checked || cpu->undo;
+    cpu->tlb = none ? cpu->nothing : mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
     update_mode_key(cpu);
 }
 
@@ -221,6 +223,7 @@ void cpu_destroy(struct cpu *cpu)
         cpu->translator_ops->destroy(cpu->translator);
     block_cache_destroy(cpu->blocks);
     native_cache_destroy(cpu->native);
+    free(cpu->lockstep);
     free(cpu->points.point);
     free(cpu->mmu.held_page);
     free(cpu->exec_table);

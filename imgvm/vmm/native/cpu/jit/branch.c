@@ -106,7 +106,7 @@ void branch_poll(struct emitter *e, unsigned i)
     mov_rr(a, H_RCX, T1);
 }
 
-static void put_uncount(struct emitter *e, unsigned not_run)
+void branch_uncount(struct emitter *e, unsigned not_run)
 {
     if (!e->jit->count || !not_run)
         return;
@@ -119,7 +119,7 @@ static void poll_cold(struct emitter *e, const struct cold *cold)
     if (cold->rcx_in_t1)
         mov_rr(&e->a, H_RCX, T1);
     flags_to_cc_from(e, &cold->flags);
-    put_uncount(e, e->block->count - cold->index);
+    branch_uncount(e, e->block->count - cold->index);
     mov_imm64(&e->a, T0, e->rip + emit_uop(e, cold->index)->offset);
     jit_put_jump(e->jit, &e->a, e->jit->leave_at);
 }

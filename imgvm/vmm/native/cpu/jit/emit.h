@@ -156,6 +156,8 @@ void branch_fall_through(struct emitter *e);
 bool branch_wants_poll(const struct emitter *e);
 /* Looks whether something wants a look before instruction i. */
 void branch_poll(struct emitter *e, unsigned i);
+/* So many of the block's instructions will not run after all. */
+void branch_uncount(struct emitter *e, unsigned not_run);
 void branch_cold(struct emitter *e, const struct cold *cold);
 /* Out of the block to `target`, here and now; flags are in cpu->cc. */
 void branch_exit_here(struct emitter *e, uint64_t target, bool checked);

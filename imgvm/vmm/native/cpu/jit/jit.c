@@ -405,28 +405,32 @@ static bool is_translated(const struct cpu *cpu, const struct block *block)
     return block->translated && block->translated_rip == cpu->rip && block->translated_mode == cpu->mmu.mode_key;
 }
 
-static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block)
+static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *block)
 {
-    uint32_t from = cpu->link_from;
-    cpu->link_from = 0;
     if (!may_translate(cpu, block))
         return false;
     look_over(cpu, jit);
-    if (!is_translated(cpu, block)) {
-        if (block->runs < cpu->translate_after) {
-            block->runs++;
-            return false;
-        }
-        jit_kill(jit, block); /* it was translated for another address or mode */
-        uint64_t forgotten = jit->forgotten;
-        if (!jit_translate(cpu, jit, block, cpu->rip))
-            return false;
-        if (forgotten != jit->forgotten)
-            from = 0;
+    if (is_translated(cpu, block))
+        return true;
+    if (block->runs < cpu->translate_after) {
+        block->runs++;
+        return false;
     }
-    if (from)
-        jit_link(cpu, jit, from, block);
-    remember(cpu, jit, block->translated);
+    jit_kill(jit, block); /* it was translated for another address or mode */
+    return jit_translate(cpu, jit, block, cpu->rip);
+}
+
+static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block)
+{
+    if (!jit_ready(cpu, jit, block)) {
+        cpu->link_from = 0;
+        return false;
+    }
+    if (!cpu->unlinked) {
+        if (cpu->link_from)
+            jit_link(cpu, jit, cpu->link_from, block);
+        remember(cpu, jit, block->translated);
+    }
     if (atomic_load_explicit(&cpu->pending, memory_order_relaxed))
         cpu_update_pending(cpu);
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
@@ -438,4 +442,4 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     return true;
 }
 
-const struct translator_ops jit_translator = {jit_create, jit_destroy, jit_attach_thread, jit_run, jit_code_written, jit_forget};
+const struct translator_ops jit_translator = {jit_create, jit_destroy, jit_attach_thread, jit_ready, jit_run, jit_code_written, jit_forget};

@@ -325,7 +325,7 @@ static void put_block(struct emitter *e)
         op_gs(&e->a, OPCW(0x81), ALU_ADD, CPU(instructions));
         put32(&e->a, block->count);
     }
-    e->wants_poll = branch_wants_poll(e);
+    e->wants_poll = branch_wants_poll(e) && !e->cpu->unlinked; /* else it comes back anyway */
     for (unsigned i = 0; i < block->count; i++) {
         if (is_branch(&e->plans[i])) {
             flags_before_change(e, i, e->plans[i].written);
@@ -355,7 +355,7 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     e.jit = jit;
     e.block = block;
     e.rip = rip;
-    e.bank = (unsigned)((cpu->tlb - cpu->mmu.tlb[0]) / TLB_ENTRIES);
+    e.bank = cpu->mmu.mode_key >> 2 & 3; /* update_mode_key of exec/state.c */
     e.fpu_units = e.next_group = e.slots = e.colds = 0;
     e.first_slot = jit->next_slot;
     memory_forget(&e);
