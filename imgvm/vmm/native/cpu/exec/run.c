@@ -430,7 +430,7 @@ void cpu_flush_now(struct cpu *cpu)
 {
     if (!(atomic_load(&cpu->requests) & CPU_REQUEST_FLUSH))
         return;
-    mmu_flush(&cpu->mmu);
+    mmu_drop_all_writes(&cpu->mmu);
     atomic_fetch_and(&cpu->requests, ~CPU_REQUEST_FLUSH);
 }
 

@@ -32,6 +32,7 @@ static void update_mode_key(struct cpu *cpu)
 void cpu_set_cpl(struct cpu *cpu, uint8_t cpl)
 {
     cpu->cpl = cpl;
+    mmu_select_epoch(&cpu->mmu, cpl == 3);
     cpu_select_tlb(cpu);
 }
 
@@ -40,7 +41,8 @@ void cpu_select_tlb(struct cpu *cpu)
     bool ac = cpu->eflags & EFLAGS_AC;
     cpu->mmu.ac = ac;
     cpu->alignment_checked = unlikely(ac) && cpu->cpl == 3 && (cpu->s.cr0 & CR0_AM);
-    cpu->tlb = cpu->alignment_checked ? cpu->nothing : mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
+    enum mmu_who who = cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR;
+    cpu->tlb = cpu->alignment_checked ? cpu->nothing : cpu->mmu.tlb[mmu_bank(&cpu->mmu, who)];
     update_mode_key(cpu);
 }
 
