@@ -574,6 +574,15 @@ static void test_slots(void)
     mmu.slots[0][3].tag = GLOBAL;
     mmu_flush(&mmu);
     CHECK(mmu.slots[0][3].tag != GLOBAL);
+    begin(0); /* a page whose entry in the bank another one has taken */
+    map(ROOT_A, LOCAL, PAGE_1);
+    map(ROOT_A, LOCAL + TLB_ENTRIES * 0x1000, PAGE_2);
+    CHECK_EQ(READ(LOCAL), PAGE_1);
+    mmu.slots[0][6].tag = LOCAL;
+    CHECK_EQ(READ(LOCAL + TLB_ENTRIES * 0x1000), PAGE_2);
+    CHECK_EQ(mmu.slots[0][6].tag, LOCAL);
+    mmu_flush_page(&mmu, LOCAL);
+    CHECK(mmu.slots[0][6].tag != LOCAL);
     begin(0); /* another part of a large page */
     *slot(ROOT_A, LOCAL, 2) = PTE_P | PTE_PS;
     CHECK_EQ(READ(LOCAL + 0x3000), 0x3000);

@@ -68,6 +68,7 @@ struct access_slot {
     uint64_t addend;
 };
 #define ACCESS_SLOTS 256u
+#define STRAY_WORDS 8u
 
 /* What the walk needs to know of the processor; kept up to date by whoever writes the registers. */
 struct mmu {
@@ -88,6 +89,8 @@ struct mmu {
     unsigned user_code, next_code;            /* the selected space's; where the next one goes */
     struct access_slot slots[TLB_BANKS][ACCESS_SLOTS];
     bool slots_used[TLB_BANKS];
+    /* Pages that may be in a slot though no longer in the bank: a filter of one hash. */
+    uint64_t strays[TLB_BANKS][STRAY_WORDS];
     struct guest_mem *mem;
     uint64_t cr0, cr3, cr4, efer;
     uint64_t pdpte[4];     /* PAE: loaded with CR3 (SDM vol. 3, 4.4.1) */
