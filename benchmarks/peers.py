@@ -111,6 +111,17 @@ def compile_cpu_loop(folder: Path) -> Path:
     return out
 
 
+def compile_tlb_trace(folder: Path, flags: Sequence[str]) -> Path:
+    """The whole core, with wrappers around its second-level TLB."""
+    common = [*_build.CFLAGS, f"-I{_build.NATIVE}"]
+    sources = sorted(_build.NATIVE.rglob("*.c"))
+    objects = [_compile(source, folder, [*common, *_build.file_flags(str(source))]) for source in sources]
+    out = folder / "tlb_trace"
+    program = _compile(HERE / "tlb_trace.c", folder, [*common, "-mgeneral-regs-only"])
+    _cc([*flags, "-pthread", program, *objects, "-lz", "-lzstd", "-o", out])
+    return out
+
+
 def _compile(source: Path, folder: Path, flags: Sequence[str]) -> Path:
     name = str(source.relative_to(HERE.parent)).replace("/", ".") + ".o"
     _cc([*flags, "-c", source, "-o", folder / name])

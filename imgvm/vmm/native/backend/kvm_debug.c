@@ -190,9 +190,10 @@ bool kvm_debug_exit(struct kvm_engine *kvm, unsigned id)
 bool kvm_debug_translate(struct kvm_engine *kvm, unsigned id, uint64_t linear, uint64_t *gpa)
 {
     struct kvm_sregs sregs;
-    struct mmu *mmu = calloc(1, sizeof *mmu);
+    struct mmu *mmu = aligned_alloc(_Alignof(struct mmu), sizeof *mmu);
     bool found = false;
     if (mmu && !ioctl(kvm->cpu[id].fd, KVM_GET_SREGS, &sregs)) {
+        memset(mmu, 0, sizeof *mmu);
         mmu_init(mmu, kvm->host.mem);
         mmu->cr0 = sregs.cr0;
         mmu->cr3 = sregs.cr3;

@@ -57,16 +57,17 @@ static inline void meet_points(struct cpu *cpu, const struct uop *u, uint64_t li
 static struct span resolve(struct cpu *cpu, const struct uop *u, uint64_t linear, bool write, enum mmu_who who)
 {
     struct mmu_fault fault;
+    struct mmu_page page;
     struct span span;
-    bool writable;
-    if (!mmu_translate(&cpu->mmu, linear, write ? MMU_WRITE : MMU_READ, who, &span.gpa, &writable, &fault))
+    if (!mmu_translate(&cpu->mmu, linear, write ? MMU_WRITE : MMU_READ, who, &page, &fault))
         raise_fault(cpu, u, linear, write, &fault);
+    span.gpa = page.gpa;
     span.region = guest_mem_find(cpu->mmu.mem, span.gpa);
     span.host = NULL;
     if (span.region) {
         span.host = span.region->host + (span.gpa - span.region->gpa);
         if (likely(!cpu->undo))
-            mmu_fill(&cpu->mmu, linear, span.gpa, span.region, who, writable);
+            mmu_fill(&cpu->mmu, linear, &page, span.region, who);
         if (write && span.region->read_only)
             span.region = NULL;
     }
@@ -300,18 +301,18 @@ void access_probe_write(struct cpu *cpu, const struct uop *u, uint64_t linear, u
 const struct tlb_entry *access_entry(struct cpu *cpu, uint64_t linear, bool write)
 {
     struct tlb_entry *e = tlb_at(cpu, linear);
-    uint64_t page = align_down(linear, GUEST_PAGE_SIZE), gpa;
+    uint64_t page = align_down(linear, GUEST_PAGE_SIZE);
     for (unsigned attempt = 0; attempt < 2; attempt++) {
         if ((write ? e->write_tag : e->read_tag) == page)
             return e;
         struct mmu_fault fault;
-        bool writable;
-        if (attempt || !mmu_translate(&cpu->mmu, linear, write ? MMU_WRITE : MMU_READ, who_is(cpu), &gpa, &writable, &fault))
+        struct mmu_page found;
+        if (attempt || !mmu_translate(&cpu->mmu, linear, write ? MMU_WRITE : MMU_READ, who_is(cpu), &found, &fault))
             break;
-        const struct guest_region *region = guest_mem_find(cpu->mmu.mem, gpa);
+        const struct guest_region *region = guest_mem_find(cpu->mmu.mem, found.gpa);
         if (!region)
             break;
-        mmu_fill(&cpu->mmu, linear, gpa, region, who_is(cpu), writable);
+        mmu_fill(&cpu->mmu, linear, &found, region, who_is(cpu));
     }
     return NULL;
 }

@@ -62,7 +62,7 @@ static void cache_flush(struct cpu *cpu)
     cache->used = 0;
     cpu->block = NULL;
     cache->flushes++;
-    cpu->mmu.epoch++;
+    mmu_forget_blocks(&cpu->mmu);
 }
 
 static void block_end(struct cpu *cpu, const struct uop *u)
@@ -174,26 +174,16 @@ static void block_decode(struct cpu *cpu, struct block *block, const uint8_t *by
     block->uops[count] = (struct uop){.fn = block_end, .offset = (uint16_t)offset, .index = (uint16_t)count};
 }
 
-static struct fetch_entry *fetch_page(struct cpu *cpu, uint64_t linear)
+static const struct fetch_entry *fetch_page(struct cpu *cpu, uint64_t linear)
 {
-    bool user = cpu->cpl == 3;
-    uint64_t page = align_down(linear, GUEST_PAGE_SIZE);
-    struct fetch_entry *entry = &cpu->mmu.fetch[(linear / GUEST_PAGE_SIZE) % FETCH_ENTRIES];
-    if (likely(entry->tag == (page | user)))
-        return entry;
     struct mmu_fault fault;
-    uint64_t gpa;
-    bool writable;
-    if (!mmu_translate(&cpu->mmu, linear, MMU_FETCH, user, &gpa, &writable, &fault)) {
-        if (fault.general_protection)
-            raise_error(cpu, NULL, EXC_GP, 0);
-        cpu->s.cr2 = linear;
-        raise_error(cpu, NULL, EXC_PF, fault.error_code);
-    }
-    entry->tag = page | user;
-    entry->gpa = align_down(gpa, GUEST_PAGE_SIZE);
-    entry->region = guest_mem_find(cpu->mmu.mem, gpa);
-    return entry;
+    const struct fetch_entry *entry = mmu_fetch(&cpu->mmu, linear, cpu->cpl == 3, &fault);
+    if (likely(entry != NULL))
+        return entry;
+    if (fault.general_protection)
+        raise_error(cpu, NULL, EXC_GP, 0);
+    cpu->s.cr2 = linear;
+    raise_error(cpu, NULL, EXC_PF, fault.error_code);
 }
 
 static uint64_t code_linear(struct cpu *cpu)
@@ -214,7 +204,7 @@ struct block *block_single(struct cpu *cpu)
     uint64_t linear = code_linear(cpu);
     if (unlikely(cpu->points.code))
         points_meet_code(cpu, linear);
-    struct fetch_entry *entry = fetch_page(cpu, linear);
+    const struct fetch_entry *entry = fetch_page(cpu, linear);
     for (;;) {
         unsigned offset = (unsigned)(linear % GUEST_PAGE_SIZE);
         unsigned n = MIN(INSN_MAX_BYTES - have, GUEST_PAGE_SIZE - offset);
@@ -245,6 +235,7 @@ struct block *block_single(struct cpu *cpu)
         entry = fetch_page(cpu, linear);
     }
     block->mode = (uint8_t)(cpu->mode | MODE_SINGLE);
+    block->user = cpu->cpl == 3;
     block->links[0] = block->links[1] = (struct block_link){0};
     block->translated = NULL;
     block->gpa = 0;
@@ -284,11 +275,12 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
         return NULL;
     block->gpa = gpa;
     block->mode = cpu->mode;
+    block->user = cpu->cpl == 3;
     guest_mem_mark_code(region, gpa, block->bytes);
     if (first) {
-        /* Write translations of this page must go, here and on every processor; by physical address there is no finding
-         * them. What was written in the meantime shows in a second decoding. */
-        mmu_flush(&cpu->mmu);
+        /* Write translations of this page must go, here and on every processor. What was written in the meantime shows
+         * in a second decoding. */
+        mmu_drop_writes(&cpu->mmu, gpa);
         if (cpu->callbacks.code_page_added) {
             cpu->callbacks.code_page_added(cpu->opaque);
             return block_build(cpu, entry, gpa);
@@ -316,7 +308,7 @@ static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
     struct block **link = &cpu->blocks->hash[(gpa ^ gpa >> HASH_BITS) % ARRAY_LEN(cpu->blocks->hash)];
     while (*link) {
         struct block *block = *link;
-        if (block->gpa == gpa && block->mode == cpu->mode) {
+        if (block->gpa == gpa && block->mode == cpu->mode && block->user == (cpu->cpl == 3)) {
             if (block_current(block))
                 return block;
             *link = block->hash_next; /* stale: its bytes were written */
@@ -344,7 +336,7 @@ struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key)
         block = block_lookup(cpu, linear);
         if (block->mode & MODE_SINGLE)
             return block;
-        key = block_key(cpu); /* decoding may have flushed the TLB */
+        key = block_key(cpu); /* decoding may have emptied the cache */
         *jump = (struct block_link){linear, key, block};
         if (flushes != cpu->blocks->flushes)
             return block; /* `from` is gone */

@@ -51,7 +51,7 @@ void debug_update(struct cpu *cpu)
     for (unsigned i = 0; same && i < count; i++)
         same = old[i] == cpu->mmu.watch_page[i];
     if (!same)
-        mmu_flush(&cpu->mmu);
+        mmu_flush_rights(&cpu->mmu);
     cpu_update_boundary(cpu);
 }
 

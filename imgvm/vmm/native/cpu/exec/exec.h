@@ -84,6 +84,7 @@ struct block {
     const _Atomic uint32_t *generation_now; /* of the page; differs from `generation` once the code was written */
     uint32_t generation;
     uint8_t mode; /* enum insn_mode */
+    bool user;    /* decoded for CPL 3: privileges do not share blocks */
     uint16_t count, bytes;
     struct block *hash_next;
     struct uop uops[];
@@ -495,11 +496,12 @@ void block_cache_destroy(struct block_cache *cache);
 /* The block at cpu->rip (raises on a fetch fault), cached or decoded now. */
 struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
 
-/* What a linear address means: mode and privilege, and the number of TLB flushes and of writes to code so far (both only
- * grow, so an equal sum means that neither happened). */
+/* What a linear address means: mode and privilege, the epoch (struct mmu), and the number of writes to code so far. The
+ * latter two are cut to 28 bits. */
 static inline uint64_t block_key(const struct cpu *cpu)
 {
-    return (uint64_t)cpu->mmu.mode_key << 32 | (cpu->mmu.epoch + atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire));
+    uint32_t written = atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire);
+    return (uint64_t)cpu->mmu.mode_key << 56 | (cpu->mmu.epoch & (BIT(28) - 1)) << 28 | (written & (BIT(28) - 1));
 }
 static inline struct block *block_find(struct cpu *cpu)
 {

@@ -463,7 +463,8 @@ void cpu_flush_now(struct cpu *cpu)
 {
     if (!(atomic_load(&cpu->requests) & CPU_REQUEST_FLUSH))
         return;
-    mmu_flush(&cpu->mmu);
+    mmu_drop_all_writes(&cpu->mmu);
+    cpu->leave_translated = true; /* if it waits there: operands that were checked may be of a code page now */
     atomic_fetch_and(&cpu->requests, ~CPU_REQUEST_FLUSH);
 }
 

@@ -25,14 +25,14 @@ void cpu_set_eflags(struct cpu *cpu, uint32_t value, uint32_t mask)
 
 static void update_mode_key(struct cpu *cpu)
 {
-    const struct tlb_entry *tlb = mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
-    unsigned bank = cpu->alignment_checked ? TLB_BANKS : (unsigned)((tlb - cpu->mmu.tlb[0]) / TLB_ENTRIES);
+    unsigned bank = cpu->alignment_checked ? TLB_BANKS : mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
     cpu->mmu.mode_key = (uint32_t)cpu->mode << 4 | bank << 2 | cpu->cpl;
 }
 
 void cpu_set_cpl(struct cpu *cpu, uint8_t cpl)
 {
     cpu->cpl = cpl;
+    mmu_select_epoch(&cpu->mmu, cpl == 3);
     cpu_select_tlb(cpu);
 }
 
@@ -42,7 +42,8 @@ void cpu_select_tlb(struct cpu *cpu)
     cpu->mmu.ac = ac;
     cpu->alignment_checked = unlikely(ac) && cpu->cpl == 3 && (cpu->s.cr0 & CR0_AM);
     bool none = cpu->alignment_checked || cpu->undo;
-    cpu->tlb = none ? cpu->nothing : mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
+    enum mmu_who who = cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR;
+    cpu->tlb = none ? cpu->nothing : cpu->mmu.tlb[mmu_bank(&cpu->mmu, who)];
     update_mode_key(cpu);
 }
 

@@ -40,21 +40,24 @@ static void set_cr0(struct cpu *cpu, const struct uop *u, uint64_t value)
     cpu->s.efer = efer;
     cpu_update_mode(cpu);
     cpu_select_tlb(cpu);
-    if ((value ^ old) & (CR0_PG | CR0_WP | CR0_PE))
+    if ((value ^ old) & (CR0_PG | CR0_PE))
         mmu_flush(&cpu->mmu);
+    else if ((value ^ old) & CR0_WP)
+        mmu_flush_rights(&cpu->mmu);
 }
 
 static void set_cr3(struct cpu *cpu, const struct uop *u, uint64_t value)
 {
     bool long_mode = cpu->s.efer & EFER_LMA;
-    if (cpu->s.cr4 & CR4_PCIDE)
-        value &= ~BIT(63); /* "keep this PCID's translations", which nobody must (4.10.4.1) */
+    bool keep = (cpu->s.cr4 & CR4_PCIDE) && (value & BIT(63)); /* this PCID's translations (4.10.4.1) */
+    if (keep)
+        value &= ~BIT(63);
     if (long_mode && value >> CPUID_PHYSICAL_BITS)
         raise_gp(cpu, u, 0);
     if (!long_mode && (cpu->s.cr0 & CR0_PG) && (cpu->s.cr4 & CR4_PAE) && !mmu_load_pdptes(&cpu->mmu, value))
         raise_gp(cpu, u, 0);
-    cpu->s.cr3 = cpu->mmu.cr3 = value;
-    mmu_flush(&cpu->mmu);
+    cpu->s.cr3 = value;
+    mmu_load_cr3(&cpu->mmu, value, keep);
 }
 
 static void set_cr4(struct cpu *cpu, const struct uop *u, uint64_t value)
@@ -73,8 +76,10 @@ static void set_cr4(struct cpu *cpu, const struct uop *u, uint64_t value)
     cpu_select_tlb(cpu);
     if ((value ^ old) & CR4_DE)
         debug_update(cpu);
-    if ((value ^ old) & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_SMAP | CR4_PCIDE))
+    if ((value ^ old) & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_PCIDE))
         mmu_flush(&cpu->mmu);
+    else if ((value ^ old) & CR4_SMAP)
+        mmu_flush_rights(&cpu->mmu);
 }
 
 static void mov_to_cr(struct cpu *cpu, const struct uop *u)
@@ -275,21 +280,21 @@ static void cache_all(struct cpu *cpu, const struct uop *u)
     NEXT;
 }
 
-/* Only the current PCID's translations are ever cached (CR3 writes flush): those of another are gone already. */
 static void invpcid(struct cpu *cpu, const struct uop *u)
 {
     need_cpl0(cpu, u);
     uint64_t type = reg_read(cpu, u->in.reg, cpu->code64 ? 8 : 4);
     uint64_t linear = operand_linear(cpu, u, 16, false);
     uint64_t pcid = mem_read_64(cpu, u, linear), address = mem_read_64(cpu, u, linear + 8);
-    uint64_t current = cpu->s.cr4 & CR4_PCIDE ? cpu->s.cr3 & 0xfff : 0;
     bool canonical = (uint64_t)((int64_t)(address << 16) >> 16) == address;
     if (type > 3 || pcid >> 12 || (type == 0 && !canonical) || (type < 2 && pcid && !(cpu->s.cr4 & CR4_PCIDE)))
         raise_gp(cpu, u, 0);
-    if (type >= 2 || (type == 1 && pcid == current))
-        mmu_flush(&cpu->mmu);
-    else if (type == 0 && pcid == current)
-        mmu_flush_page(&cpu->mmu, address);
+    switch (type) {
+    case 0: mmu_flush_page_of(&cpu->mmu, (unsigned)pcid, address); break;
+    case 1: mmu_flush_space(&cpu->mmu, (unsigned)pcid); break;
+    case 2: mmu_flush(&cpu->mmu); break;
+    default: mmu_flush_local(&cpu->mmu); break;
+    }
     END_BLOCK;
 }
 

@@ -239,8 +239,8 @@ void task_switch(struct cpu *cpu, const struct uop *u, uint16_t selector, enum t
     }
     if (task.wide && (cpu->s.cr0 & CR0_PG)) {
         bool pae = cpu->s.cr4 & CR4_PAE;
-        cpu->s.cr3 = cpu->mmu.cr3 = task.cr3;
-        mmu_flush(&cpu->mmu);
+        cpu->s.cr3 = task.cr3;
+        mmu_load_cr3(&cpu->mmu, task.cr3, false);
         if (pae && !mmu_load_pdptes(&cpu->mmu, task.cr3))
             raise_error(cpu, NULL, EXC_GP, ext);
     }

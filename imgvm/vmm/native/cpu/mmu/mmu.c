@@ -2,102 +2,189 @@
 /* SDM vol. 3, chapter 4. Not here yet: protection keys, LA57. */
 #include "mmu.h"
 
-#include "../../arch/x86.h"
 #include "../../base/bits.h"
+#include "tlb.h"
 
-#define MAXPHYADDR 46
+/* ---- code pages ---- */
 
-void mmu_init(struct mmu *mmu, struct guest_mem *mem)
+static uint64_t *filter_word(struct code_pages *code, uint64_t linear, unsigned shift, uint64_t *bit)
 {
-    mmu->mem = mem;
-    mmu->physical_mask = BIT(MAXPHYADDR) - 1;
-    mmu->third_bank_used = true;
-    for (unsigned bank = 0; bank < TLB_BANKS; bank++)
-        mmu->slots_used[bank] = true;
-    mmu_flush(mmu);
-    mmu->flushes = 0;
+    uint64_t hash = ((linear >> shift << 6 | shift) * UINT64_C(0x9e3779b97f4a7c15)) >> 52; /* 12 bits */
+    *bit = BIT(hash % 64);
+    return &code->filter[hash / 64];
 }
 
-static inline void entry_clear(struct tlb_entry *entry, unsigned index)
+static void note_code(struct code_pages *code, uint64_t linear, unsigned shift, bool global)
 {
-    /* a page number whose low bits differ from the index */
-    entry->read_tag = entry->write_tag = index ? 0 : GUEST_PAGE_SIZE;
+    uint64_t bit, *word = filter_word(code, linear, shift, &bit);
+    *word |= bit;
+    code->shifts |= BIT(shift);
+    code->local |= !global;
 }
 
-void mmu_clear_bank(struct tlb_entry bank[TLB_ENTRIES])
+/* Was code perhaps fetched from the page of any size that `linear` is in? */
+static bool maybe_code(struct code_pages *code, uint64_t linear)
 {
-    for (unsigned i = 0; i < TLB_ENTRIES; i++)
-        entry_clear(&bank[i], i);
-}
-
-static void clear_slots(struct mmu *mmu)
-{
-    for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
-        if (!mmu->slots_used[bank])
-            continue;
-        for (unsigned i = 0; i < ACCESS_SLOTS; i++)
-            mmu->slots[bank][i].tag = 1; /* no page */
+    for (uint64_t shifts = code->shifts; shifts; shifts &= shifts - 1) {
+        uint64_t bit, *word = filter_word(code, linear, (unsigned)__builtin_ctzll(shifts), &bit);
+        if (*word & bit)
+            return true;
     }
+    return false;
+}
+
+static void new_epoch(struct mmu *mmu, struct code_pages *code)
+{
+    code->epoch = ++mmu->last_epoch;
+    code->local = false;
+    code->shifts = 0;
+    for (unsigned i = 0; i < CODE_FILTER_WORDS; i++)
+        code->filter[i] = 0;
+    mmu_select_epoch(mmu, mmu->user);
+}
+
+/* After a change of the selected address space: numbers of spaces are never used twice, so what is found under one is
+ * of a time since when nothing was dropped from it but by drop_code. */
+static void select_user_code(struct mmu *mmu)
+{
+    for (unsigned i = 1; i <= CODE_SPACES; i++) {
+        if (mmu->code[i].space == mmu->stlb.current) {
+            mmu->user_code = i;
+            mmu_select_epoch(mmu, mmu->user);
+            return;
+        }
+    }
+    mmu->user_code = 1 + mmu->next_code++ % CODE_SPACES;
+    mmu->code[mmu->user_code].space = mmu->stlb.current;
+    new_epoch(mmu, &mmu->code[mmu->user_code]);
+}
+
+/* A translation for `linear` goes, perhaps a global one. */
+static void drop_code(struct mmu *mmu, uint64_t linear)
+{
+    for (unsigned i = 0; i <= CODE_SPACES; i++) {
+        struct code_pages *code = &mmu->code[i];
+        if (likely(!maybe_code(code, linear)))
+            continue;
+        if (i == 0 || i == mmu->user_code)
+            new_epoch(mmu, code);
+        else
+            code->space = 0; /* not to be found again */
+    }
+}
+
+/* The pages stay noted: they may be those of the block that is about to be made. */
+void mmu_forget_blocks(struct mmu *mmu)
+{
+    for (unsigned i = 0; i <= CODE_SPACES; i++) {
+        if (i != 0 && i != mmu->user_code)
+            mmu->code[i].space = 0;
+        mmu->code[i].epoch = ++mmu->last_epoch;
+    }
+    mmu_select_epoch(mmu, mmu->user);
+}
+
+const struct fetch_entry *mmu_fetch(struct mmu *mmu, uint64_t linear, bool user, struct mmu_fault *fault)
+{
+    uint64_t page = align_down(linear, GUEST_PAGE_SIZE);
+    unsigned i = (linear / GUEST_PAGE_SIZE) % FETCH_ENTRIES;
+    struct fetch_entry *entry = &mmu->fetch[i];
+    if (unlikely(entry->tag != (page | user))) {
+        struct mmu_page found;
+        if (!mmu_translate(mmu, linear, MMU_FETCH, user ? MMU_USER : MMU_SUPERVISOR, &found, fault))
+            return NULL;
+        *entry = (struct fetch_entry){page | user, align_down(found.gpa, GUEST_PAGE_SIZE),
+                                      guest_mem_find(mmu->mem, found.gpa), found.shift};
+        tlb_set_mark(mmu->fetch_marks.filled, i, true);
+        tlb_set_mark(mmu->fetch_marks.global, i, found.global);
+    }
+    note_code(&mmu->code[user ? mmu->user_code : 0], linear, entry->shift, mmu->fetch_marks.global[i / 64] >> (i % 64) & 1);
+    return entry;
+}
+
+/* ---- invalidation ---- */
+
+static unsigned current_pcid(const struct mmu *mmu)
+{
+    return mmu->cr4 & CR4_PCIDE ? mmu->cr3 & 0xfff : 0;
+}
+
+/* The selected space is another one, or a new one: the translations of the old one, or all, leave the first level. */
+static void leave_space(struct mmu *mmu, bool global_too)
+{
+    tlb_drop(mmu, global_too);
+    if (global_too ? mmu->code[0].shifts != 0 : mmu->code[0].local)
+        new_epoch(mmu, &mmu->code[0]);
+    select_user_code(mmu);
 }
 
 void mmu_flush(struct mmu *mmu)
 {
-    clear_slots(mmu);
-    for (unsigned bank = 0; bank < TLB_BANKS; bank++)
-        mmu->slots_used[bank] = false;
-    for (unsigned bank = 0; bank < (mmu->third_bank_used ? TLB_BANKS : TLB_BANKS - 1); bank++)
-        mmu_clear_bank(mmu->tlb[bank]);
-    mmu->third_bank_used = false;
-    for (unsigned i = 0; i < FETCH_ENTRIES; i++)
-        mmu->fetch[i].tag = 2;
-    mmu->large[0].mask = mmu->large[1].mask = 0;
-    mmu->epoch++;
+    stlb_drop_all(&mmu->stlb);
+    stlb_select(&mmu->stlb, current_pcid(mmu));
+    walk_cache_drop(&mmu->walk_cache);
+    leave_space(mmu, true);
     mmu->flushes++;
 }
 
-static void note_large_page(struct mmu *mmu, uint64_t linear, uint64_t bytes)
+void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep)
 {
-    unsigned half = linear >> 63;
-    uint64_t mask = ~(bytes - 1);
-    if (!mmu->large[half].mask) {
-        mmu->large[half].base = linear & mask;
-        mmu->large[half].mask = mask;
-        return;
-    }
-    mask &= mmu->large[half].mask;
-    while ((linear ^ mmu->large[half].base) & mask)
-        mask <<= 1;
-    mmu->large[half].mask = mask;
-    mmu->large[half].base &= mask;
+    uint64_t before = mmu->stlb.current;
+    mmu->cr3 = cr3;
+    unsigned pcid = current_pcid(mmu);
+    if (!keep)
+        stlb_drop_space(&mmu->stlb, pcid);
+    stlb_select(&mmu->stlb, pcid);
+    if (mmu->stlb.current != before)
+        leave_space(mmu, false);
+}
+
+void mmu_flush_space(struct mmu *mmu, unsigned pcid)
+{
+    uint64_t before = mmu->stlb.current;
+    stlb_drop_space(&mmu->stlb, pcid);
+    if (mmu->stlb.current != before)
+        leave_space(mmu, false);
+}
+
+void mmu_flush_local(struct mmu *mmu)
+{
+    stlb_drop_local(&mmu->stlb);
+    leave_space(mmu, false);
+}
+
+/* Out of the first level, in the selected space or global. */
+static void drop_page(struct mmu *mmu, uint64_t linear)
+{
+    tlb_drop_page(mmu, linear);
+    drop_code(mmu, linear);
 }
 
 void mmu_flush_page(struct mmu *mmu, uint64_t linear)
 {
-    unsigned half = linear >> 63;
-    if (mmu->large[half].mask && ((linear ^ mmu->large[half].base) & mmu->large[half].mask) == 0) {
-        mmu_flush(mmu);
-        return;
-    }
-    unsigned i = (linear / GUEST_PAGE_SIZE) % TLB_ENTRIES;
-    clear_slots(mmu);
-    for (unsigned bank = 0; bank < TLB_BANKS; bank++)
-        entry_clear(&mmu->tlb[bank][i], i);
-    mmu->fetch[(linear / GUEST_PAGE_SIZE) % FETCH_ENTRIES].tag = 2;
-    mmu->epoch++;
+    stlb_drop_page(&mmu->stlb, linear);
+    walk_cache_drop(&mmu->walk_cache);
+    drop_page(mmu, linear);
 }
 
-/* A table entry is accessed by physical address; one that is not in RAM reads as not present. */
-static void *entry_ptr(struct mmu *mmu, uint64_t gpa, unsigned size)
+void mmu_flush_page_of(struct mmu *mmu, unsigned pcid, uint64_t linear)
 {
-    return guest_mem_ptr(mmu->mem, gpa & mmu->physical_mask, size, false);
+    stlb_drop_page_of(&mmu->stlb, pcid, linear);
+    walk_cache_drop(&mmu->walk_cache);
+    if (pcid == current_pcid(mmu))
+        drop_page(mmu, linear); /* a global one too: more than must */
+    else
+        drop_code(mmu, linear);
 }
+
+/* ---- translation ---- */
 
 bool mmu_load_pdptes(struct mmu *mmu, uint64_t cr3)
 {
+    const uint64_t *pdpt = guest_mem_ptr(mmu->mem, cr3 & 0xffffffe0u & mmu->physical_mask, 32, false);
     uint64_t value[4];
     for (unsigned i = 0; i < 4; i++) {
-        uint64_t *entry = entry_ptr(mmu, (cr3 & 0xffffffe0u) + 8 * i, 8);
-        value[i] = entry ? *entry : 0;
+        value[i] = pdpt ? pdpt[i] : 0;
         if ((value[i] & PTE_P) && (value[i] & (0x1e6 | ~(BIT(MAXPHYADDR) - 1))))
             return false;
     }
@@ -120,200 +207,99 @@ static bool fault_page(struct mmu *mmu, struct mmu_fault *fault, uint32_t reason
     return false;
 }
 
-struct walk {
-    uint64_t rights; /* AND of W and U, OR of NX, over the levels */
-    uint64_t *slot64;
-    uint32_t *slot32;
-    uint64_t leaf;
-    uint64_t page_bytes;
-    uint32_t entry32; /* what slot32 held: leaf is that, with PSE-36 resolved */
-    bool reserved, present;
-    bool again; /* a table changed under the walk */
-};
-
-static void walk_accumulate(struct walk *walk, uint64_t entry)
-{
-    walk->rights = (walk->rights & entry & (PTE_W | PTE_U)) | ((walk->rights | entry) & PTE_NX);
-}
-
-/* Sets A and D as hardware does, in one locked step. false: the entry has become another one in the meantime, so that
- * the walk has to start over. */
-static bool set_bits64(uint64_t *slot, uint64_t entry, uint64_t bits)
-{
-    uint64_t now = entry;
-    while ((now & bits) != bits) {
-        if (__atomic_compare_exchange_n(slot, &now, now | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
-            return true;
-        if ((now ^ entry) & ~(uint64_t)(PTE_A | PTE_D))
-            return false;
-    }
-    return true;
-}
-
-static bool set_bits32(uint32_t *slot, uint32_t entry, uint32_t bits)
-{
-    uint32_t now = entry;
-    while ((now & bits) != bits) {
-        if (__atomic_compare_exchange_n(slot, &now, now | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
-            return true;
-        if ((now ^ entry) & ~(PTE_A | PTE_D))
-            return false;
-    }
-    return true;
-}
-
-/* Four-level and PAE tables: 9 bits a level, 64-bit entries. Intermediate entries get A when `mark`. */
-static struct walk walk64(struct mmu *mmu, uint64_t linear, bool mark)
-{
-    bool long_mode = mmu->efer & EFER_LMA;
-    struct walk walk = {.rights = PTE_W | PTE_U};
-    uint64_t reserved_always = (mmu->efer & EFER_NXE) ? 0 : PTE_NX;
-    reserved_always |= (BIT(52) - 1) & ~(BIT(MAXPHYADDR) - 1);
-    if (!long_mode)
-        reserved_always |= UINT64_C(0x7ff) << 52;
-    uint64_t table;
-    int level;
-    if (long_mode) {
-        table = mmu->cr3 & UINT64_C(0xffffffffff000);
-        level = 4;
-    } else {
-        uint64_t pdpte = mmu->pdpte[(linear >> 30) & 3];
-        if (!(pdpte & PTE_P))
-            return walk;
-        table = pdpte & UINT64_C(0xffffffffff000);
-        level = 2;
-    }
-    for (;; level--) {
-        unsigned shift = 12 + 9 * (level - 1);
-        uint64_t *slot = entry_ptr(mmu, table + 8 * ((linear >> shift) & 511), 8);
-        uint64_t entry = slot ? __atomic_load_n(slot, __ATOMIC_RELAXED) : 0;
-        if (!(entry & PTE_P))
-            return walk;
-        bool leaf = level == 1 || ((entry & PTE_PS) && level <= 3);
-        uint64_t reserved = reserved_always;
-        if (level == 4 || (level == 3 && mmu->no_gigabyte_pages))
-            reserved |= PTE_PS;
-        if (leaf && level > 1)
-            reserved |= (BIT(shift) - 1) & ~UINT64_C(0x1fff); /* bit 12 is PAT */
-        if (entry & reserved) {
-            walk.present = walk.reserved = true;
-            return walk;
-        }
-        walk_accumulate(&walk, entry);
-        if (leaf) {
-            walk.present = true;
-            walk.slot64 = slot;
-            walk.leaf = entry;
-            walk.page_bytes = BIT(shift);
-            return walk;
-        }
-        if (mark && !(entry & PTE_A) && !set_bits64(slot, entry, PTE_A)) {
-            walk.again = true;
-            return walk;
-        }
-        table = entry & UINT64_C(0xffffffffff000);
-    }
-}
-
-static struct walk walk32(struct mmu *mmu, uint32_t linear, bool mark)
-{
-    struct walk walk = {.rights = PTE_W | PTE_U};
-    uint32_t *slot = entry_ptr(mmu, (mmu->cr3 & 0xfffff000u) + 4 * (linear >> 22), 4);
-    uint32_t entry = slot ? __atomic_load_n(slot, __ATOMIC_RELAXED) : 0;
-    if (!(entry & PTE_P))
-        return walk;
-    walk_accumulate(&walk, entry);
-    if ((entry & PTE_PS) && (mmu->cr4 & CR4_PSE)) {
-        walk.present = true;
-        walk.reserved = entry & BIT(21);
-        /* PSE-36: bits 20:13 are address bits 39:32 (4.3) */
-        walk.leaf = (entry & 0xffc00fffu) | ((uint64_t)((entry >> 13) & 0xff) << 32);
-        walk.slot32 = slot;
-        walk.entry32 = entry;
-        walk.page_bytes = BIT(22);
-        return walk;
-    }
-    if (mark && !(entry & PTE_A) && !set_bits32(slot, entry, PTE_A)) {
-        walk.again = true;
-        return walk;
-    }
-    slot = entry_ptr(mmu, (entry & 0xfffff000u) + 4 * ((linear >> 12) & 1023), 4);
-    entry = slot ? __atomic_load_n(slot, __ATOMIC_RELAXED) : 0;
-    if (!(entry & PTE_P))
-        return walk;
-    walk_accumulate(&walk, entry);
-    walk.present = true;
-    walk.slot32 = slot;
-    walk.entry32 = walk.leaf = entry;
-    walk.page_bytes = BIT(12);
-    return walk;
-}
-
-static struct walk walk_tables(struct mmu *mmu, uint64_t linear, bool mark)
-{
-    return mmu->cr4 & CR4_PAE ? walk64(mmu, linear, mark) : walk32(mmu, (uint32_t)linear, mark);
-}
-
-static uint64_t leaf_address(const struct mmu *mmu, const struct walk *walk, uint64_t linear)
-{
-    uint64_t base = walk->leaf & UINT64_C(0xffffffffff000) & ~(walk->page_bytes - 1);
-    return (base | (linear & (walk->page_bytes - 1))) & mmu->physical_mask;
-}
-
 static bool canonical(uint64_t linear)
 {
     return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
 }
 
-/* SDM vol. 3, 4.6.1 */
-static bool allowed(const struct mmu *mmu, const struct walk *walk, enum mmu_access access, enum mmu_who who)
+/* SDM vol. 3, 4.6.1; `rights`: W and U of all levels, NX of any. */
+static bool allowed(const struct mmu *mmu, uint64_t rights, enum mmu_access access, enum mmu_who who)
 {
     bool user = who == MMU_USER;
-    bool user_page = walk->rights & PTE_U;
+    bool user_page = rights & PTE_U;
     if (access == MMU_FETCH) {
-        if (walk->rights & PTE_NX)
+        if (rights & PTE_NX)
             return false;
         return user ? user_page : !(user_page && (mmu->cr4 & CR4_SMEP));
     }
     if (user)
-        return user_page && (access == MMU_READ || (walk->rights & PTE_W));
+        return user_page && (access == MMU_READ || (rights & PTE_W));
     if (user_page && (mmu->cr4 & CR4_SMAP) && (who == MMU_IMPLICIT || !mmu->ac))
         return false;
-    return access == MMU_READ || (walk->rights & PTE_W) || !(mmu->cr0 & CR0_WP);
+    return access == MMU_READ || (rights & PTE_W) || !(mmu->cr0 & CR0_WP);
 }
 
-bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enum mmu_who who, uint64_t *gpa,
-                   bool *writable, struct mmu_fault *fault)
+static uint64_t leaf_of(const struct mmu *mmu, const struct walk *walk)
+{
+    uint64_t address = walk->leaf & PTE_ADDRESS & ~(BIT(leaf_shift[walk->size]) - 1);
+    uint64_t global = mmu->cr4 & CR4_PGE ? walk->leaf & PTE_G : 0;
+    return address | walk->rights | PTE_P | (walk->leaf & PTE_D) | global | (uint64_t)walk->size << LEAF_SIZE_SHIFT;
+}
+
+static uint64_t address_in(const struct mmu *mmu, uint64_t leaf, uint64_t linear)
+{
+    uint64_t offset = BIT(leaf_shift[leaf_size(leaf)]) - 1;
+    return ((leaf & PTE_ADDRESS & ~offset) | (linear & offset)) & mmu->physical_mask;
+}
+
+/* By the tables: the leaf, or 0 and the fault. */
+static uint64_t walk_to(struct mmu *mmu, uint64_t linear, enum mmu_access access, enum mmu_who who, enum walk_how how,
+                        struct mmu_fault *fault)
 {
     bool user = who == MMU_USER;
+    uint64_t bits = PTE_A | (access == MMU_WRITE ? PTE_D : 0);
+    for (;; how = WALK_FRESH) {
+        struct walk walk = walk_tables(mmu, linear, how);
+        if (unlikely(walk.again))
+            continue;
+        bool good = walk.present && !walk.reserved && allowed(mmu, walk.rights, access, who);
+        if (!good && how == WALK_CACHED) {
+            /* a fault is by what the tables say now, and drops all that is cached for the address (4.10.4.1) */
+            walk_cache_drop_page(&mmu->walk_cache, linear);
+            continue;
+        }
+        if (!good) {
+            stlb_drop_page(&mmu->stlb, linear);
+            drop_page(mmu, linear);
+            fault_page(mmu, fault, !walk.present ? 0 : walk.reserved ? PF_P | PF_RSVD : PF_P, access, user);
+            return 0;
+        }
+        if (walk_mark(&walk, bits)) {
+            walk.leaf |= bits;
+            return leaf_of(mmu, &walk);
+        }
+    }
+}
+
+bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enum mmu_who who, struct mmu_page *page,
+                   struct mmu_fault *fault)
+{
     if (!(mmu->cr0 & CR0_PG)) {
-        *gpa = (uint32_t)linear & mmu->physical_mask;
-        *writable = true;
+        *page = (struct mmu_page){(uint32_t)linear & mmu->physical_mask, true, false, GUEST_PAGE_SHIFT};
         return true;
     }
     if ((mmu->efer & EFER_LMA) && !canonical(linear)) {
         fault->general_protection = true;
         return false;
     }
-    mmu->walks++;
-    struct walk walk;
-again:
-    do
-        walk = walk_tables(mmu, linear, true);
-    while (unlikely(walk.again));
-    if (!walk.present)
-        return fault_page(mmu, fault, 0, access, user);
-    if (walk.reserved)
-        return fault_page(mmu, fault, PF_P | PF_RSVD, access, user);
-    if (!allowed(mmu, &walk, access, who))
-        return fault_page(mmu, fault, PF_P, access, user);
-    if (walk.page_bytes > GUEST_PAGE_SIZE)
-        note_large_page(mmu, linear, walk.page_bytes);
-    uint64_t bits = PTE_A | (access == MMU_WRITE ? PTE_D : 0);
-    if (!(walk.slot64 ? set_bits64(walk.slot64, walk.leaf, bits) : set_bits32(walk.slot32, walk.entry32, (uint32_t)bits)))
-        goto again;
-    *gpa = leaf_address(mmu, &walk, linear);
-    *writable = access == MMU_WRITE || ((walk.leaf & PTE_D) && allowed(mmu, &walk, MMU_WRITE, who));
+    uint64_t leaf = stlb_lookup(&mmu->stlb, linear);
+    bool good = leaf && allowed(mmu, leaf, access, who);
+    if (good && (access != MMU_WRITE || (leaf & PTE_D))) {
+        mmu->refills++;
+    } else {
+        mmu->walks++;
+        if (leaf && !good)
+            walk_cache_drop_page(&mmu->walk_cache, linear);
+        leaf = walk_to(mmu, linear, access, who, leaf && !good ? WALK_FRESH : WALK_CACHED, fault);
+        if (!leaf)
+            return false;
+        stlb_insert(&mmu->stlb, linear, leaf);
+    }
+    uint8_t shift = leaf_shift[leaf_size(leaf)];
+    if (shift > GUEST_PAGE_SHIFT)
+        tlb_note_large(mmu, linear, shift);
+    *page = (struct mmu_page){address_in(mmu, leaf, linear), (leaf & PTE_D) && allowed(mmu, leaf, MMU_WRITE, who),
+                              leaf & PTE_G, shift};
     return true;
 }
 
@@ -323,34 +309,22 @@ bool mmu_probe(struct mmu *mmu, uint64_t linear, uint64_t *gpa)
         *gpa = (uint32_t)linear & mmu->physical_mask;
         return true;
     }
-    struct walk walk = walk_tables(mmu, linear, false);
+    struct walk walk = walk_tables(mmu, linear, WALK_LOOK);
     if (!walk.present || walk.reserved)
         return false;
-    *gpa = leaf_address(mmu, &walk, linear);
+    *gpa = address_in(mmu, leaf_of(mmu, &walk), linear);
     return true;
 }
 
-void mmu_fill(struct mmu *mmu, uint64_t linear, uint64_t gpa, const struct guest_region *region, enum mmu_who who,
-              bool writable)
+void mmu_init(struct mmu *mmu, struct guest_mem *mem)
 {
-    uint64_t page = align_down(linear, GUEST_PAGE_SIZE), gpa_page = align_down(gpa, GUEST_PAGE_SIZE);
-    for (unsigned held = 0; held < mmu->held_count; held++)
-        if (unlikely(mmu->held_page[held] == page))
-            return;
-    unsigned i = (page / GUEST_PAGE_SIZE) % TLB_ENTRIES;
-    struct tlb_entry *bank = mmu_bank(mmu, who), *entry = &bank[i];
-    mmu->third_bank_used |= bank == mmu->tlb[2];
-    mmu->slots_used[(bank - mmu->tlb[0]) / TLB_ENTRIES] = true; /* for now slots may take entries from it */
-    uint64_t offset = gpa_page - region->gpa;
-    entry_clear(entry, i);
-    for (unsigned w = 0; w < mmu->watch_count; w++)
-        if (unlikely(mmu->watch_page[w] == page))
-            return;
-    entry->read_tag = page;
-    entry->addend = (uint64_t)(region->host + offset) - page;
-    entry->gpa = gpa_page;
-    /* Writes to ROM, and to pages that hold decoded code, must come through the slow path. */
-    if (writable && !region->read_only &&
-        !atomic_load_explicit(&region->code_granules[offset / GUEST_PAGE_SIZE], memory_order_relaxed))
-        entry->write_tag = page;
+    mmu->mem = mem;
+    mmu->physical_mask = BIT(MAXPHYADDR) - 1;
+    stlb_init(&mmu->stlb);
+    tlb_init(mmu);
+    mmu->user = false;
+    mmu->user_code = 1;
+    new_epoch(mmu, &mmu->code[0]); /* 1: what was never filled in says 0 */
+    mmu_flush(mmu);
+    mmu->flushes = 0;
 }

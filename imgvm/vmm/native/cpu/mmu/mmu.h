@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Address translation: a direct-mapped first-level TLB per privilege, filled by page walks. The
- * fast path is a tag comparison inlined at each access (cpu/exec/access.h); everything slow is here. */
+/* Address translation, in two levels. The first is direct-mapped, one bank a privilege; its tag comparison is inlined
+ * at each access (exec/exec.h) and in translated code. It is refilled from the second (stlb.h), and that from page
+ * walks (walk.h). What invalidates what is SDM vol. 3, 4.10.4; more may go than must, never less. */
 #ifndef IMGVM_CPU_MMU_MMU_H
 #define IMGVM_CPU_MMU_MMU_H
 
@@ -9,6 +10,8 @@
 
 #include "../../arch/x86.h"
 #include "../../mem/guest_mem.h"
+#include "stlb.h"
+#include "walk.h"
 
 #define TLB_ENTRIES 1024u
 /* Whose access it is. Implicit ones are the supervisor's too, to tables and stacks; EFLAGS.AC does not excuse them. */
@@ -16,7 +19,7 @@ enum mmu_who { MMU_SUPERVISOR, MMU_USER, MMU_IMPLICIT };
 
 #define TLB_BANKS 3u /* supervisor, user, supervisor that may use the user's pages in spite of SMAP (EFLAGS.AC) */
 
-/* tag ^ address <= 4096 - size proves two things at once: same page, and no page crossing (engine.md 4.3). An
+/* tag ^ address <= 4096 - size proves two things at once: same page, and no page crossing (engine.md). An
  * empty entry holds a page number that cannot index it. */
 struct tlb_entry {
     uint64_t read_tag, write_tag;
@@ -24,12 +27,36 @@ struct tlb_entry {
     uint64_t gpa;    /* page's guest physical address */
 };
 
+/* Which entries of a bank are filled, and which of those are global, or parts of a large page: dropping some costs what
+ * there is to drop. */
+struct tlb_marks {
+    uint64_t filled[TLB_ENTRIES / 64], global[TLB_ENTRIES / 64], large[TLB_ENTRIES / 64];
+};
 #define FETCH_ENTRIES 256u
+struct fetch_marks {
+    uint64_t filled[FETCH_ENTRIES / 64], global[FETCH_ENTRIES / 64];
+};
 
+/* For fetches; each is a page. */
 struct fetch_entry {
-    uint64_t tag; /* linear page | user; 1 bit tag never matches when empty */
+    uint64_t tag; /* linear page | user; FETCH_EMPTY: never matches */
     uint64_t gpa;
     const struct guest_region *region; /* NULL: MMIO or nothing */
+    uint8_t shift; /* log2 of the bytes of the page that it is in */
+};
+#define FETCH_EMPTY 2u
+
+#define CODE_FILTER_WORDS 64u
+
+#define CODE_SPACES 6u
+
+/* From which pages code was fetched since `epoch` began: a Bloom filter of one hash. */
+struct code_pages {
+    uint64_t space; /* its number (struct stlb); 0: none, or the supervisor's */
+    uint32_t epoch;
+    bool local;      /* from one that is not global */
+    uint64_t shifts; /* a bit for each log2 of their sizes; 0: from none */
+    uint64_t filter[CODE_FILTER_WORDS];
 };
 
 enum mmu_access { MMU_READ, MMU_WRITE, MMU_FETCH };
@@ -41,31 +68,46 @@ struct access_slot {
     uint64_t addend;
 };
 #define ACCESS_SLOTS 256u
+#define STRAY_WORDS 8u
 
 /* What the walk needs to know of the processor; kept up to date by whoever writes the registers. */
 struct mmu {
     struct tlb_entry tlb[TLB_BANKS][TLB_ENTRIES];
+    struct tlb_marks marks[TLB_BANKS];
     struct fetch_entry fetch[FETCH_ENTRIES];
-    /* bumped by every flush; what was cached by linear address under an older one is stale */
+    struct fetch_marks fetch_marks;
+    /* That of the code that runs, which is one of `code`. What was found by linear address, in the same mode, may be used
+     * while it is the same: no translation of a page that code was fetched from has been dropped meanwhile. The number is
+     * never given out again. A supervisor has one of its own, so that a new CR3, which takes the user's pages away, leaves
+     * what is known of a kernel's (global) pages alone; and each of the address spaces last used has one for CPL 3, found
+     * again with the space, if nothing was dropped meanwhile. */
     _Alignas(8) uint32_t epoch;
     uint32_t mode_key; /* the processor's mode and privilege: beside the epoch, so that one load reads both */
+    uint32_t last_epoch;
+    bool user;                                /* CPL 3 */
+    struct code_pages code[1 + CODE_SPACES];  /* the supervisor's first */
+    unsigned user_code, next_code;            /* the selected space's; where the next one goes */
     struct access_slot slots[TLB_BANKS][ACCESS_SLOTS];
     bool slots_used[TLB_BANKS];
+    /* Pages that may be in a slot though no longer in the bank: a filter of one hash. */
+    uint64_t strays[TLB_BANKS][STRAY_WORDS];
     struct guest_mem *mem;
     uint64_t cr0, cr3, cr4, efer;
     uint64_t pdpte[4];     /* PAE: loaded with CR3 (SDM vol. 3, 4.4.1) */
     uint64_t physical_mask; /* all ones up to MAXPHYADDR, less bit 20 while A20 is masked */
     bool ac;               /* EFLAGS.AC, for SMAP */
-    /* A 2 MiB or 1 GiB page is cached as 4 KiB entries. One range per canonical half covers all large pages cached
-     * since the last flush: an INVLPG inside it must flush everything. mask 0: none. */
+    /* The first level has large pages as 4 KiB entries. One range per canonical half covers all of them since it was
+     * last empty: an INVLPG inside it must look for more than one. mask 0: none. */
     struct { uint64_t base, mask; } large[2];
-    bool third_bank_used;
+    unsigned large_shift; /* the largest of them */
     bool no_gigabyte_pages; /* not a feature of this processor */
     uint64_t *held_page; /* linear pages that a debugger watches: never entered in the TLB */
     unsigned held_count;
-    uint64_t walks, flushes; /* statistics */
+    uint64_t walks, refills, flushes; /* statistics: translations by a walk, by the second level; all dropped */
     uint64_t watch_page[4]; /* pages with data breakpoints: never entered in the TLB */
     unsigned watch_count;
+    struct walk_cache walk_cache;
+    struct stlb stlb;
 };
 
 struct mmu_fault {
@@ -73,27 +115,58 @@ struct mmu_fault {
     bool general_protection; /* non-canonical address */
 };
 
+/* A translation. */
+struct mmu_page {
+    uint64_t gpa;  /* of the byte */
+    bool writable; /* without another walk: allowed, and dirty already */
+    bool global;
+    uint8_t shift; /* log2 of the page's bytes */
+};
+
 void mmu_init(struct mmu *mmu, struct guest_mem *mem);
 void mmu_clear_bank(struct tlb_entry bank[TLB_ENTRIES]);
-void mmu_flush(struct mmu *mmu);                      /* everything */
-void mmu_flush_page(struct mmu *mmu, uint64_t linear); /* INVLPG */
+
 /* CR3 was loaded in PAE mode: fetch the four PDPTEs. false: a reserved bit is set (#GP). */
 bool mmu_load_pdptes(struct mmu *mmu, uint64_t cr3);
+/* MOV to CR3; cr4 is up to date. `keep` (bit 63 of its operand): what is cached for the PCID stays. */
+void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep);
 
-/* Walks the tables; sets accessed and dirty bits. On success *gpa is the byte's physical address and *writable
- * says whether a write would be allowed without another walk (dirty already set). */
-bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enum mmu_who who, uint64_t *gpa,
-                   bool *writable, struct mmu_fault *fault);
+/* Everything, after changes that concern all translations. Selects the space of CR3 and CR4. */
+void mmu_flush(struct mmu *mmu);
+/* What may be done with the pages has changed (CR0.WP, CR4.SMAP, breakpoints), the translations have not. */
+void mmu_flush_rights(struct mmu *mmu);
+void mmu_flush_page(struct mmu *mmu, uint64_t linear);                    /* INVLPG */
+void mmu_flush_page_of(struct mmu *mmu, unsigned pcid, uint64_t linear);  /* INVPCID, types 0, */
+void mmu_flush_space(struct mmu *mmu, unsigned pcid);                     /* 1 */
+void mmu_flush_local(struct mmu *mmu);                                    /* and 3; 2 is mmu_flush */
+/* A page has become code: stores to it must come the slow way. The physical page is known, or it may be any. */
+void mmu_drop_writes(struct mmu *mmu, uint64_t gpa);
+void mmu_drop_all_writes(struct mmu *mmu);
+
+/* Blocks are gone: nothing that leads to one may be used any more. */
+void mmu_forget_blocks(struct mmu *mmu);
+
+/* Translates; sets accessed and dirty bits. */
+bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enum mmu_who who, struct mmu_page *page,
+                   struct mmu_fault *fault);
 /* Looks without side effects (debuggers, monitors). */
 bool mmu_probe(struct mmu *mmu, uint64_t linear, uint64_t *gpa);
+/* The page that code at `linear` is in; NULL: a fault. */
+const struct fetch_entry *mmu_fetch(struct mmu *mmu, uint64_t linear, bool user, struct mmu_fault *fault);
 
 /* Enter a translation that mmu_translate just gave, so that the next access hits. RAM only. */
-void mmu_fill(struct mmu *mmu, uint64_t linear, uint64_t gpa, const struct guest_region *region, enum mmu_who who,
-              bool writable);
-/* The bank of explicit accesses now. */
-static inline struct tlb_entry *mmu_bank(struct mmu *mmu, enum mmu_who who)
+void mmu_fill(struct mmu *mmu, uint64_t linear, const struct mmu_page *page, const struct guest_region *region,
+              enum mmu_who who);
+/* The bank of such accesses now. */
+static inline unsigned mmu_bank(const struct mmu *mmu, enum mmu_who who)
 {
-    return mmu->tlb[who == MMU_USER ? 1 : who == MMU_SUPERVISOR && mmu->ac && (mmu->cr4 & CR4_SMAP) ? 2 : 0];
+    return who == MMU_USER ? 1 : who == MMU_SUPERVISOR && mmu->ac && (mmu->cr4 & CR4_SMAP) ? 2 : 0;
+}
+/* Code of this privilege runs from now on. */
+static inline void mmu_select_epoch(struct mmu *mmu, bool user)
+{
+    mmu->user = user;
+    mmu->epoch = mmu->code[user ? mmu->user_code : 0].epoch;
 }
 
 #endif
