@@ -404,6 +404,13 @@ static bool debugger_stops(struct soft_cpu *c, enum cpu_exit exit, uint64_t done
     return false;
 }
 
+/* The next of the processor's own timers. */
+static void expect(struct soft_cpu *c, uint64_t deadline_ns)
+{
+    cpu_set_deadline_ns(c->cpu, deadline_ns);
+    alarm_set(&c->alarm, deadline_ns, on_time_ns(c));
+}
+
 static enum engine_exit soft_run(struct engine *base, unsigned index)
 {
     struct soft_cpu *c = &soft_of(base)->cpus[index];
@@ -420,8 +427,7 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
             result = ENGINE_EXIT_KICKED;
             break;
         }
-        cpu_set_deadline_ns(c->cpu, next);
-        alarm_set(&c->alarm, next, on_time_ns(c));
+        expect(c, next);
         uint64_t before = cpu_instructions(c->cpu);
         enum cpu_exit exit = cpu_run_count(c->cpu, c->steps ? c->steps : UINT64_MAX);
         if (debugger_stops(c, exit, cpu_instructions(c->cpu) - before)) {
@@ -471,7 +477,7 @@ static void soft_signal(struct engine *base, unsigned index, uint32_t signals, u
     bool own = atomic_load(&c->in_run) && pthread_equal(c->thread, pthread_self());
     if (signals & ENGINE_SIGNAL_TIMER) {
         if (own)
-            cpu_set_deadline_ns(c->cpu, c->engine->host.timer_next_ns(c->engine->host.opaque, index));
+            expect(c, c->engine->host.timer_next_ns(c->engine->host.opaque, index));
         else
             requests |= CPU_REQUEST_EXIT; /* to look at the timers anew */
     }
