@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Decoded blocks, cached by guest physical address and mode. A block never crosses a page; an instruction that
- * does is decoded anew each time, in the scratch block. */
+/* Decoded blocks, cached by guest physical address and mode. A block never crosses a page, but for a single instruction of
+ * 64-bit code that does; in other modes such a one is decoded anew each time, in the scratch block. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -239,54 +239,69 @@ struct block *block_single(struct cpu *cpu)
     block->links[0] = block->links[1] = (struct block_link){0};
     block->translated = NULL;
     block->gpa = 0;
+    block->across_now = NULL;
     block_decode(cpu, block, bytes, have, 1);
     return block;
 }
 
-static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entry, uint64_t gpa)
+static size_t page_index(const struct guest_region *region, uint64_t gpa)
+{
+    return (gpa - region->gpa) / GUEST_PAGE_SIZE;
+}
+
+/* Where the next block goes, and what is true of it already. */
+static struct block *block_begin(struct cpu *cpu, const struct guest_region *region, uint64_t gpa)
 {
     struct block_cache *cache = cpu->blocks;
     if (cache->used + block_bytes(BLOCK_MAX_INSNS + 1) > ARENA_BYTES)
         cache_flush(cpu);
     struct block *block = (struct block *)(cache->arena + cache->used);
-    const struct guest_region *region = entry->region;
-    size_t page = (gpa - region->gpa) / GUEST_PAGE_SIZE;
-    unsigned room = GUEST_PAGE_SIZE - (unsigned)(gpa % GUEST_PAGE_SIZE);
-    bool first = !atomic_load_explicit(&region->code_granules[page], memory_order_relaxed);
     block->links[0] = block->links[1] = (struct block_link){0};
     block->translated = NULL;
     block->runs = block->incoming = 0;
     block->interpret = false;
-    block->generation_now = &region->code_generation[page];
-    block->generation = atomic_load(block->generation_now);
-    if (!cpu->code64) {
-        /* code beyond the segment's limit must fault there, not here */
-        uint64_t left = (uint64_t)cpu->s.segment[CS].limit - cpu->rip + 1;
-        room = (unsigned)MIN(left, room);
-    }
-    block_decode(cpu, block, region->host + (gpa - region->gpa), room, COVERAGE_MOST_INSNS);
-    if (unlikely(cpu->native->generation != cpu->native_generation)) {
-        /* the thunk cache started over: all older blocks, and perhaps the head of this one, point to nothing */
-        cpu->native_generation = cpu->native->generation;
-        cache_flush(cpu);
-        return block_build(cpu, entry, gpa);
-    }
-    if (!block->count)
-        return NULL;
     block->gpa = gpa;
     block->mode = cpu->mode;
     block->user = cpu->cpl == 3;
-    guest_mem_mark_code(region, gpa, block->bytes);
-    if (first) {
-        /* Write translations of this page must go, here and on every processor. What was written in the meantime shows
-         * in a second decoding. */
-        mmu_drop_writes(&cpu->mmu, gpa);
-        if (cpu->callbacks.code_page_added) {
-            cpu->callbacks.code_page_added(cpu->opaque);
-            return block_build(cpu, entry, gpa);
-        }
-    }
-    struct block **slot = &cache->hash[(gpa ^ gpa >> HASH_BITS) % ARRAY_LEN(cache->hash)];
+    block->across_now = NULL;
+    block->generation_now = &region->code_generation[page_index(region, gpa)];
+    block->generation = atomic_load(block->generation_now);
+    return block;
+}
+
+/* Thunks it points to may be gone: the cache of thunks has started over. Then so do all blocks. */
+static bool lost_its_thunks(struct cpu *cpu)
+{
+    if (likely(cpu->native->generation == cpu->native_generation))
+        return false;
+    cpu->native_generation = cpu->native->generation;
+    cache_flush(cpu);
+    return true;
+}
+
+/* The bytes at gpa are code from now on; true: the page had none before. */
+static bool mark_code(const struct guest_region *region, uint64_t gpa, uint32_t size)
+{
+    bool first = !atomic_load_explicit(&region->code_granules[page_index(region, gpa)], memory_order_relaxed);
+    guest_mem_mark_code(region, gpa, size);
+    return first;
+}
+
+/* Write translations of a page that has become code must go, here and on every processor. true: what was written in the
+ * meantime shows in a second decoding. */
+static bool code_page_added(struct cpu *cpu, uint64_t gpa)
+{
+    mmu_drop_writes(&cpu->mmu, gpa);
+    if (!cpu->callbacks.code_page_added)
+        return false;
+    cpu->callbacks.code_page_added(cpu->opaque);
+    return true;
+}
+
+static struct block *block_enter(struct cpu *cpu, struct block *block)
+{
+    struct block_cache *cache = cpu->blocks;
+    struct block **slot = &cache->hash[(block->gpa ^ block->gpa >> HASH_BITS) % ARRAY_LEN(cache->hash)];
     block->hash_next = *slot;
     *slot = block;
     cache->used += block_bytes(block->count + 1);
@@ -294,14 +309,61 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
     return block;
 }
 
-static bool block_current(const struct block *block)
+static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entry, uint64_t gpa)
 {
-    return block->generation == atomic_load_explicit(block->generation_now, memory_order_acquire);
+    const struct guest_region *region = entry->region;
+    struct block *block = block_begin(cpu, region, gpa);
+    unsigned room = GUEST_PAGE_SIZE - (unsigned)(gpa % GUEST_PAGE_SIZE);
+    if (!cpu->code64) {
+        /* code beyond the segment's limit must fault there, not here */
+        uint64_t left = (uint64_t)cpu->s.segment[CS].limit - cpu->rip + 1;
+        room = (unsigned)MIN(left, room);
+    }
+    block_decode(cpu, block, region->host + (gpa - region->gpa), room, COVERAGE_MOST_INSNS);
+    if (unlikely(lost_its_thunks(cpu)))
+        return block_build(cpu, entry, gpa);
+    if (!block->count)
+        return NULL;
+    if (mark_code(region, gpa, block->bytes) && code_page_added(cpu, gpa))
+        return block_build(cpu, entry, gpa);
+    return block_enter(cpu, block);
+}
+
+/* An instruction of 64-bit code, at gpa, that goes on in the next page. */
+static struct block *block_build_across(struct cpu *cpu, struct fetch_entry low, uint64_t linear)
+{
+    const struct fetch_entry high = *fetch_page(cpu, align_down(linear, GUEST_PAGE_SIZE) + GUEST_PAGE_SIZE);
+    if (!high.region)
+        return block_single(cpu);
+    uint64_t gpa = low.gpa + linear % GUEST_PAGE_SIZE;
+    unsigned have = GUEST_PAGE_SIZE - (unsigned)(linear % GUEST_PAGE_SIZE);
+    struct block *block = block_begin(cpu, low.region, gpa);
+    block->across_gpa = high.gpa;
+    block->across_now = &high.region->code_generation[page_index(high.region, high.gpa)];
+    block->across_generation = atomic_load(block->across_now);
+    uint8_t bytes[INSN_MAX_BYTES];
+    for (unsigned i = 0; i < INSN_MAX_BYTES; i++)
+        bytes[i] = i < have ? low.region->host[gpa - low.region->gpa + i] : high.region->host[high.gpa - high.region->gpa + i - have];
+    block_decode(cpu, block, bytes, INSN_MAX_BYTES, 1);
+    if (unlikely(lost_its_thunks(cpu)))
+        return block_build_across(cpu, low, linear);
+    if (block->bytes <= have)
+        return block_single(cpu); /* written in the meantime */
+    bool again = mark_code(low.region, gpa, have) && code_page_added(cpu, gpa);
+    again |= mark_code(high.region, high.gpa, block->bytes - have) && code_page_added(cpu, high.gpa);
+    return again ? block_build_across(cpu, low, linear) : block_enter(cpu, block);
+}
+
+/* The page in which it goes on is still that. */
+static bool across_holds(struct cpu *cpu, const struct block *block, uint64_t linear)
+{
+    return !block->across_now ||
+           fetch_page(cpu, align_down(linear, GUEST_PAGE_SIZE) + GUEST_PAGE_SIZE)->gpa == block->across_gpa;
 }
 
 static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
 {
-    const struct fetch_entry *entry = fetch_page(cpu, linear);
+    const struct fetch_entry found = *fetch_page(cpu, linear), *entry = &found;
     if (unlikely(!entry->region) || unlikely(cpu->points.code && points_on_page(&cpu->points, linear)))
         return block_single(cpu);
     uint64_t gpa = entry->gpa + linear % GUEST_PAGE_SIZE;
@@ -309,15 +371,19 @@ static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
     while (*link) {
         struct block *block = *link;
         if (block->gpa == gpa && block->mode == cpu->mode && block->user == (cpu->cpl == 3)) {
-            if (block_current(block))
+            if (!block_is_current(block)) {
+                *link = block->hash_next; /* its bytes were written */
+                continue;
+            }
+            if (across_holds(cpu, block, linear))
                 return block;
-            *link = block->hash_next; /* stale: its bytes were written */
-            continue;
         }
         link = &block->hash_next;
     }
     struct block *block = block_build(cpu, entry, gpa);
-    return block ? block : block_single(cpu);
+    if (block)
+        return block;
+    return cpu->code64 ? block_build_across(cpu, found, linear) : block_single(cpu);
 }
 
 /* linear UINT64_MAX: to be computed, with the segment's base and limit. */

@@ -76,6 +76,7 @@ struct block {
     uint64_t translated_rip;
     uint32_t translated_mode, runs;
     struct block *page_next; /* translated blocks of pages with the same hash */
+    struct block *across_next; /* translated ones that go on in another page */
     uint32_t incoming;       /* the first exit that leads here, 0: none */
     uint32_t exits, exit_count; /* its own: numbers from `exits` */
     bool flags_dead;         /* overwrites all status flags before anything can see them */
@@ -83,12 +84,23 @@ struct block {
     uint64_t gpa;
     const _Atomic uint32_t *generation_now; /* of the page; differs from `generation` once the code was written */
     uint32_t generation;
+    /* a single instruction that goes on in the next page: the same of that */
+    uint32_t across_generation;
+    uint64_t across_gpa;
+    const _Atomic uint32_t *across_now; /* NULL: it does not */
     uint8_t mode; /* enum insn_mode */
     bool user;    /* decoded for CPL 3: privileges do not share blocks */
     uint16_t count, bytes;
     struct block *hash_next;
     struct uop uops[];
 };
+
+/* Its bytes are what they were when it was decoded. */
+static inline bool block_is_current(const struct block *block)
+{
+    return block->generation == atomic_load_explicit(block->generation_now, memory_order_acquire) &&
+           (likely(!block->across_now) || block->across_generation == atomic_load_explicit(block->across_now, memory_order_acquire));
+}
 
 #define JUMP_CACHE_ENTRIES 4096u
 
@@ -239,7 +251,14 @@ void cpu_update_mode(struct cpu *cpu);
 void cpu_update_requests(struct cpu *cpu);
 /* After a change of the interrupt shadow, TF or activity (cpu_update_requests does it too). */
 void cpu_update_boundary(struct cpu *cpu);
-/* cpu->pending := whether anything does want a look. */
+/* Is there anything but the next block? Boundary events that arise on this processor keep cpu->boundary up to date
+ * (cpu_update_boundary); the rest are requests, and the clock. */
+static inline bool cpu_wants_attention(const struct cpu *cpu)
+{
+    return cpu->boundary | atomic_load_explicit(&cpu->clock_due, memory_order_relaxed) |
+           (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask);
+}
+/* cpu->pending := whether anything does. */
 void cpu_update_pending(struct cpu *cpu);
 /* The guest's vector state into s.xsave, so that ordinary C code may run. */
 static inline void cpu_fpu_leave(struct cpu *cpu)

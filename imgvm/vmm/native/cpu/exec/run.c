@@ -298,19 +298,11 @@ static void put_back(struct cpu *cpu)
     cpu->resumed = 0;
 }
 
-/* Is there anything but the next block? Boundary events that arise on this processor keep cpu->boundary up to date
- * (cpu_update_boundary); the rest are requests. */
-static inline bool attention(struct cpu *cpu)
-{
-    return cpu->boundary | atomic_load_explicit(&cpu->clock_due, memory_order_relaxed) |
-           (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask);
-}
-
 /* Others set it after what they ask for: what is asked after the store of 0 will be seen by the look, or sets it again. */
 void cpu_update_pending(struct cpu *cpu)
 {
     atomic_store(&cpu->pending, 0);
-    if (attention(cpu))
+    if (cpu_wants_attention(cpu))
         atomic_store(&cpu->pending, 1);
 }
 
@@ -393,7 +385,7 @@ static enum cpu_exit run_loop(struct cpu *cpu)
         }
         cpu_update_requests(cpu);
         for (;;) {
-            while (likely(!attention(cpu) && --cpu->budget >= 0))
+            while (likely(!cpu_wants_attention(cpu) && --cpu->budget >= 0))
                 run_block(cpu, block_find(cpu));
             if (between_blocks(cpu, &exit))
                 return exit;

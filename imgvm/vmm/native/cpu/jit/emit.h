@@ -114,7 +114,8 @@ struct cold *emit_cold(struct emitter *e, enum cold_kind kind, unsigned i);
 
 /* ---- flags.c ---- */
 
-void flags_analyse(struct emitter *e);
+/* `shown_first`: the flags can be seen before the first instruction, whatever it is. */
+void flags_analyse(struct emitter *e, bool shown_first);
 uint16_t flags_killed(const struct uop *u);
 /* EFLAGS are about to be lost. */
 void flags_yield(struct emitter *e, unsigned i);

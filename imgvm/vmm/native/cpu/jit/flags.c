@@ -34,7 +34,7 @@ uint16_t flags_killed(const struct uop *u)
     return by_count && !(fixed_count && (u->in.imm & (u->in.osize == 8 ? 63 : 31))) ? 0 : info->flags_written;
 }
 
-void flags_analyse(struct emitter *e)
+void flags_analyse(struct emitter *e, bool shown_first)
 {
     unsigned n = e->block->count;
     e->wanted[n] = ALL_FLAGS;
@@ -45,6 +45,8 @@ void flags_analyse(struct emitter *e)
         else
             e->wanted[i] = (uint16_t)((e->wanted[i + 1] & ~flags_killed(u)) | op_infos[u->in.op].flags_read);
     }
+    if (shown_first)
+        e->wanted[0] = ALL_FLAGS;
     e->flags = (struct flag_state){.in_cc = e->wanted[0], .recipe = NO_RECIPE};
 }
 

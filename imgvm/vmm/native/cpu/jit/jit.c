@@ -157,8 +157,10 @@ static void jit_continue(struct cpu *cpu, const struct uop *u)
     cpu->executor_continued = true;
 }
 
-/* Whether translated code goes on behind the instruction. */
-static bool call_executor(struct cpu *cpu, struct block *block, const struct uop *u)
+enum after_call { AFTER_LEAVE, AFTER_GO_ON, AFTER_DISPATCH };
+
+/* Where translated code goes on: behind the instruction, or wherever cpu->rip says. */
+static unsigned call_executor(struct cpu *cpu, struct block *block, const struct uop *u)
 {
     bool live = cpu->fpu_live;
     uint32_t epoch = cpu->mmu.epoch;
@@ -170,18 +172,18 @@ static bool call_executor(struct cpu *cpu, struct block *block, const struct uop
     cpu->link_from = 0;
     cpu->called[0].fn(cpu, cpu->called);
     if (!cpu->executor_continued)
-        return false;
+        return cpu->unlinked || cpu->leave_translated || !cpu->code64 || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
     if (unlikely(cpu->leave_translated || epoch != cpu->mmu.epoch)) {
         cpu->rip = block->translated_rip + u->next;
         if (cpu->translator->count)
             cpu->instructions -= block->count - u->index - 1u;
-        return false;
+        return AFTER_LEAVE;
     }
     if (live && !cpu->fpu_live) { /* code that follows counts on it */
         fpu_enter(cpu->s.xsave);
         cpu->fpu_live = true;
     }
-    return true;
+    return AFTER_GO_ON;
 }
 
 /* T0 = block, T1 = offset of the uop in it: runs its executor with all guest state in memory. */
@@ -196,10 +198,15 @@ static void make_callout(struct translator *jit, struct assembler *a)
     mov_imm64(a, H_RAX, (uint64_t)call_executor);
     op_rr(a, OPC(0xff), 2, H_RAX);
     put_rsp(a, 8);
-    PUT(a, 0x84, 0xc0); /* test al, al */
-    uint8_t *out = put_jcc(a, CC_EQUAL);
+    alu_imm(a, ALU_CMP, false, H_RAX, AFTER_GO_ON);
+    uint8_t *out = put_jcc(a, CC_BELOW), *elsewhere = put_jcc(a, CC_NE);
     load_guest(a);
     put8(a, 0xc3);
+    patch_jump(elsewhere, a->p); /* perhaps in another mode: pairs of return addresses are not for that */
+    op_gs(a, OPCW(0x8b), H_RSP, CPU(host_stack));
+    load_guest(a);
+    op_gs(a, OPCW(0x8b), T0, CPU(rip));
+    jit_put_jump(jit, a, jit->dispatch);
     patch_jump(out, a->p);
     make_leave_saved(jit, a);
 }
@@ -431,6 +438,8 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
             jit_link(cpu, jit, cpu->link_from, block);
         remember(cpu, jit, block->translated);
     }
+    if (unlikely(block->across_now))
+        jit_expect_epoch(cpu, jit, block);
     if (atomic_load_explicit(&cpu->pending, memory_order_relaxed))
         cpu_update_pending(cpu);
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;

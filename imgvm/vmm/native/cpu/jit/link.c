@@ -14,6 +14,23 @@ void jit_register(struct translator *jit, struct block *block)
     struct block **bucket = page_bucket(jit, block->gpa);
     block->page_next = *bucket;
     *bucket = block;
+    if (block->across_now) {
+        block->across_next = jit->across;
+        jit->across = block;
+    }
+}
+
+static void unregister(struct translator *jit, struct block *block)
+{
+    struct block **link = page_bucket(jit, block->gpa);
+    while (*link != block)
+        link = &(*link)->page_next;
+    *link = block->page_next;
+    if (!block->across_now)
+        return;
+    for (link = &jit->across; *link != block;)
+        link = &(*link)->across_next;
+    *link = block->across_next;
 }
 
 /* ---- links ---- */
@@ -65,6 +82,11 @@ void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct b
         patch_jump(exit->hot, code);
 }
 
+void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block)
+{
+    memcpy((uint8_t *)writable_code(jit, block) + JIT_EPOCH_AT, &cpu->mmu.epoch, 4);
+}
+
 /* ---- the end of a block ---- */
 
 void jit_kill(struct translator *jit, struct block *block)
@@ -88,24 +110,15 @@ void jit_kill(struct translator *jit, struct block *block)
     put8(&a, 0x49), put8(&a, 0xb8 | (T0 & 7)), put64(&a, block->translated_rip); /* mov r14, imm64 */
     jit_put_jump(jit, &a, jit->leave_at);
     block->translated = NULL;
-    for (struct block **link = page_bucket(jit, block->gpa); *link; link = &(*link)->page_next)
-        if (*link == block) {
-            *link = block->page_next;
-            break;
-        }
+    unregister(jit, block);
     jit->killed++;
-}
-
-static bool is_stale(const struct block *block)
-{
-    return block->generation != atomic_load_explicit(block->generation_now, memory_order_acquire);
 }
 
 static void kill_stale_of(struct translator *jit, struct block *first, uint64_t page)
 {
     for (struct block *block = first; block;) {
         struct block *next = block->page_next;
-        if ((page == UINT64_MAX || block->gpa / GUEST_PAGE_SIZE == page) && is_stale(block))
+        if ((page == UINT64_MAX || block->gpa / GUEST_PAGE_SIZE == page) && !block_is_current(block))
             jit_kill(jit, block);
         block = next;
     }
@@ -114,6 +127,11 @@ static void kill_stale_of(struct translator *jit, struct block *first, uint64_t 
 void jit_kill_stale_page(struct translator *jit, uint64_t gpa)
 {
     kill_stale_of(jit, *page_bucket(jit, gpa), gpa / GUEST_PAGE_SIZE);
+    for (struct block *block = jit->across, *next; block; block = next) {
+        next = block->across_next;
+        if (!block_is_current(block))
+            jit_kill(jit, block);
+    }
 }
 
 void jit_kill_stale(struct translator *jit)
@@ -131,6 +149,7 @@ void jit_forget(struct cpu *cpu, struct translator *jit)
         }
         jit->pages[i] = NULL;
     }
+    jit->across = NULL;
     for (unsigned i = 0; i < JIT_JUMPS; i++)
         jit->jumps[i].code = NULL, jit->jumps[i].key = UINT64_MAX;
     jit->used = jit->first_free;

@@ -318,9 +318,19 @@ static bool has_room(const struct translator *jit)
            jit->exit_count + 2 * BLOCK_MAX_INSNS < JIT_EXITS;
 }
 
+/* See jit_expect_epoch. */
+static void put_epoch_check(struct emitter *e)
+{
+    op_gs(&e->a, OPC(0x81), ALU_CMP, CPU(mmu.epoch));
+    put32(&e->a, 0);
+    emit_cold(e, COLD_POLL, 0)->patch = put_jcc(&e->a, CC_NE);
+}
+
 static void put_block(struct emitter *e)
 {
     struct block *block = e->block;
+    if (block->across_now)
+        put_epoch_check(e);
     if (e->jit->count) {
         op_gs(&e->a, OPCW(0x81), ALU_ADD, CPU(instructions));
         put32(&e->a, block->count);
@@ -363,7 +373,7 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
         e.moved[i] = 0;
     for (unsigned i = 0; i < block->count; i++)
         plan_instruction(&e.plans[i], cpu, &block->uops[i]);
-    flags_analyse(&e);
+    flags_analyse(&e, block->across_now != NULL);
     block->exits = jit->exit_count + 1;
     block->flags_dead = !e.wanted[0];
     uint8_t *start = e.a.p;

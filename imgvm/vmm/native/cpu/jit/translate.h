@@ -60,6 +60,7 @@ struct translator {
     unsigned exit_count, trap_count;
     struct jit_jump *jumps;
     struct block *pages[JIT_PAGE_BUCKETS];
+    struct block *across; /* those that go on in another page */
     uint32_t seen_code_epoch;
     unsigned next_slot;
     bool count;
@@ -89,6 +90,10 @@ void jit_kill_stale_page(struct translator *jit, uint64_t gpa);
 void jit_kill_stale(struct translator *jit);
 /* A block was translated: its page is watched. */
 void jit_register(struct translator *jit, struct block *block);
+/* A block that goes on in another page begins with a check of the TLB's epoch, for links inside of its first page have none.
+ * It is about to be entered, found by way of the TLB: this is the epoch that it is good in. */
+#define JIT_EPOCH_AT 8 /* imm32 of cmp dword gs:[disp32], imm32 */
+void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block);
 /* Next time, this exit goes to `block` directly. */
 void jit_link(struct cpu *cpu, struct translator *jit, uint32_t exit, struct block *block);
 
