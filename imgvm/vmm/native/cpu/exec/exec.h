@@ -168,6 +168,7 @@ struct cpu {
     uint32_t resumed;  /* EFLAGS.RF as the instruction run last found it */
     bool debug_single; /* code or port breakpoints are enabled: an instruction at a time */
     bool task_trap;    /* the task switched to wants a debug trap (T bit of its TSS) */
+    bool event_single; /* the next instruction is to be decoded anew, alone */
     bool ss_shadow;    /* the last instruction was MOV SS or POP SS */
 
     struct mmu mmu;

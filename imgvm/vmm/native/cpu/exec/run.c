@@ -253,19 +253,43 @@ static void run_block(struct cpu *cpu, struct block *block)
     block->uops[0].fn(cpu, block->uops);
 }
 
+/* What stands behind an instruction that runs alone. */
+static void stop_behind(struct cpu *cpu, const struct uop *u)
+{
+    cpu->instructions -= cpu->block->count - u->index;
+    cpu->rip = (cpu->gpr[GPR_BLOCK_RIP] + u->offset) & cpu_rip_mask(cpu);
+}
+
+/* The first instruction of a block that is decoded already. */
+static void run_first(struct cpu *cpu, struct block *block)
+{
+    cpu->block = block;
+    cpu->gpr[GPR_BLOCK_RIP] = cpu->rip;
+    cpu->instructions += block->count;
+    cpu->called[0] = block->uops[0];
+    cpu->called[1] = (struct uop){.fn = stop_behind, .offset = block->uops[0].next, .index = 1};
+    cpu->called[0].fn(cpu, cpu->called);
+}
+
 /* One instruction with everything that hangs on instruction boundaries: shadow, trap flag. */
 static void run_one(struct cpu *cpu)
 {
     cpu->budget--;
     if (unlikely(cpu->debug_single))
         debug_check_code(cpu);
-    struct block *block = block_single(cpu);
+    /* a breakpoint is met where it is decoded; a store into what follows is started over as a block of its own */
+    bool alone = cpu->debug_single || cpu->points.code || cpu->event_single;
+    struct block *block = alone ? block_single(cpu) : block_find(cpu);
+    cpu->event_single = false;
     if (cpu->eflags & EFLAGS_TF)
         cpu->trap |= DR6_BS;
     cpu->resumed = cpu->eflags & EFLAGS_RF;
     cpu->eflags &= ~(uint64_t)EFLAGS_RF;
     cpu->s.interrupt_shadow = cpu->ss_shadow = false;
-    run_block(cpu, block);
+    if (block->mode & MODE_SINGLE)
+        run_block(cpu, block);
+    else
+        run_first(cpu, block);
     cpu->resumed = 0;
     if (unlikely(cpu->trap))
         debug_take_trap(cpu);
@@ -366,6 +390,7 @@ static enum cpu_exit run_loop(struct cpu *cpu)
             deliver_exception(cpu);
             break;
         case EVENT_SINGLE:
+            cpu->event_single = true;
             run_one(cpu);
             break;
         case EVENT_EXCLUSIVE:

@@ -240,14 +240,17 @@ bool shape_of(const struct uop *u, struct shape *s)
     return true;
 }
 
-static enum special special_of(const struct uop *u)
+static enum special special_of(const struct uop *u, bool ring0)
 {
     const struct insn *in = &u->in;
     bool mem = in->flags & INSN_MEM;
     switch (in->op) {
+    case OP_CLI: return ring0 ? SPECIAL_CLI : SPECIAL_NONE;
     case OP_LEA: return !u->ea_slow && in->osize >= 4 ? SPECIAL_LEA : SPECIAL_NONE;
     case OP_PUSH:
-        return in->osize == 8 && !mem && (in->form == FORM_RM || in->form == FORM_IMM) ? SPECIAL_PUSH : SPECIAL_NONE;
+        if (mem)
+            return in->osize == 8 && !u->ea_slow && in->form == FORM_RM ? SPECIAL_PUSH_MEM : SPECIAL_NONE;
+        return in->osize == 8 && (in->form == FORM_RM || in->form == FORM_IMM) ? SPECIAL_PUSH : SPECIAL_NONE;
     case OP_POP: return in->osize == 8 && !mem && in->form == FORM_RM && in->rm != RSP ? SPECIAL_POP : SPECIAL_NONE;
     case OP_NOP: return SPECIAL_NOP;
     case OP_MOV: return in->form == FORM_RM_IMM && !mem && in->osize == 8 ? SPECIAL_MOV_IMM64 : SPECIAL_NONE;
@@ -286,6 +289,10 @@ static void plan_special(struct plan *plan, const struct uop *u)
         return;
     case SPECIAL_NOP:
         plan->shows_flags = false;
+        return;
+    case SPECIAL_PUSH_MEM:
+        plan->memory = (struct reference){.in = *in, .bytes = 8};
+        plan->written = bit(RSP), plan->moved_register = RSP, plan->moved_by = -8;
         return;
     case SPECIAL_PUSH: case SPECIAL_CALL:
         stack.in.disp = -8;
@@ -367,7 +374,7 @@ void plan_instruction(struct plan *plan, struct cpu *cpu, const struct uop *u)
             plan->way = BY_NATIVE;
             return;
         }
-        if (known && (plan->special = special_of(u)) != SPECIAL_NONE) {
+        if (known && (plan->special = special_of(u, cpu->cpl == 0)) != SPECIAL_NONE) {
             plan->way = BY_SPECIAL;
             plan_special(plan, u);
             return;

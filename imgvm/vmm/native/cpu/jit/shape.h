@@ -21,7 +21,7 @@ struct shape {
 
 /* What has an emitter of its own: the stack, branches, addresses. */
 enum special { SPECIAL_NONE, SPECIAL_LEA, SPECIAL_PUSH, SPECIAL_POP, SPECIAL_NOP, SPECIAL_MOV_IMM64, SPECIAL_LEAVE, SPECIAL_WIDEN,
-               SPECIAL_JCC, SPECIAL_JMP, SPECIAL_JMP_RM, SPECIAL_CALL, SPECIAL_CALL_RM, SPECIAL_RET };
+               SPECIAL_PUSH_MEM, SPECIAL_CLI, SPECIAL_JCC, SPECIAL_JMP, SPECIAL_JMP_RM, SPECIAL_CALL, SPECIAL_CALL_RM, SPECIAL_RET };
 
 /* A memory operand, as far as its address is known when translating. */
 struct reference {

@@ -180,6 +180,28 @@ static void put_push(struct emitter *e, unsigned i)
     op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, -8);
 }
 
+static void put_push_memory(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    struct place at = memory_operand(e, i, false);
+    op_place(a, OPCW(0x8b), T1, at);
+    op_gs(a, OPCW(0x89), T1, CPU(call_target));
+    at = memory_push(e, i);
+    op_gs(a, OPCW(0x8b), T1, CPU(call_target));
+    op_place(a, OPCW(0x89), T1, at);
+    op_rm(a, OPCW(0x8d), H_R13, H_R13, -8);
+}
+
+/* As cli of exec/system.c and cpu_update_requests do it, in ring 0. */
+static void put_cli(struct emitter *e, unsigned i)
+{
+    flags_yield(e, i);
+    op_gs(&e->a, OPC(0x81), ALU_AND, CPU(eflags));
+    put32(&e->a, ~EFLAGS_IF);
+    op_gs(&e->a, OPC(0x81), ALU_AND, CPU(request_mask));
+    put32(&e->a, ~CPU_REQUEST_INTR);
+}
+
 static void put_pop(struct emitter *e, unsigned i)
 {
     const struct insn *in = &emit_uop(e, i)->in;
@@ -217,6 +239,12 @@ static void put_special(struct emitter *e, unsigned i)
         break;
     case SPECIAL_PUSH:
         put_push(e, i);
+        break;
+    case SPECIAL_PUSH_MEM:
+        put_push_memory(e, i);
+        break;
+    case SPECIAL_CLI:
+        put_cli(e, i);
         break;
     case SPECIAL_POP:
         put_pop(e, i);
