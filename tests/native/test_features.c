@@ -333,11 +333,30 @@ static void test_portable_is_the_same_everywhere(void)
     CHECK_EQ(cpu_wish_grant(&wish, &poor, &set, &err), 0);
 }
 
+static void test_vendors(void)
+{
+    struct cpu_wish wish;
+    imgvm_error err = {0};
+    CHECK_EQ(cpu_wish_vendor(NULL, CPU_VENDOR_AMD), CPU_VENDOR_AMD);
+    CHECK_EQ(cpu_wish_parse(&wish, "host", NULL, &err), 0);
+    CHECK_EQ(cpu_wish_parse_vendor(&wish, NULL, &err), 0);
+    CHECK_EQ(cpu_wish_vendor(&wish, CPU_VENDOR_AMD), CPU_VENDOR_AMD);
+    CHECK_EQ(cpu_wish_vendor(&wish, CPU_VENDOR_INTEL), CPU_VENDOR_INTEL);
+    CHECK_EQ(cpu_wish_parse_vendor(&wish, "intel", &err), 0);
+    CHECK_EQ(cpu_wish_vendor(&wish, CPU_VENDOR_AMD), CPU_VENDOR_INTEL);
+    CHECK_EQ(cpu_wish_parse(&wish, "portable", NULL, &err), 0); /* the same on every host */
+    CHECK_EQ(cpu_wish_parse_vendor(&wish, "auto", &err), 0);
+    CHECK_EQ(cpu_wish_vendor(&wish, CPU_VENDOR_AMD), CPU_VENDOR_INTEL);
+    CHECK_EQ(cpu_wish_parse_vendor(&wish, "amd", &err), 0);
+    CHECK_EQ(cpu_wish_vendor(&wish, CPU_VENDOR_INTEL), CPU_VENDOR_AMD);
+}
+
 static void test_wishes_that_cannot_be(void)
 {
     struct feature_set none = granted("portable", NULL), set;
     struct cpu_wish wish;
     imgvm_error err = {0};
+    CHECK_EQ(cpu_wish_parse_vendor(&wish, "cyrix", &err), -EINVAL);
     CHECK_EQ(cpu_wish_parse(&wish, "pentium", NULL, &err), -EINVAL);
     CHECK(strstr(err.message, "pentium") && strstr(err.hint, "x86-64-v3"));
     CHECK_EQ(cpu_wish_parse(&wish, "host", "+aes -nonsense", &err), -EINVAL);
@@ -365,6 +384,7 @@ int main(void)
     test_what_is_more_than_a_row();
     test_models();
     test_portable_is_the_same_everywhere();
+    test_vendors();
     test_wishes_that_cannot_be();
     guest_mem_destroy(&mem);
     return check_report();

@@ -50,6 +50,25 @@ int cpu_wish_parse(struct cpu_wish *wish, const char *model, const char *feature
     return result;
 }
 
+int cpu_wish_parse_vendor(struct cpu_wish *wish, const char *vendor, imgvm_error *err)
+{
+    static const char *const names[] = {[CPU_VENDOR_AUTO] = "auto", [CPU_VENDOR_INTEL] = "intel", [CPU_VENDOR_AMD] = "amd"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (!strcmp(names[i], vendor && *vendor ? vendor : "auto")) {
+            wish->vendor = (enum cpu_vendor)i;
+            return 0;
+        }
+    error_set(err, EINVAL, "there is no processor vendor %.64s", vendor);
+    return error_hint(err, "vendors: intel, amd, or auto");
+}
+
+enum cpu_vendor cpu_wish_vendor(const struct cpu_wish *wish, enum cpu_vendor host)
+{
+    if (wish && wish->vendor != CPU_VENDOR_AUTO)
+        return wish->vendor;
+    return wish && wish->model != CPU_MODEL_HOST ? CPU_VENDOR_INTEL : host;
+}
+
 static int lacking(const struct cpu_wish *wish, enum cpu_feature feature, imgvm_error *err)
 {
     const char *name = cpu_feature_rows[feature].name;

@@ -245,7 +245,8 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
     engine->host_cpus = usable_host_cpus();
     for (unsigned i = 0; i < cpus && r == 0; i++) {
         struct soft_cpu *c = &engine->cpus[i];
-        struct cpu_options options = {.id = i, .count = cpus, .features = &features, .translator = translator,
+        struct cpu_options options = {.id = i, .count = cpus, .features = &features,
+                                      .vendor = cpu_wish_vendor(host->wish, cpu_host_vendor()), .translator = translator,
                                       .translate_after = host->lockstep ? 0 : JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;

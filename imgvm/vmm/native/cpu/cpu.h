@@ -74,6 +74,7 @@ struct cpu_options {
     unsigned id;        /* initial APIC ID */
     unsigned count;     /* processors of the machine, for CPUID topology */
     const struct feature_set *features; /* of those it offers, what it is to have; NULL: all */
+    enum cpu_vendor vendor;             /* AUTO is Intel */
     const struct translator_ops *translator; /* NULL: interpret everything */
     unsigned translate_after; /* interpretations of a block before it is translated */
     bool count_instructions;  /* translated code counts its instructions, too (cpu_instructions) */
@@ -81,6 +82,8 @@ struct cpu_options {
 
 /* What a processor on this host can have, as one of `count`. */
 void cpu_offered_features(unsigned count, struct feature_set *out);
+/* Who made this host's. */
+enum cpu_vendor cpu_host_vendor(void);
 
 struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, struct guest_mem *mem,
                        const struct cpu_options *options, imgvm_error *err);

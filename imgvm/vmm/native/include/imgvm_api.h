@@ -103,6 +103,7 @@ typedef struct {
     const char *cpu_model;    /* portable, x86-64, x86-64-v2, x86-64-v3; host or NULL: all that the engine has */
     const char *cpu_features; /* "+name -name ...", names as in /proc/cpuinfo; or NULL. -ENOTSUP: not to be had here */
     bool lockstep; /* IMGVM_ENGINE_JIT, one processor: the interpreter checks every block; a difference ends the run */
+    const char *cpu_vendor;   /* intel, amd; auto or NULL: the host's with model host, else intel */
 } imgvm_vm_config;
 
 #define IMGVM_REASON_RUNNING 0
