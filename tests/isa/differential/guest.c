@@ -13,6 +13,7 @@
 #define GPA_GDT 0x20000u
 #define GPA_IDT 0x21000u
 #define GPA_TSS 0x22000u
+#define GPA_LDT 0x24000u
 #define GPA_HANDLERS 0x23000u
 #define GPA_STACK 0x30000u /* grows down from here */
 #define GPA_CODE 0x100000u
@@ -129,6 +130,8 @@ static void build_descriptors(struct guest *g)
         put64(g, GPA_IDT + 16 * v + 8, at >> 32);
         put64(g, GPA_HANDLERS + 16 * v, 0xf4);
     }
+    for (unsigned i = 1; i < LDT_SEGMENTS; i++)
+        put64(g, GPA_LDT + 8 * i, ldt_descriptor(i));
     put64(g, GPA_TSS, (KERNEL + GPA_STACK) << 32);
     put64(g, GPA_TSS + 8, (KERNEL + GPA_STACK) >> 32);
     put64(g, GPA_TSS + 0x60, UINT64_C(0x68) << 48); /* no I/O bitmap */
@@ -152,7 +155,7 @@ static void build_state(struct guest *g)
     s->gdtr = (struct x86_table){KERNEL + GPA_GDT, 0x7f};
     s->idtr = (struct x86_table){KERNEL + GPA_IDT, 0xfff};
     s->tr = (struct x86_segment){0x40, 0x8b, 0x67, KERNEL + GPA_TSS};
-    s->ldtr = (struct x86_segment){0, SEG_UNUSABLE, 0, 0};
+    s->ldtr = (struct x86_segment){0x50, 0x82, 8 * LDT_SEGMENTS - 1, KERNEL + GPA_LDT};
 }
 
 struct guest *guest_start(bool translate)
@@ -160,7 +163,8 @@ struct guest *guest_start(bool translate)
     static uint8_t filling[CODE_BYTES];
     imgvm_error err;
     struct guest *g = aligned_alloc(64, align_up(sizeof *g, 64));
-    struct cpu_options options = {.id = 0, .count = 1, .translator = translate ? &jit_translator : NULL};
+    struct cpu_options options = {.id = 0, .count = 1, .vendor = cpu_host_vendor(),
+                                  .translator = translate ? &jit_translator : NULL};
     if (!g)
         return NULL;
     memset(g, 0, sizeof *g);
@@ -260,8 +264,11 @@ void guest_run(struct guest *g, const struct diff_case *c, struct diff_result *r
 {
     static const uint8_t filling[16] = {[0 ... 15] = 0xcc};
     struct x86_state *s = &g->s;
-    uint64_t code = GPA_CODE + (c->rip - CODE_BASE), fits = MIN(c->length, CODE_BASE + CODE_BYTES - c->rip);
+    uint64_t at = code_linear(c) - CODE_BASE, code = GPA_CODE + at, fits = MIN(c->length, CODE_BYTES - at);
     *s = g->base;
+    for (unsigned i = 0; i < 6 && c->mode != INSN_MODE_64; i++)
+        if (!segment_of(c->selector[i], &s->segment[i]))
+            s->segment[i] = (struct x86_segment){.selector = c->selector[i], .attributes = SEG_UNUSABLE};
     memcpy(s->gpr, c->gpr, sizeof s->gpr);
     s->rip = c->rip;
     s->rflags = c->rflags;
