@@ -146,6 +146,19 @@ bool cpu_take_hit(struct cpu *cpu, struct cpu_hit *out);
 void cpu_pass_point(struct cpu *cpu);
 /* While held, neither INTR nor NMI is taken. */
 void cpu_hold_interrupts(struct cpu *cpu, bool hold);
+
+/* An exception on the point of being delivered: nothing of its instruction has happened (a trap's has), rip says where
+ * the handler would return to, CR2 and DR6 are set. */
+struct cpu_exception {
+    uint8_t vector;
+    bool has_error_code;
+    uint32_t error_code;
+};
+/* While set, an exception ends cpu_run with CPU_EXIT_REQUEST instead of being delivered. INT n, INT3 and INTO are
+ * instructions that go through the table, as ever; what goes wrong on their way is an exception. */
+void cpu_report_exceptions(struct cpu *cpu, bool report);
+/* Whether that is why it ended; asked once an exception. */
+bool cpu_take_exception(struct cpu *cpu, struct cpu_exception *out);
 /* The physical address behind a linear one, as the page tables have it; nothing is marked and nothing faults. */
 bool cpu_probe(struct cpu *cpu, uint64_t linear, uint64_t *gpa);
 

@@ -161,6 +161,7 @@ struct cpu {
     bool in_soft_interrupt;      /* INT n is being delivered: a fault returns to the instruction itself */
     uint64_t soft_interrupt_rip;
     bool hold_interrupts; /* a debugger steps */
+    bool reports_exceptions, exception_met; /* cpu_report_exceptions; `vector` waits for cpu_take_exception */
     uint8_t delivering; /* exception being delivered, NO_VECTOR if none: what a second one meets */
 
     /* debugging (debug.h) */
