@@ -248,7 +248,7 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
         return "F2 and F3 before LOOPcc are reserved (SDM vol. 2, 2.1.1); AMD's processors take them for the condition";
     if (op == OP_INT1 && host->vector == EXC_DB && host->rip == c->rip)
         return "a hypervisor that intercepts #DB delivers INT1 as a fault; by the manual it is a trap (SDM vol. 2, INT1)";
-    if (op == OP_XRSTOR && is_address_fault(host) && guest->vector == EXC_BP)
+    if (op == OP_XRSTOR && is_address_fault(host) && guest->rip != c->rip)
         return "whether the memory of a component that becomes initial is accessed (SDM vol. 1, 13.13)";
     if ((many_accesses(op) || c->insn.rm_size == 10) && is_operand_fault(host) && is_operand_fault(guest) && host->rip == guest->rip)
         return "which of several accesses of one instruction is first to fault (SDM vol. 3, 6.15, #PF)";

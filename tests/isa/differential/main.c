@@ -30,7 +30,7 @@ struct options {
 #define REASONS 64
 
 struct totals {
-    uint64_t cases, completed, faulted, undefined, wrong, excused;
+    uint64_t cases, completed, faulted, undefined, wrong, excused, unsteady;
     uint64_t row_done[PLAN_MAX_ROWS], row_run[PLAN_MAX_ROWS];
     unsigned op_wrong[OP_COUNT + 1];
     struct {
@@ -68,8 +68,25 @@ static void choose_rows(const struct options *o, const struct guest *guest)
     }
 }
 
-static void judge(const struct options *o, struct totals *t, const struct diff_case *c, const struct diff_result *host,
-                  const struct diff_result *guest)
+/* Does the host say the same when it is asked again? An interrupt of its own, or a hypervisor below it, may have shown in
+ * RF or in how far a repeated instruction got. `spare`: the batch for it. */
+static bool is_steady(struct host *host, struct batch *spare, const struct diff_case *c, const struct diff_result *guest)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        spare->count = 1;
+        spare->cases[0] = *c;
+        spare->results[0].ran = false;
+        host_begin(host, 1);
+        if (!host_wait(host))
+            return true;
+        if (!compare(c, &spare->results[0], guest))
+            return false;
+    }
+    return true;
+}
+
+static void judge(const struct options *o, struct totals *t, struct host *runs, struct batch *spare, const struct diff_case *c,
+                  const struct diff_result *host, const struct diff_result *guest)
 {
     unsigned op = c->decoded > 0 ? c->insn.op : OP_COUNT, row = c->decoded > 0 ? c->insn.row : c->row;
     bool completed = host->vector == EXC_BP || host->vector == EXC_DB;
@@ -94,6 +111,10 @@ static void judge(const struct options *o, struct totals *t, const struct diff_c
         t->reason[i].why = why;
         t->reason[i].cases++;
         t->excused++;
+        return;
+    }
+    if (host->ran && !is_steady(runs, spare, c, guest)) {
+        t->unsteady++;
         return;
     }
     t->wrong++;
@@ -196,8 +217,8 @@ int main(int argc, char **argv)
     }
     struct totals *t = calloc(1, sizeof *t);
     struct diff_result *guest_result = aligned_alloc(64, sizeof *guest_result * BATCH);
-    struct batch *batch = mmap(NULL, sizeof *batch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    struct host *host = batch == MAP_FAILED ? NULL : host_start(batch, 1);
+    struct batch *batch = mmap(NULL, 2 * sizeof *batch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct host *host = batch == MAP_FAILED ? NULL : host_start(batch, 2);
     struct guest *guest = guest_start(o.translate);
     if (!host || !guest) {
         fprintf(stderr, "cannot start\n");
@@ -218,10 +239,10 @@ int main(int argc, char **argv)
             printf("the child died in case %" PRIu64 "\n", batch->cases[batch->running].number);
             n = batch->running + 1;
             host_stop(host);
-            host = host_start(batch, 1);
+            host = host_start(batch, 2);
         }
         for (unsigned i = 0; i < n; i++)
-            judge(&o, t, &batch->cases[i], &batch->results[i], &guest_result[i]);
+            judge(&o, t, host, &batch[1], &batch->cases[i], &batch->results[i], &guest_result[i]);
         done += n;
         fflush(stdout);
     }
@@ -235,6 +256,7 @@ int main(int argc, char **argv)
         if (t->op_wrong[i])
             printf("%s: %u\n", i < OP_COUNT ? op_infos[i].mnemonic : "(undefined)", t->op_wrong[i]);
     printf("%" PRIu64 " cases: %" PRIu64 " completed, %" PRIu64 " faulted (%" PRIu64 " undefined); %" PRIu64
-           " disagree, %" PRIu64 " known differences\n", t->cases, t->completed, t->faulted, t->undefined, t->wrong, t->excused);
+           " disagree, %" PRIu64 " known differences, %" PRIu64 " not repeated\n",
+           t->cases, t->completed, t->faulted, t->undefined, t->wrong, t->excused, t->unsteady);
     return t->wrong != 0;
 }
