@@ -325,6 +325,31 @@ static void test_returns(struct world *w)
 }
 
 GUEST(iret_flags, 32, "pushf; pop %eax; or $0x3200, %eax; push %eax; pushl $0x2b; call 1f; 1: addl $6, (%esp); iretl; pushf; pop %ebx; hlt");
+/* The code segment is judged before the outer stack pointer is looked for (SDM vol. 2, RET). */
+GUEST(far_return_drop, 32, "lret $0xff00");
+GUEST(iret_frame, 32, "iret");
+static void test_code_before_stack(struct world *w)
+{
+    struct x86_state s;
+    for (unsigned bad_code = 0; bad_code < 2; bad_code++) {
+        protected_mode(w, &s);
+        s.segment[SS].limit = 0xffff; /* SS:ESP would be read beyond it */
+        put32(w, STACK, CODE);
+        put32(w, STACK + 4, bad_code ? DATA0 | 3 : USER_CODE32);
+        CHECK_EQ(RUN(w, &s, far_return_drop), CPU_EXIT_HALT);
+        CHECK_VECTOR(&s, bad_code ? EXC_GP : EXC_SS);
+    }
+    for (unsigned bad_code = 0; bad_code < 2; bad_code++) {
+        protected_mode(w, &s);
+        s.segment[SS].limit = STACK + 11;
+        put32(w, STACK, CODE);
+        put32(w, STACK + 4, bad_code ? DATA0 | 3 : USER_CODE32);
+        put32(w, STACK + 8, EFLAGS_FIXED);
+        CHECK_EQ(RUN(w, &s, iret_frame), CPU_EXIT_HALT);
+        CHECK_VECTOR(&s, bad_code ? EXC_GP : EXC_SS);
+    }
+}
+
 static void test_iret_privilege(struct world *w)
 {
     struct x86_state s;
@@ -688,6 +713,7 @@ int main(void)
     test_call_gates(&w);
     test_far(&w);
     test_returns(&w);
+    test_code_before_stack(&w);
     test_iret_privilege(&w);
     test_nmi(&w);
     test_alignment(&w);

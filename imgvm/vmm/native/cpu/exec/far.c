@@ -209,13 +209,7 @@ static void retf(struct cpu *cpu, const struct uop *u)
         return;
     }
     bool outer = (cs & 3u) > cpu->cpl;
-    uint64_t new_rsp = 0;
-    uint16_t ss = 0;
-    if (outer) {
-        new_rsp = mem_read(cpu, u, stack_at(cpu, u, rsp + 2 * size + drop, size, false), size);
-        ss = (uint16_t)mem_read(cpu, u, stack_at(cpu, u, rsp + 3 * size + drop, size, false), size);
-    }
-    interrupt_return(cpu, u, cs, rip, outer, ss, new_rsp + drop, rsp + 2 * size + drop);
+    interrupt_return(cpu, u, cs, rip, outer, rsp + 2 * size + (outer ? drop : 0), drop);
 }
 
 /* ---- fast system calls ---- */
