@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Which rows of isa.def no test executes: python tests/isa/coverage.py [CASES].
 
-The native tests and CASES (a million by default) of the differential runs are built with -DIMGVM_COVERAGE
+The native tests and CASES (a million by default) of the differential runs of each code size are built with -DIMGVM_COVERAGE
 (cpu/exec/coverage.h) and run; then the rows that were never executed are listed. Rows in UNEXECUTED have a reason.
 """
 
@@ -91,8 +91,10 @@ def measure(count: int) -> bytes:
         done = subprocess.run([str(program)], env=environment, capture_output=True, text=True, timeout=600)
         if done.returncode:
             print(f"{program.name}: {done.stdout.splitlines()[-1:]}")
-    command = [str(differential()), "--seed", "1", "--count", str(count)]
-    subprocess.run(command, env=environment, capture_output=True, check=False)
+    program = str(differential())
+    for bits in ("64", "32", "16"):
+        command = [program, "--bits", bits, "--seed", "1", "--count", str(count)]
+        subprocess.run(command, env=environment, capture_output=True, check=False)
     return record.read_bytes()
 
 

@@ -131,6 +131,29 @@ def test_kvm_delivers_exceptions_itself() -> None:
         Processor.real(exceptions="ignore")
 
 
+@pytest.mark.parametrize("accel", [engine.INTERP, engine.JIT])
+def test_one_processor_for_many_cases(accel: str) -> None:
+    """A halt, a triple fault, a shadow: none of them is the next case's."""
+    with Processor.real(engine=accel) as cpu:
+        for turn in range(3):
+            cpu.memory[CODE] = bytes.fromhex("40 f4")  # inc ax; hlt
+            cpu.regs.update({"eip": CODE, "eax": turn, "eflags": 2})
+            assert cpu.run().reason == "halt"
+            assert cpu.regs.read("eip", "eax") == (CODE + 2, turn + 1)
+            cpu.memory[CODE] = bytes.fromhex("0f0b")
+            cpu.regs.update({"idtr_limit": 0, "ip": CODE})
+            assert cpu.run().reason == "shutdown"
+            cpu.memory[CODE] = bytes.fromhex("8ed0 40")  # mov ss, ax; inc ax
+            cpu.regs.update({"idtr_limit": 0x3FF, "rip": CODE, "eax": 0, "esp": 0x1000})
+            assert cpu.step().reason == "steps"
+            cpu.physical.write_int(4, 0x0040_2000, 4)  # a single step's handler
+            cpu.memory[0x2400] = b"\xf4"
+            cpu.regs.update({"eip": CODE + 2, "eflags": 0x102})
+            assert cpu.run(timeout=5).reason == "halt"
+            assert cpu.regs.read("cs", "eip", "eax") == (0x40, 0x2001, 1)
+            cpu.regs.cs = 0
+
+
 def test_16_bit_protected_mode() -> None:
     with Processor.protected(bits=16, exceptions="report") as cpu:
         cpu.memory[CODE] = bytes.fromhex("01d8 a1ffff")  # add ax, bx; mov ax, [0xffff]

@@ -208,7 +208,7 @@ void imgvm_processor_destroy(imgvm_processor *processor);
 int imgvm_processor_reset(imgvm_processor *processor, imgvm_error *err);
 /* Names of registers, by index; returns a register's bytes, or -ENOENT behind the last. */
 int imgvm_processor_register(uint32_t index, const char **name);
-/* Little-endian values; returns the register's bytes. */
+/* Little-endian values; returns the register's bytes. Writing rip wakes a processor that halted or shut down. */
 int imgvm_processor_get(imgvm_processor *processor, const char *name, uint8_t value[16], imgvm_error *err);
 int imgvm_processor_set(imgvm_processor *processor, const char *name, const uint8_t value[16], imgvm_error *err);
 /* Many at once, their bytes one behind the other in `values`. Written in order. */

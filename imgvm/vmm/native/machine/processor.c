@@ -23,6 +23,7 @@ struct imgvm_processor {
     struct clock clock;
     struct x86_state state; /* the engine's when `fresh`; to be given back to it when `changed` */
     bool fresh, changed;
+    const struct register_row *rip;
     uint64_t cr8;
     struct engine_point *points;
     unsigned point_count;
@@ -170,6 +171,7 @@ int imgvm_processor_create(const imgvm_processor_config *config, imgvm_processor
     pthread_cond_init(&p->changed_state, &monotonic);
     pthread_condattr_destroy(&monotonic);
     p->mem.memfd = -1;
+    p->rip = register_find("rip");
     clock_init_real(&p->clock);
     const struct engine_host host = {
         .opaque = p, .mem = &p->mem, .wish = &wish, .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read,
@@ -251,6 +253,18 @@ int imgvm_processor_get(imgvm_processor *p, const char *name, uint8_t value[16],
     return row->bytes;
 }
 
+/* A register has been written. Whoever says where to go on wakes a processor that halted or shut down, and what the
+ * instruction before held back (interrupts, after STI and MOV SS) belongs to the past. */
+static void written(struct imgvm_processor *p, const struct register_row *row)
+{
+    p->changed = true;
+    p->stopped_before = false;
+    if (row == p->rip) {
+        p->state.activity = X86_RUNNING;
+        p->state.interrupt_shadow = false;
+    }
+}
+
 int imgvm_processor_set(imgvm_processor *p, const char *name, const uint8_t value[16], imgvm_error *err)
 {
     const struct register_row *row = find(name, err);
@@ -263,8 +277,7 @@ int imgvm_processor_set(imgvm_processor *p, const char *name, const uint8_t valu
         if (value[i])
             return error_set(err, ERANGE, "the value is too large for %s, which has %u bits", name, row->bytes * 8);
     register_write(&p->state, row, value);
-    p->changed = true;
-    p->stopped_before = false;
+    written(p, row);
     return row->bytes;
 }
 
@@ -307,8 +320,7 @@ int imgvm_processor_set_parts(imgvm_processor *p, const imgvm_register_part *par
         memcpy(value + parts[i].first, values, parts[i].bytes);
         values += parts[i].bytes;
         register_write(&p->state, row, value);
-        p->changed = true;
-        p->stopped_before = false;
+        written(p, row);
     }
     return result;
 }
