@@ -25,7 +25,8 @@ from imgvm.vmm import _build  # noqa: E402
 OUT = HERE.parents[1] / "build" / "coverage"
 FLAG = "-DIMGVM_COVERAGE"
 EXECUTED, UNDEFINED = 1, 2
-LINKED = ("base/error.c", "arch/*.c", "mem/guest_mem.c", "cpu/exec/*.c", "cpu/mmu/*.c", "cpu/decode/*.c")
+LINKED = ("base/error.c", "arch/*.c", "mem/guest_mem.c", "cpu/exec/*.c", "cpu/mmu/*.c", "cpu/decode/*.c",
+          "cpu/jit/*.c")
 
 # By feature or mnemonic: why a row is there though no processor of ours executes it.
 UNEXECUTED = {
