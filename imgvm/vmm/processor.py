@@ -556,6 +556,12 @@ class Processor:
         """What the port reads as from now on."""
         self._call("set_port", port, value)
 
+    def set_a20(self, enabled: bool) -> None:
+        """The A20 gate: shut, FFFF:0010 is address 0, as on an 8086. (KVM has none.)"""
+        if self._handle is None:
+            raise EngineError("the processor is closed")
+        binding.lib().imgvm_processor_set_a20(self._handle, enabled)
+
     def accesses(self) -> list[Access]:
         """What was done to ports and outside memory since the last call, oldest first; some 1000 are kept."""
         out = binding.ffi().new("imgvm_access[]", 1024)

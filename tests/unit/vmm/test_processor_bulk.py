@@ -154,6 +154,21 @@ def test_one_processor_for_many_cases(accel: str) -> None:
             cpu.regs.cs = 0
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a20(enabled: bool) -> None:
+    with Processor.real() as cpu:
+        cpu.set_a20(enabled)
+        cpu.physical.poke([(0, 0x11), (0x100000, 0x22), (0x1000, 0x40), (0x101000, 0x48)])
+        cpu.memory[0x2000] = bytes.fromhex("8a1e1000 c606 1100 77")  # mov bl, [0x10]; mov byte [0x11], 0x77
+        cpu.regs.update({"ds": 0xFFFF, "ip": 0x2000})
+        assert cpu.step(2).reason == "steps"
+        assert cpu.regs.bl == (0x22 if enabled else 0x11)
+        assert cpu.physical.peek([1, 0x100001]) == (b"\0\x77" if enabled else b"\x77\0")
+        cpu.regs.update({"cs": 0xFFFF, "ip": 0x1010, "ax": 5})  # code too: inc ax here, dec ax there
+        assert cpu.step().reason == "steps"
+        assert cpu.regs.ax == (4 if enabled else 6)
+
+
 def test_16_bit_protected_mode() -> None:
     with Processor.protected(bits=16, exceptions="report") as cpu:
         cpu.memory[CODE] = bytes.fromhex("01d8 a1ffff")  # add ax, bx; mov ax, [0xffff]

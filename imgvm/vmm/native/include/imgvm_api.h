@@ -237,6 +237,8 @@ int imgvm_processor_remove_point(imgvm_processor *processor, uint64_t address, u
                                  imgvm_error *err);
 /* What a port reads as from now on; before that, all ones. */
 int imgvm_processor_set_port(imgvm_processor *processor, uint16_t port, uint32_t value, imgvm_error *err);
+/* false: bit 20 of every physical address that the processor makes is 0. */
+void imgvm_processor_set_a20(imgvm_processor *processor, bool enabled);
 /* The last accesses to ports and to nothing, oldest first, which are then forgotten (some 1000 are kept). */
 uint32_t imgvm_processor_accesses(imgvm_processor *processor, imgvm_access *out, uint32_t room);
 /* On the caller's thread. instructions 0: no limit; timeout_ms -1: none. A breakpoint where the last run stopped is

@@ -397,6 +397,11 @@ int imgvm_processor_set_port(imgvm_processor *p, uint16_t port, uint32_t value, 
     return 0;
 }
 
+void imgvm_processor_set_a20(imgvm_processor *p, bool enabled)
+{
+    p->engine->ops->set_a20(p->engine, enabled);
+}
+
 uint32_t imgvm_processor_accesses(imgvm_processor *p, imgvm_access *out, uint32_t room)
 {
     uint64_t count = MIN(MIN(p->accesses, (uint64_t)ACCESSES_KEPT), (uint64_t)room);
