@@ -114,10 +114,11 @@ static void enter(struct cpu *cpu, const struct uop *u)
         mem_write(cpu, u, stack_linear(cpu, u, new_rsp, size, true), size, frame);
     }
     new_rsp -= (uint16_t)u->in.imm;
-    /* a write to the new top must be possible; read, too, for #AC */
+    /* a write to the new top must be possible, and aligned where that is asked; a device there is left alone */
     uint64_t top = stack_linear(cpu, u, new_rsp, size, true);
     access_probe_write(cpu, u, top, size);
-    mem_read(cpu, u, top, size);
+    if (unlikely(cpu->alignment_checked))
+        mem_read(cpu, u, top, size);
     reg_write(cpu, RBP, size, frame);
     stack_set(cpu, new_rsp);
     NEXT;
