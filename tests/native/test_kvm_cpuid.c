@@ -60,7 +60,7 @@ static int limit(struct table *t, const char *model, const char *features)
     struct cpu_wish wish;
     struct feature_set set;
     imgvm_error err;
-    CHECK_EQ(cpu_wish_parse(&wish, model, features, &err), 0);
+    CHECK_EQ(cpu_wish_parse(&wish, model, features, NULL, &err), 0);
     kvm_cpuid_features(&t->head, &set);
     int result = cpu_wish_grant(&wish, &set, &set, &err);
     if (result == 0)

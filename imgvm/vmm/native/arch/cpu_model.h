@@ -19,11 +19,10 @@ struct cpu_wish {
     struct feature_set plus, minus;
 };
 
-/* model: one of the names above, NULL or "" for host; features: "+name -name ...", or NULL. */
-int cpu_wish_parse(struct cpu_wish *wish, const char *model, const char *features, imgvm_error *err);
+/* model: one of the names above, NULL or "" for host; features: "+name -name ...", or NULL; vendor: intel, amd or auto,
+ * NULL or "" for auto. */
+int cpu_wish_parse(struct cpu_wish *wish, const char *model, const char *features, const char *vendor, imgvm_error *err);
 
-/* vendor: intel, amd, or auto; NULL or "" for auto. */
-int cpu_wish_parse_vendor(struct cpu_wish *wish, const char *vendor, imgvm_error *err);
 /* Never AUTO. wish may be NULL: as the host is. */
 enum cpu_vendor cpu_wish_vendor(const struct cpu_wish *wish, enum cpu_vendor host);
 

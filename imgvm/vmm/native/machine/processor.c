@@ -156,9 +156,7 @@ int imgvm_processor_create(const imgvm_processor_config *config, imgvm_processor
     if (!config->memory_bytes || config->memory_bytes % GUEST_PAGE_SIZE)
         return error_set(err, EINVAL, "memory of %" PRIu64 " bytes is no multiple of 4096", config->memory_bytes);
     struct cpu_wish wish;
-    int result = cpu_wish_parse(&wish, config->cpu_model, config->cpu_features, err);
-    if (result == 0)
-        result = cpu_wish_parse_vendor(&wish, config->cpu_vendor, err);
+    int result = cpu_wish_parse(&wish, config->cpu_model, config->cpu_features, config->cpu_vendor, err);
     if (result < 0)
         return result;
     struct imgvm_processor *p = calloc(1, sizeof *p);
@@ -290,39 +288,39 @@ static const struct register_row *row_of(const imgvm_register_part *part, imgvm_
     return NULL;
 }
 
+/* From `values` into the registers, or the other way round. */
+static int move_parts(struct imgvm_processor *p, const imgvm_register_part *parts, uint32_t count, uint8_t *values, bool write,
+                      imgvm_error *err)
+{
+    int result = fetch_state(p, err);
+    for (const imgvm_register_part *part = parts; part < parts + count && result == 0; values += part->bytes, part++) {
+        uint8_t value[REGISTER_BYTES_MAX] = {0};
+        const struct register_row *row = row_of(part, err);
+        if (!row)
+            return -EINVAL;
+        if (!write || (part->bytes != row->bytes && !part->clears))
+            register_read(&p->state, row, value);
+        if (!write) {
+            memcpy(values, value + part->first, part->bytes);
+            continue;
+        }
+        memcpy(value + part->first, values, part->bytes);
+        register_write(&p->state, row, value);
+        written(p, row);
+    }
+    return result;
+}
+
 int imgvm_processor_get_parts(imgvm_processor *p, const imgvm_register_part *parts, uint32_t count, uint8_t *values,
                               imgvm_error *err)
 {
-    int result = fetch_state(p, err);
-    for (uint32_t i = 0; i < count && result == 0; i++) {
-        uint8_t value[REGISTER_BYTES_MAX] = {0};
-        const struct register_row *row = row_of(&parts[i], err);
-        if (!row)
-            return -EINVAL;
-        register_read(&p->state, row, value);
-        memcpy(values, value + parts[i].first, parts[i].bytes);
-        values += parts[i].bytes;
-    }
-    return result;
+    return move_parts(p, parts, count, values, false, err);
 }
 
 int imgvm_processor_set_parts(imgvm_processor *p, const imgvm_register_part *parts, uint32_t count, const uint8_t *values,
                               imgvm_error *err)
 {
-    int result = fetch_state(p, err);
-    for (uint32_t i = 0; i < count && result == 0; i++) {
-        uint8_t value[REGISTER_BYTES_MAX] = {0};
-        const struct register_row *row = row_of(&parts[i], err);
-        if (!row)
-            return -EINVAL;
-        if (parts[i].bytes != row->bytes && !parts[i].clears)
-            register_read(&p->state, row, value);
-        memcpy(value + parts[i].first, values, parts[i].bytes);
-        values += parts[i].bytes;
-        register_write(&p->state, row, value);
-        written(p, row);
-    }
-    return result;
+    return move_parts(p, parts, count, (uint8_t *)values, true, err);
 }
 
 int imgvm_processor_code_bits(imgvm_processor *p, uint64_t *linear_pc, imgvm_error *err)

@@ -156,9 +156,7 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
         return error_hint(err, "--accel jit --cpus 1");
     }
     struct cpu_wish wish;
-    int result = cpu_wish_parse(&wish, config->cpu_model, config->cpu_features, err);
-    if (result == 0)
-        result = cpu_wish_parse_vendor(&wish, config->cpu_vendor, err);
+    int result = cpu_wish_parse(&wish, config->cpu_model, config->cpu_features, config->cpu_vendor, err);
     if (result < 0)
         return result;
     struct imgvm_vm *vm = calloc(1, sizeof *vm);
