@@ -76,8 +76,11 @@ static uint64_t time_ns(void *opaque)
 {
     return ((struct guest *)opaque)->now += 10;
 }
-static const struct cpu_callbacks callbacks = {port_read, port_write, mmio_read, mmio_write, acknowledge, msr_read,
-                                               msr_write, cr8_read,   cr8_write, time_ns,    NULL};
+static const struct cpu_callbacks callbacks = {
+    .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write,
+    .interrupt_acknowledge = acknowledge, .msr_read = msr_read, .msr_write = msr_write, .cr8_read = cr8_read,
+    .cr8_write = cr8_write, .time_ns = time_ns,
+};
 
 static void put64(struct guest *g, uint64_t gpa, uint64_t value)
 {
@@ -251,12 +254,11 @@ static void fill_tlb(struct guest *g, uint64_t code)
     struct mmu *mmu = &g->cpu->mmu;
     guest_mem_mark_code(guest_mem_find(&g->mem, code), code, 1); /* then what is decoded now is not the first */
     struct mmu_fault fault;
-    uint64_t gpa;
-    bool writable;
+    struct mmu_page page;
     for (unsigned i = 0; i < DATA_PAGES; i++) {
         uint64_t linear = DATA_BASE + i * PAGE;
-        if (mmu_translate(mmu, linear, i == READ_ONLY_PAGE ? MMU_READ : MMU_WRITE, MMU_USER, &gpa, &writable, &fault))
-            mmu_fill(mmu, linear, gpa, guest_mem_find(&g->mem, gpa), MMU_USER, writable);
+        if (mmu_translate(mmu, linear, i == READ_ONLY_PAGE ? MMU_READ : MMU_WRITE, MMU_USER, &page, &fault))
+            mmu_fill(mmu, linear, &page, guest_mem_find(&g->mem, page.gpa), MMU_USER);
     }
 }
 
