@@ -268,16 +268,15 @@ static void query_basic(const struct cpuid_config *config, uint32_t leaf, uint32
     case 0x1:
         put_version(config, out);
         break;
-    case 0x2: case 0x4: /* reserved with AMD, whose caches are in 8000_0005h and 8000_0006h */
-        if (is_amd(config))
+    case 0x2: /* one line: caches are in leaf 4, prefetch 64 bytes, no other descriptor */
+        if (is_amd(config)) /* whose caches are in 8000_0005h and 8000_0006h, and whose leaves 2 and 4 are reserved */
             break;
-        if (leaf == 0x4) {
-            put_cache(config, subleaf, out);
-            break;
-        }
-        /* one line: caches are in leaf 4, prefetch 64 bytes, no other descriptor */
         out[EAX] = 0x0000ff01;
         out[EDX] = 0xf0;
+        break;
+    case 0x4:
+        if (!is_amd(config))
+            put_cache(config, subleaf, out);
         break;
     case 0x7:
         put_features(config, 0x7, subleaf, out);
