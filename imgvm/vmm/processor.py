@@ -42,6 +42,7 @@ _REASONS = (
     "", "steps", "breakpoint", "watchpoint", "halt", "shutdown", "timeout", "asked", "internal", "exception",
 )  # fmt: skip
 
+PLANS_KEPT = 1024
 _FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _GPRS = ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")
 
@@ -130,11 +131,6 @@ class _Plan:
 
 
 @cache
-def _plan(names: tuple[str, ...]) -> _Plan:
-    return _Plan(names)
-
-
-@cache
 def _indexes() -> dict[str, tuple[int, int]]:
     """Name -> index, bytes."""
     lib, name, found = binding.lib(), binding.ffi().new("char const **"), dict[str, tuple[int, int]]()
@@ -162,6 +158,16 @@ class Registers:
 
     def __init__(self, processor: Processor) -> None:
         object.__setattr__(self, "_processor", processor)
+        object.__setattr__(self, "_plans", dict[tuple[str, ...], _Plan]())
+
+    def _plan(self, names: tuple[str, ...]) -> _Plan:
+        plans: dict[tuple[str, ...], _Plan] = self.__dict__["_plans"]
+        plan = plans.get(names)
+        if plan is None:
+            if len(plans) >= PLANS_KEPT:
+                plans.clear()
+            plan = plans[names] = _Plan(names)
+        return plan
 
     def __getitem__(self, name: str) -> int:
         processor: Processor = self.__dict__["_processor"]
@@ -197,14 +203,14 @@ class Registers:
 
     def update(self, values: Mapping[str, int]) -> None:
         """Sets many in one call, in the order given."""
-        plan = _plan(tuple(values))
+        plan = self._plan(tuple(values))
         plan.pack(values.values())
         processor: Processor = self.__dict__["_processor"]
         processor._call("set_parts", plan.parts, plan.count, plan.values)
 
     def read(self, *names: str) -> tuple[int, ...]:
         """The values of many, in one call."""
-        plan = _plan(names)
+        plan = self._plan(names)
         processor: Processor = self.__dict__["_processor"]
         processor._call("get_parts", plan.parts, plan.count, plan.values)
         return plan.unpack()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,28 @@ def test_order_counts_for_selectors() -> None:
 def test_what_does_not_fit(values: dict[str, int]) -> None:
     with Processor.long() as cpu, pytest.raises(EngineError, match="unsigned numbers of their own size"):
         cpu.regs.update(values)
+
+
+def test_processors_in_several_threads() -> None:
+    def work(number: int) -> bool:
+        with Processor.long() as cpu:
+            for turn in range(300):
+                value = number << 32 | turn
+                cpu.regs.update({"rax": value, "rbx": value, "rcx": value})
+                if cpu.regs.read("rax", "rbx", "rcx") != (value, value, value):
+                    return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+def test_many_different_sets_of_registers() -> None:
+    with Processor.long() as cpu:
+        for mask in range(1, 1 << 11):
+            names = [name for bit, name in enumerate(cpu.regs) if bit < 11 and mask >> bit & 1]
+            cpu.regs.update(dict.fromkeys(names, mask))
+            assert set(cpu.regs.read(*names)) == {mask}
 
 
 def test_there_is_no_such_register() -> None:
