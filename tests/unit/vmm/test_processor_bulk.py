@@ -134,6 +134,28 @@ def test_software_interrupts_are_delivered_all_the_same() -> None:
         assert cpu.regs.read("cs", "ip", "sp") == (0x40, 0x2000, 0x1000 - 6)
 
 
+def test_a_step_over_a_fault_ends_at_the_handler() -> None:
+    with Processor.real() as cpu:
+        cpu.memory[CODE] = bytes.fromhex("40 f7f3")  # inc ax; div bx, which is 0
+        cpu.physical.write_int(0, 0x0040_2000, 4)
+        cpu.memory[0x2400] = b"\x40\x40"
+        cpu.regs.update({"ax": 0, "bx": 0})
+        assert cpu.step(2).reason == "steps"
+        assert cpu.regs.read("cs", "ip", "ax", "sp") == (0x40, 0x2000, 1, 0x1000 - 6)
+        assert cpu.memory.read_int(0x1000 - 6, 2) == CODE + 1
+        assert cpu.step().reason == "steps"
+        assert cpu.regs.read("ip", "ax") == (0x2001, 2)
+
+
+def test_a_step_with_a_trap_ends_behind_its_instruction() -> None:
+    with Processor.real() as cpu:
+        cpu.memory[CODE] = b"\x40"
+        cpu.physical.write_int(4, 0x0040_2000, 4)
+        cpu.regs.update({"ax": 0, "flags": 0x102})
+        assert cpu.step().reason == "steps"
+        assert cpu.regs.read("cs", "ip", "ax") == (0x40, 0x2000, 1)
+
+
 def test_a_single_step_trap_is_told_behind_its_instruction() -> None:
     with Processor.real(exceptions="report") as cpu:
         cpu.memory[CODE] = b"\x40"  # inc ax

@@ -90,7 +90,8 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
 void cpu_destroy(struct cpu *cpu);
 
 enum cpu_exit cpu_run(struct cpu *cpu);
-/* Executes at most `count` instructions; CPU_EXIT_REQUEST when it did them all. */
+/* Executes at most `count` instructions; CPU_EXIT_REQUEST when it did them all. One that faults counts, with the
+ * delivery of its exception. */
 enum cpu_exit cpu_run_count(struct cpu *cpu, uint64_t count);
 /* cpu_run returns CPU_EXIT_REQUEST soon after the machine's clock reaches this, if cpu_clock_due says so then. UINT64_MAX:
  * never. */

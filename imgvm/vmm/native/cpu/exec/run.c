@@ -374,6 +374,8 @@ static enum cpu_exit run_loop(struct cpu *cpu)
                 cpu->exception_met = true;
                 return CPU_EXIT_REQUEST;
             }
+            if (cpu->count_limit != UINT64_MAX && cpu->delivering == NO_VECTOR && cpu->vector != EXC_DB)
+                cpu->instructions++; /* a step ends at the handler; a trap's instruction was counted */
             deliver_exception(cpu);
             break;
         case EVENT_SINGLE:
