@@ -26,6 +26,7 @@ class Cpu:
 
     model: str = "portable"  # portable | x86-64 | x86-64-v2 | x86-64-v3 | host
     features: tuple[str, ...] = ()  # +name and -name of CPUID features
+    vendor: str = "auto"  # auto | intel | amd
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,11 @@ def _hardware(doc: Document) -> Hardware:
 
 
 def _cpu(doc: Document) -> Cpu:
-    return Cpu(model=doc.get("model", Cpu.model), features=tuple(doc.get("features", ())))
+    return Cpu(
+        model=doc.get("model", Cpu.model),
+        features=tuple(doc.get("features", ())),
+        vendor=doc.get("vendor", Cpu.vendor),
+    )
 
 
 def _kernel(value: str | Document) -> Kernel:
@@ -255,7 +260,11 @@ def to_document(machine: Machine) -> Document:
         "memory": units.format_size(hardware.memory_bytes),
         "accel": hardware.accel,
         "entropy": hardware.entropy,
-        "cpu": {"model": hardware.cpu.model, "features": list(hardware.cpu.features)},
+        "cpu": {
+            "model": hardware.cpu.model,
+            "features": list(hardware.cpu.features),
+            "vendor": hardware.cpu.vendor,
+        },
     }
     if machine.boot is not None:
         doc["boot"] = _boot_document(machine.boot)

@@ -14,11 +14,14 @@ ones.
 
 from __future__ import annotations
 
+import struct
 import time
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from imgvm import binding
 from imgvm.errors import EngineError
@@ -33,7 +36,14 @@ CODE16, DATA16, CODE32, DATA32, CODE64 = 0x9B, 0x93, 0xC09B, 0xC093, 0xA09B
 CODE_SELECTOR, DATA_SELECTOR = 0x08, 0x10
 SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs")
 SLICE_MS = 100  # between looks at Python's signals
+TIMEOUT = 6  # IMGVM_STOP_TIMEOUT
+# By IMGVM_STOP_*.
+_REASONS = (
+    "", "steps", "breakpoint", "watchpoint", "halt", "shutdown", "timeout", "asked", "internal", "exception",
+)  # fmt: skip
 
+PLANS_KEPT = 1024
+_FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _GPRS = ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")
 
 
@@ -56,15 +66,16 @@ def _aliases() -> dict[str, tuple[str, int, int]]:
 _ALIASES = _aliases()
 
 
-@dataclass(frozen=True)
-class Stop:
+class Stop(NamedTuple):
     """Why a run ended."""
 
-    reason: str  # steps breakpoint watchpoint halt shutdown timeout asked internal
+    reason: str  # steps breakpoint watchpoint halt shutdown timeout asked exception internal
     address: int = 0  # linear: of the breakpoint, or the watched byte that was touched
     access: str = ""  # at a watchpoint: r, w or rw
     instructions: int = 0
     message: str = ""
+    vector: int | None = None  # of the exception
+    error_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,12 +99,75 @@ class Instruction:
         return f"{self.address:#x}: {self.text}"
 
 
+class _Plan:
+    """Registers by name, prepared for one native call."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        parts = [_parts_of(name) for name in names]
+        sizes = [sum(size for _, _, size, _ in mine) for mine in parts]
+        flat = [part for mine in parts for part in mine]
+        self.count = len(flat)
+        self.parts = binding.ffi().new("imgvm_register_part[]", flat)
+        self.values = binding.ffi().new("uint8_t[]", max(1, sum(sizes)))
+        self.view = memoryview(binding.ffi().buffer(self.values))
+        # Wider than a machine word (st0, xmm1, ymm2): as bytes.
+        self.packer = struct.Struct("<" + "".join(_FORMATS.get(size, f"{size}s") for size in sizes))
+        self.wide = [(number, size) for number, size in enumerate(sizes) if size not in _FORMATS]
+
+    def pack(self, numbers: Iterable[int]) -> None:
+        fields: list[Any] = list(numbers)
+        try:
+            for number, size in self.wide:
+                fields[number] = fields[number].to_bytes(size, "little")
+            self.packer.pack_into(self.view, 0, *fields)
+        except (struct.error, OverflowError):
+            raise EngineError("registers hold unsigned numbers of their own size") from None
+
+    def unpack(self) -> tuple[int, ...]:
+        fields = self.packer.unpack_from(self.view)
+        if not self.wide:
+            return fields
+        return tuple(int.from_bytes(f, "little") if isinstance(f, bytes) else f for f in fields)
+
+
+@cache
+def _indexes() -> dict[str, tuple[int, int]]:
+    """Name -> index, bytes."""
+    lib, name, found = binding.lib(), binding.ffi().new("char const **"), dict[str, tuple[int, int]]()
+    while (size := lib.imgvm_processor_register(len(found), name)) >= 0:
+        found[binding.text(name[0])] = len(found), size
+    return found
+
+
+def _parts_of(name: str) -> list[tuple[int, int, int, bool]]:
+    """What imgvm_register_part says: index, first byte, bytes, and whether writing clears the rest."""
+    if name in _ALIASES:
+        whole, first, bits = _ALIASES[name]
+        return [(_indexes()[whole][0], first // 8, bits // 8, bits == 32)]
+    if name.startswith("ymm") and not name.endswith("h"):
+        return _parts_of(f"xmm{name[3:]}") + _parts_of(f"{name}h")
+    if name not in _indexes():
+        raise EngineError(f"there is no register {name}")
+    index, size = _indexes()[name]
+    return [(index, 0, size, True)]
+
+
 class Registers:
     """Every register as an attribute or item, as an unsigned number: rax eax ax al, rip, rflags, cs, cs_base,
     cs_limit, cs_attributes, gdtr_base, cr3, dr7, efer, st0 (80 bits), xmm1 (128), ymm2 (256), mxcsr, ..."""
 
     def __init__(self, processor: Processor) -> None:
         object.__setattr__(self, "_processor", processor)
+        object.__setattr__(self, "_plans", dict[tuple[str, ...], _Plan]())
+
+    def _plan(self, names: tuple[str, ...]) -> _Plan:
+        plans: dict[tuple[str, ...], _Plan] = self.__dict__["_plans"]
+        plan = plans.get(names)
+        if plan is None:
+            if len(plans) >= PLANS_KEPT:
+                plans.clear()
+            plan = plans[names] = _Plan(names)
+        return plan
 
     def __getitem__(self, name: str) -> int:
         processor: Processor = self.__dict__["_processor"]
@@ -127,13 +201,30 @@ class Registers:
     def __setattr__(self, name: str, value: int) -> None:
         self[name] = value
 
+    def update(self, values: Mapping[str, int]) -> None:
+        """Sets many in one call, in the order given."""
+        plan = self._plan(tuple(values))
+        plan.pack(values.values())
+        processor: Processor = self.__dict__["_processor"]
+        processor._call("set_parts", plan.parts, plan.count, plan.values)
+
+    def read(self, *names: str) -> tuple[int, ...]:
+        """The values of many, in one call."""
+        plan = self._plan(names)
+        processor: Processor = self.__dict__["_processor"]
+        processor._call("get_parts", plan.parts, plan.count, plan.values)
+        return plan.unpack()
+
     def __iter__(self) -> Iterator[str]:
         """Names, in the order of a listing."""
-        lib, ffi = binding.lib(), binding.ffi()
-        name, index = ffi.new("char const **"), 0
-        while lib.imgvm_processor_register(index, name) >= 0:
-            yield binding.text(name[0])
-            index += 1
+        return iter(_indexes())
+
+
+def _columns(cells: Iterable[tuple[int, int] | Sequence[int]]) -> tuple[array[int], tuple[int, ...]]:
+    columns = tuple(zip(*cells, strict=True))
+    if not columns:
+        return array("Q"), ()
+    return array("Q", columns[0]), columns[1]
 
 
 class Memory:
@@ -157,6 +248,23 @@ class Memory:
 
     def write_int(self, address: int, value: int, size: int = 8) -> None:
         self.write(address, value.to_bytes(size, "little"))
+
+    def poke(self, cells: Iterable[tuple[int, int] | Sequence[int]]) -> None:
+        """Writes single bytes: pairs of an address and a value."""
+        addresses, values = _columns(cells)
+        self._cells("poke", addresses, bytes(values))
+
+    def peek(self, addresses: Iterable[int]) -> bytes:
+        """Reads single bytes, each at an address of its own."""
+        wanted = array("Q", addresses)
+        values = bytearray(len(wanted))
+        self._cells("peek", wanted, values)
+        return bytes(values)
+
+    def _cells(self, name: str, addresses: array[int], values: bytes | bytearray) -> None:
+        ffi = binding.ffi()
+        at = ffi.from_buffer("uint64_t[]", addresses)
+        self._processor._call(name, at, ffi.from_buffer(values), len(addresses), self._physical)
 
     def __getitem__(self, key: int | slice) -> Any:
         if isinstance(key, slice):
@@ -238,16 +346,43 @@ class Watchpoints:
         return len(self._ranges)
 
 
-class Processor:
-    """A processor at its power-on state; `real`, `protected` and `long` make one that is ready for code."""
+@cache
+def _native(name: str) -> Any:
+    return getattr(binding.lib(), f"imgvm_processor_{name}")
 
-    def __init__(self, memory_bytes: int = 2 << 20, engine: str = _engine.INTERP) -> None:
+
+class Processor:
+    """A processor at its power-on state; `real`, `protected` and `long` make one that is ready for code.
+
+    `model`, `features` and `vendor` are those of machine.cpu. With `exceptions="report"` an exception ends
+    the run instead of being delivered, and the Stop says which.
+    """
+
+    def __init__(
+        self,
+        memory_bytes: int = 2 << 20,
+        engine: str = _engine.INTERP,
+        *,
+        model: str = "host",
+        features: Iterable[str] = (),
+        vendor: str = "auto",
+        exceptions: str = "deliver",
+    ) -> None:
         self.engine = engine
         self.memory_bytes = memory_bytes
         self._handle: Any = None
-        self._handle = binding.open_handle(
-            EngineError, "imgvm_processor_create", _engine.native_id(engine), memory_bytes
-        )
+        ffi = binding.ffi()
+        texts = [ffi.new("char[]", text.encode()) for text in (model, " ".join(features), vendor)]
+        config = ffi.new("imgvm_processor_config *")
+        config.abi, config.engine = binding.lib().IMGVM_ABI, _engine.native_id(engine)
+        config.memory_bytes = memory_bytes
+        config.cpu_model, config.cpu_features, config.cpu_vendor = texts
+        self._handle = binding.open_handle(EngineError, "imgvm_processor_create", config)
+        self._error, self._out = ffi.new("imgvm_error *"), ffi.new("imgvm_stop *")
+        if exceptions not in ("deliver", "report"):
+            raise EngineError(f"exceptions are to deliver or to report, not to {exceptions}")
+        if exceptions == "report":
+            self._call("report_exceptions", True)
         self.regs = Registers(self)
         self.memory = Memory(self, physical=False)
         self.physical = Memory(self, physical=True)
@@ -257,9 +392,9 @@ class Processor:
     # ---- modes ----
 
     @classmethod
-    def real(cls, memory_bytes: int = 2 << 20, engine: str = _engine.INTERP) -> Processor:
+    def real(cls, memory_bytes: int = 2 << 20, engine: str = _engine.INTERP, **options: Any) -> Processor:
         """16-bit real mode, all segments at 0, stack below 0x1000, interrupts off."""
-        cpu = cls(memory_bytes, engine)
+        cpu = cls(memory_bytes, engine, **options)
         for name in SEGMENTS:
             cpu.regs[name] = 0
         cpu.regs.rip, cpu.regs.rsp = 0x1000, 0x1000
@@ -267,18 +402,25 @@ class Processor:
         return cpu
 
     @classmethod
-    def protected(cls, memory_bytes: int = 2 << 20, engine: str = _engine.INTERP) -> Processor:
-        """32-bit ring 0, flat segments, no paging, stack below 0x1000. A GDT lies in the last page."""
-        cpu = cls(memory_bytes, engine)
-        cpu._load_flat(CODE32)
+    def protected(
+        cls, memory_bytes: int = 2 << 20, engine: str = _engine.INTERP, *, bits: int = 32, **options: Any
+    ) -> Processor:
+        """Ring 0, flat segments, no paging, stack below 0x1000. A GDT lies in the last page.
+
+        `bits` 16: segments of 64 KiB, 16-bit code and stack.
+        """
+        if bits not in (16, 32):
+            raise EngineError(f"protected mode has code of 16 or 32 bits, not {bits}")
+        cpu = cls(memory_bytes, engine, **options)
+        cpu._load_flat(CODE32 if bits == 32 else CODE16, DATA32 if bits == 32 else DATA16)
         cpu.regs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE
         cpu.regs.cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT
         return cpu
 
     @classmethod
-    def long(cls, memory_bytes: int = 2 << 20, engine: str = _engine.INTERP) -> Processor:
+    def long(cls, memory_bytes: int = 2 << 20, engine: str = _engine.INTERP, **options: Any) -> Processor:
         """64-bit ring 0, memory mapped one to one, SSE and AVX on. GDT and page tables lie at its end."""
-        cpu = cls(memory_bytes, engine)
+        cpu = cls(memory_bytes, engine, **options)
         cpu._load_flat(CODE64)
         cpu.regs.cr3 = cpu._map_all()
         cpu.regs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE
@@ -287,17 +429,19 @@ class Processor:
         cpu.regs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG
         return cpu
 
-    def _load_flat(self, code: int) -> None:
+    def _load_flat(self, code: int, data: int = DATA32) -> None:
         gdt = self.memory_bytes - PAGE
-        for number, attributes in ((1, code), (2, DATA32)):
-            # limit FFFFF in units of a page; attributes are bits 55:40
-            self.physical.write_int(gdt + 8 * number, 0xF_0000_0000_FFFF | attributes << 40)
+        limit = 0xFFFF if data == DATA16 else 0xFFFFFFFF
+        for number, attributes in ((1, code), (2, data)):
+            # limit FFFFF in units of a page, or FFFF bytes; attributes are bits 55:40
+            high = 0 if data == DATA16 else 0xF << 48
+            self.physical.write_int(gdt + 8 * number, 0xFFFF | high | attributes << 40)
         self.regs.gdtr_base, self.regs.gdtr_limit = gdt, 0x17
         self.regs.cr0 = self.regs.cr0 | CR0_PE  # from here on a selector is only that
         for name in SEGMENTS:
             self.regs[name] = CODE_SELECTOR if name == "cs" else DATA_SELECTOR
-            self.regs[f"{name}_base"], self.regs[f"{name}_limit"] = 0, 0xFFFFFFFF
-            self.regs[f"{name}_attributes"] = code if name == "cs" else DATA32
+            self.regs[f"{name}_base"], self.regs[f"{name}_limit"] = 0, limit
+            self.regs[f"{name}_attributes"] = code if name == "cs" else data
         self.regs.rip, self.regs.rsp = 0x1000, 0x1000
 
     def _map_all(self) -> int:
@@ -322,7 +466,10 @@ class Processor:
     def _call(self, name: str, *args: Any) -> int:
         if self._handle is None:
             raise EngineError("the processor is closed")
-        return binding.call(EngineError, f"imgvm_processor_{name}", self._handle, *args)
+        result: int = _native(name)(self._handle, *args, self._error)
+        if result < 0:
+            raise binding.failure(EngineError, result, self._error)
+        return result
 
     def _get(self, name: str) -> int:
         value = binding.ffi().new("uint8_t[16]")
@@ -347,7 +494,7 @@ class Processor:
         return self._run(0, timeout)
 
     def _run(self, count: int, timeout: float | None) -> Stop:
-        lib, out = binding.lib(), binding.ffi().new("imgvm_stop *")
+        out = self._out
         deadline = None if timeout is None else time.monotonic() + timeout
         done = 0
         while True:
@@ -356,23 +503,19 @@ class Processor:
             self._call("run", count - done if count else 0, min(left, SLICE_MS), out)
             done += out.instructions
             over = deadline is not None and time.monotonic() >= deadline
-            if out.reason != lib.IMGVM_STOP_TIMEOUT or over:
+            if out.reason != TIMEOUT or over:
                 return self._translate(out, done)
 
     def _translate(self, out: Any, instructions: int) -> Stop:
+        reason = _REASONS[out.reason]
+        if reason == "steps":
+            return Stop(reason, 0, "", instructions)
+        if reason == "exception":
+            error_code = out.error_code if out.has_error_code else None
+            return Stop(reason, 0, "", instructions, "", out.vector, error_code)
         lib = binding.lib()
-        reasons = {
-            lib.IMGVM_STOP_STEPS: "steps",
-            lib.IMGVM_STOP_BREAKPOINT: "breakpoint",
-            lib.IMGVM_STOP_WATCHPOINT: "watchpoint",
-            lib.IMGVM_STOP_HALT: "halt",
-            lib.IMGVM_STOP_SHUTDOWN: "shutdown",
-            lib.IMGVM_STOP_TIMEOUT: "timeout",
-            lib.IMGVM_STOP_ASKED: "asked",
-        }
         letters = (("r", lib.IMGVM_POINT_READ), ("w", lib.IMGVM_POINT_WRITE))
         access = "".join(letter for letter, kind in letters if out.kinds & kind)
-        reason = reasons.get(out.reason, "internal")
         return Stop(reason, out.address, access, instructions, binding.text(out.message))
 
     def stop(self) -> None:
@@ -418,6 +561,12 @@ class Processor:
     def set_port(self, port: int, value: int) -> None:
         """What the port reads as from now on."""
         self._call("set_port", port, value)
+
+    def set_a20(self, enabled: bool) -> None:
+        """The A20 gate: shut, FFFF:0010 is address 0, as on an 8086. (KVM has none.)"""
+        if self._handle is None:
+            raise EngineError("the processor is closed")
+        binding.lib().imgvm_processor_set_a20(self._handle, enabled)
 
     def accesses(self) -> list[Access]:
         """What was done to ports and outside memory since the last call, oldest first; some 1000 are kept."""

@@ -121,7 +121,8 @@ class Vm:
         model = binding.ffi().new("char[]", self.machine.hardware.cpu.model.encode())
         features = binding.ffi().new("char[]", " ".join(self.machine.hardware.cpu.features).encode())
         config = self._config()
-        config.cpu_model, config.cpu_features = model, features
+        vendor = binding.ffi().new("char[]", self.machine.hardware.cpu.vendor.encode())
+        config.cpu_model, config.cpu_features, config.cpu_vendor = model, features, vendor
         try:
             return binding.open_handle(EngineError, "imgvm_vm_create", config)
         except EngineError as error:

@@ -69,6 +69,21 @@ def test_a_shell_reads_and_writes_its_disk(accel: str, busybox: Path) -> None:
             assert raw.read(len(WRITTEN)) == WRITTEN
 
 
+@pytest.mark.parametrize(("vendor", "name"), [("intel", "GenuineIntel"), ("amd", "AuthenticAMD")])
+def test_a_processor_of_either_vendor(vendor: str, name: str, pack_config: Callable[[str], Path]) -> None:
+    """Linux finds what it looks for on each, and complains of nothing."""
+    image = pack_config(
+        f"version: 1\nname: vendor\nmachine: {{cpu: {{vendor: {vendor}}}}}\n"
+        'boot:\n  kernel: {distro: "debian:bookworm", package: linux-image-cloud-amd64}\n  cmdline: [console=ttyS0, quiet]\n'
+        "exec: {command: [sh, -c, cat /proc/cpuinfo; dmesg]}\n"
+    )
+    done = command("-q", "run", image, "--accel", "interp")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"vendor_id\t: {name}" in done.stdout.replace("\r", "")
+    assert "Command line:" in done.stdout
+    assert "unchecked MSR" not in done.stdout
+
+
 @pytest.mark.skipif(not (shutil.which("mke2fs") and shutil.which("debugfs")), reason="e2fsprogs is not installed")
 def test_a_file_system_on_the_disk(pack_config: Callable[[str], Path], tmp_path: Path) -> None:
     """Files on ext4, made and read by e2fsprogs; a command instead of a shell."""

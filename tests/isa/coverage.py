@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Which rows of isa.def no test executes: python tests/isa/coverage.py [CASES].
 
-The native tests and CASES (a million by default) of the differential runs are built with -DIMGVM_COVERAGE
+The native tests and CASES (a million by default) of the differential runs of each code size are built with -DIMGVM_COVERAGE
 (cpu/exec/coverage.h) and run; then the rows that were never executed are listed. Rows in UNEXECUTED have a reason.
 """
 
@@ -25,7 +25,8 @@ from imgvm.vmm import _build  # noqa: E402
 OUT = HERE.parents[1] / "build" / "coverage"
 FLAG = "-DIMGVM_COVERAGE"
 EXECUTED, UNDEFINED = 1, 2
-LINKED = ("base/error.c", "arch/*.c", "mem/guest_mem.c", "cpu/exec/*.c", "cpu/mmu/*.c", "cpu/decode/*.c")
+LINKED = ("base/error.c", "arch/*.c", "mem/guest_mem.c", "cpu/exec/*.c", "cpu/mmu/*.c", "cpu/decode/*.c",
+          "cpu/jit/*.c")
 
 # By feature or mnemonic: why a row is there though no processor of ours executes it.
 UNEXECUTED = {
@@ -91,8 +92,10 @@ def measure(count: int) -> bytes:
         done = subprocess.run([str(program)], env=environment, capture_output=True, text=True, timeout=600)
         if done.returncode:
             print(f"{program.name}: {done.stdout.splitlines()[-1:]}")
-    command = [str(differential()), "--seed", "1", "--count", str(count)]
-    subprocess.run(command, env=environment, capture_output=True, check=False)
+    program = str(differential())
+    for bits in ("64", "32", "16"):
+        command = [program, "--bits", bits, "--seed", "1", "--count", str(count)]
+        subprocess.run(command, env=environment, capture_output=True, check=False)
     return record.read_bytes()
 
 

@@ -18,6 +18,8 @@ from imgvm.vmm import _build
 HERE = Path(__file__).parent / "differential"
 # Privileged by IOPL; undefined by definition; 0F 0D with a register is undefined on AMD's processors.
 ALWAYS_FAULT = {"insb", "outsb", "in", "out", "cli", "sti", "rsm", "ud0", "ud1", "ud2", "nop"}
+# 64-bit code, and 32- and 16-bit code in compatibility mode with segments from an LDT.
+BITS = pytest.mark.parametrize("bits", ["64", "32", "16"])
 LINKED = ["base/error.c", "arch/*.c", "mem/guest_mem.c", "cpu/exec/*.c", "cpu/mmu/*.c", "cpu/decode/*.c",
           "cpu/jit/*.c"]
 
@@ -58,29 +60,34 @@ def check(program: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_agrees_with_this_processor(differential: Path) -> None:
-    check(differential, "--seed", "1", "--count", "500000")
+@BITS
+def test_agrees_with_this_processor(differential: Path, bits: str) -> None:
+    check(differential, "--bits", bits, "--seed", "1", "--count", "500000" if bits == "64" else "250000")
 
 
 def test_agrees_translated(differential: Path) -> None:
     check(differential, "--translate", "--seed", "4", "--count", "400000")
 
 
-def test_every_row_runs(differential: Path) -> None:
+@BITS
+def test_every_row_runs(differential: Path, bits: str) -> None:
     """Rows that never complete must be known for it; those never tried have a reason in known.c."""
-    output = check(differential, "--seed", "2", "--count", "150000", "--coverage")
+    output = check(differential, "--bits", bits, "--seed", "2", "--count", "150000", "--coverage")
     silent = {(match["mnemonic"], match["why"]) for match in re.finditer(r"^row \d+ \((?P<mnemonic>[^/,]+).*\): (?P<why>.*)$", output, re.M)}
     assert not {mnemonic for mnemonic, why in silent if why == "never run"}
     assert {mnemonic for mnemonic, why in silent if why == "ran, and always faulted"} <= ALWAYS_FAULT
 
 
-def test_undefined_opcodes(differential: Path) -> None:
-    check(differential, "--any-opcode", "--seed", "3", "--count", "200000")
+@BITS
+def test_undefined_opcodes(differential: Path, bits: str) -> None:
+    check(differential, "--bits", bits, "--any-opcode", "--seed", "3", "--count", "200000" if bits == "64" else "100000")
 
 
 @pytest.mark.nightly
-def test_ten_million(differential: Path) -> None:
+@BITS
+def test_ten_million(differential: Path, bits: str) -> None:
     for seed in range(100, 110):
-        check(differential, "--seed", str(seed), "--count", "1000000")
-        check(differential, "--any-opcode", "--seed", str(seed), "--count", "1000000")
-        check(differential, "--translate", "--seed", str(seed + 100), "--count", "1000000")
+        check(differential, "--bits", bits, "--seed", str(seed), "--count", "1000000")
+        check(differential, "--bits", bits, "--any-opcode", "--seed", str(seed), "--count", "1000000")
+        if bits == "64":
+            check(differential, "--translate", "--seed", str(seed + 100), "--count", "1000000")

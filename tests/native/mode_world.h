@@ -145,7 +145,7 @@ static inline uint64_t gate(uint16_t selector, uint32_t offset, uint32_t type_dp
     return (offset & 0xffff) | (uint64_t)selector << 16 | (uint64_t)type_dpl_p << 40 | (uint64_t)(offset >> 16) << 48;
 }
 
-static inline void world_init(struct world *w)
+static inline void world_init_as(struct world *w, enum cpu_vendor vendor)
 {
     static const struct cpu_callbacks callbacks = {
         .port_read = world_port_read, .port_write = world_port_write, .mmio_read = world_mmio_read,
@@ -156,7 +156,7 @@ static inline void world_init(struct world *w)
     w->vector = -1;
     CHECK_EQ(guest_mem_init(&w->mem, &err), 0);
     CHECK_EQ(guest_mem_add(&w->mem, 0, 4 << 20, false, &err), 0);
-    struct cpu_options options = {.id = 0, .count = 1, .translator = WORLD_TRANSLATOR};
+    struct cpu_options options = {.id = 0, .count = 1, .translator = WORLD_TRANSLATOR, .vendor = vendor};
     w->cpu = cpu_create(&callbacks, w, &w->mem, &options, &err);
     CHECK(w->cpu != NULL);
 
@@ -173,6 +173,11 @@ static inline void world_init(struct world *w)
     /* all ports allowed, all software interrupts redirected to the IVT, 0xff at the end */
     put16(w, TSS + 0x66, TSS_IO_MAP);
     put(w, TSS + TSS_IO_MAP + 0x2000, 0xff, 1);
+}
+
+static inline void world_init(struct world *w)
+{
+    world_init_as(w, CPU_VENDOR_INTEL);
 }
 
 static inline void world_destroy(struct world *w)

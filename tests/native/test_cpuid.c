@@ -56,6 +56,27 @@ static void test_identity(void)
     CHECK_EQ((uint64_t)out[ECX] / 1000 * out[EBX] / out[EAX], 1000000);
 }
 
+static void test_amd(void)
+{
+    struct cpuid_config config;
+    uint32_t out[4];
+    cpuid_init(&config, 2, 4);
+    config.vendor = CPU_VENDOR_AMD;
+    for (unsigned i = 0; i < 2; i++) {
+        cpuid_query(&config, i ? 0x80000000 : 0, 0, out);
+        CHECK(!memcmp(&out[EBX], "Auth", 4) && !memcmp(&out[EDX], "enti", 4) && !memcmp(&out[ECX], "cAMD", 4));
+    }
+    CHECK_EQ(query(&config, 0, 0, EAX), 0xd);
+    CHECK_EQ(query(&config, 1, 0, EAX) >> 20 & 0xff, 0x1a - 0xf); /* extended family */
+    CHECK_EQ(query(&config, 1, 0, EAX), query(&config, 0x80000001, 0, EAX));
+    CHECK_EQ(query(&config, 4, 0, EAX), 0); /* Intel's way to tell caches */
+    CHECK_EQ(query(&config, 0x80000005, 0, ECX) >> 24, 32);
+    CHECK_EQ(query(&config, 0x80000006, 0, ECX) >> 16, 1024);
+    CHECK_EQ(query(&config, 0x80000008, 0, ECX), 2 << 12 | 3);
+    CHECK_EQ(query(&config, 0x80000001, 0, EDX) & CPUID_REPEATED_BITS, query(&config, 1, 0, EDX) & CPUID_REPEATED_BITS);
+    CHECK_EQ(query(&config, 0x80000001, 0, ECX) >> 1 & 1, 1);
+}
+
 /* A bit stands exactly for rows: NATIVE ones also need the host. */
 static void test_features_follow_the_tables(void)
 {
@@ -171,5 +192,6 @@ int main(void)
     test_dependencies_and_live_bits();
     test_topology();
     test_flaws_guests_need_not_work_around();
+    test_amd();
     return check_report();
 }

@@ -290,7 +290,7 @@ static struct feature_set granted(const char *model, const char *features)
     struct feature_set offered = everything(), set = {0};
     struct cpu_wish wish;
     imgvm_error err = {0};
-    CHECK_EQ(cpu_wish_parse(&wish, model, features, &err), 0);
+    CHECK_EQ(cpu_wish_parse(&wish, model, features, NULL, &err), 0);
     CHECK_EQ(cpu_wish_grant(&wish, &offered, &set, &err), 0);
     return set;
 }
@@ -322,7 +322,7 @@ static void test_portable_is_the_same_everywhere(void)
     struct feature_set rich = granted("portable", NULL), poor = rich, set;
     struct cpu_wish wish;
     imgvm_error err = {0};
-    CHECK_EQ(cpu_wish_parse(&wish, "portable", NULL, &err), 0);
+    CHECK_EQ(cpu_wish_parse(&wish, "portable", NULL, NULL, &err), 0);
     CHECK_EQ(cpu_wish_grant(&wish, &poor, &set, &err), 0);
     CHECK(!memcmp(&set, &rich, sizeof set));
     feature_set_remove(&poor, FEATURE_POPCNT);
@@ -333,23 +333,40 @@ static void test_portable_is_the_same_everywhere(void)
     CHECK_EQ(cpu_wish_grant(&wish, &poor, &set, &err), 0);
 }
 
+static void test_vendors(void)
+{
+    struct cpu_wish wish;
+    imgvm_error err = {0};
+    CHECK_EQ(cpu_wish_vendor(NULL, CPU_VENDOR_AMD), CPU_VENDOR_AMD);
+    CHECK_EQ(cpu_wish_parse(&wish, "host", NULL, NULL, &err), 0);
+    CHECK_EQ(cpu_wish_vendor(&wish, CPU_VENDOR_AMD), CPU_VENDOR_AMD);
+    CHECK_EQ(cpu_wish_vendor(&wish, CPU_VENDOR_INTEL), CPU_VENDOR_INTEL);
+    CHECK_EQ(cpu_wish_parse(&wish, "host", NULL, "intel", &err), 0);
+    CHECK_EQ(cpu_wish_vendor(&wish, CPU_VENDOR_AMD), CPU_VENDOR_INTEL);
+    CHECK_EQ(cpu_wish_parse(&wish, "portable", NULL, "auto", &err), 0); /* the same on every host */
+    CHECK_EQ(cpu_wish_vendor(&wish, CPU_VENDOR_AMD), CPU_VENDOR_INTEL);
+    CHECK_EQ(cpu_wish_parse(&wish, "portable", NULL, "amd", &err), 0);
+    CHECK_EQ(cpu_wish_vendor(&wish, CPU_VENDOR_INTEL), CPU_VENDOR_AMD);
+}
+
 static void test_wishes_that_cannot_be(void)
 {
     struct feature_set none = granted("portable", NULL), set;
     struct cpu_wish wish;
     imgvm_error err = {0};
-    CHECK_EQ(cpu_wish_parse(&wish, "pentium", NULL, &err), -EINVAL);
+    CHECK_EQ(cpu_wish_parse(&wish, "host", NULL, "cyrix", &err), -EINVAL);
+    CHECK_EQ(cpu_wish_parse(&wish, "pentium", NULL, NULL, &err), -EINVAL);
     CHECK(strstr(err.message, "pentium") && strstr(err.hint, "x86-64-v3"));
-    CHECK_EQ(cpu_wish_parse(&wish, "host", "+aes -nonsense", &err), -EINVAL);
+    CHECK_EQ(cpu_wish_parse(&wish, "host", "+aes -nonsense", NULL, &err), -EINVAL);
     CHECK(strstr(err.message, "-nonsense is not") != NULL);
-    CHECK_EQ(cpu_wish_parse(&wish, "host", "aes", &err), -EINVAL);
-    CHECK_EQ(cpu_wish_parse(&wish, "host", "+osxsave", &err), -EINVAL); /* the guest's own switch */
+    CHECK_EQ(cpu_wish_parse(&wish, "host", "aes", NULL, &err), -EINVAL);
+    CHECK_EQ(cpu_wish_parse(&wish, "host", "+osxsave", NULL, &err), -EINVAL); /* the guest's own switch */
 
-    CHECK_EQ(cpu_wish_parse(&wish, "portable", "+sha_ni", &err), 0);
+    CHECK_EQ(cpu_wish_parse(&wish, "portable", "+sha_ni", NULL, &err), 0);
     CHECK_EQ(cpu_wish_grant(&wish, &none, &set, &err), -ENOTSUP);
     CHECK(strstr(err.message, "cannot give the processor feature sha_ni") && *err.hint);
     none = everything();
-    CHECK_EQ(cpu_wish_parse(&wish, "host", "+avx2 -avx", &err), 0);
+    CHECK_EQ(cpu_wish_parse(&wish, "host", "+avx2 -avx", NULL, &err), 0);
     CHECK_EQ(cpu_wish_grant(&wish, &none, &set, &err), -EINVAL);
     CHECK(strstr(err.message, "avx2 is asked for, and avx is taken away") != NULL);
 }
@@ -365,6 +382,7 @@ int main(void)
     test_what_is_more_than_a_row();
     test_models();
     test_portable_is_the_same_everywhere();
+    test_vendors();
     test_wishes_that_cannot_be();
     guest_mem_destroy(&mem);
     return check_report();

@@ -60,12 +60,26 @@ static int limit(struct table *t, const char *model, const char *features)
     struct cpu_wish wish;
     struct feature_set set;
     imgvm_error err;
-    CHECK_EQ(cpu_wish_parse(&wish, model, features, &err), 0);
+    CHECK_EQ(cpu_wish_parse(&wish, model, features, NULL, &err), 0);
     kvm_cpuid_features(&t->head, &set);
     int result = cpu_wish_grant(&wish, &set, &set, &err);
     if (result == 0)
         kvm_cpuid_limit(&t->head, &set, wish.model != CPU_MODEL_HOST);
     return result;
+}
+
+static void test_vendor(void)
+{
+    static struct table t;
+    everything(&t);
+    memcpy(&put(&t, 0, 0, 0)->ebx, "Genu", 4);
+    CHECK_EQ(kvm_cpuid_vendor(&t.head), CPU_VENDOR_INTEL);
+    kvm_cpuid_set_vendor(&t.head, CPU_VENDOR_AUTO);
+    kvm_cpuid_set_vendor(&t.head, CPU_VENDOR_INTEL); /* which it is */
+    CHECK_EQ(get(&t, 1, 0)->eax, ~0u);
+    kvm_cpuid_set_vendor(&t.head, CPU_VENDOR_AMD);
+    CHECK_EQ(kvm_cpuid_vendor(&t.head), CPU_VENDOR_AMD);
+    CHECK_EQ(get(&t, 1, 0)->eax, 0x00b00f21);
 }
 
 static void test_portable(void)
@@ -159,6 +173,7 @@ static void test_the_kernel_takes_it(void)
 
 int main(void)
 {
+    test_vendor();
     test_portable();
     test_level_3();
     test_host();

@@ -325,6 +325,31 @@ static void test_returns(struct world *w)
 }
 
 GUEST(iret_flags, 32, "pushf; pop %eax; or $0x3200, %eax; push %eax; pushl $0x2b; call 1f; 1: addl $6, (%esp); iretl; pushf; pop %ebx; hlt");
+/* The code segment is judged before the outer stack pointer is looked for (SDM vol. 2, RET). */
+GUEST(far_return_drop, 32, "lret $0xff00");
+GUEST(iret_frame, 32, "iret");
+static void test_code_before_stack(struct world *w)
+{
+    struct x86_state s;
+    for (unsigned bad_code = 0; bad_code < 2; bad_code++) {
+        protected_mode(w, &s);
+        s.segment[SS].limit = 0xffff; /* SS:ESP would be read beyond it */
+        put32(w, STACK, CODE);
+        put32(w, STACK + 4, bad_code ? DATA0 | 3 : USER_CODE32);
+        CHECK_EQ(RUN(w, &s, far_return_drop), CPU_EXIT_HALT);
+        CHECK_VECTOR(&s, bad_code ? EXC_GP : EXC_SS);
+    }
+    for (unsigned bad_code = 0; bad_code < 2; bad_code++) {
+        protected_mode(w, &s);
+        s.segment[SS].limit = STACK + 11;
+        put32(w, STACK, CODE);
+        put32(w, STACK + 4, bad_code ? DATA0 | 3 : USER_CODE32);
+        put32(w, STACK + 8, EFLAGS_FIXED);
+        CHECK_EQ(RUN(w, &s, iret_frame), CPU_EXIT_HALT);
+        CHECK_VECTOR(&s, bad_code ? EXC_GP : EXC_SS);
+    }
+}
+
 static void test_iret_privilege(struct world *w)
 {
     struct x86_state s;
@@ -519,10 +544,168 @@ static void test_fast_calls(struct world *w)
     }
 }
 
+/* ---- the same with AMD's processors (APM vol. 3, SYSCALL, SYSRET, SYSENTER, SYSEXIT) ---- */
+
+GUEST(sysret64_to_32, 64, "sysret; hlt");
+GUEST(cpuid_vendor, 64, "xor %eax, %eax; cpuid; hlt");
+
+#define THERE 0x11000u
+
+static void amd_syscall(struct world *w)
+{
+    struct x86_state s;
+    /* compatibility mode: to CSTAR, in 64-bit code */
+    long_mode(w, &s);
+    to_user(&s);
+    s.segment[CS] = (struct x86_segment){USER_CODE32, 0xc0fb, 0xffffffff, 0};
+    s.star = (uint64_t)CODE64 << 32;
+    s.lstar = 0x3000;
+    s.cstar = THERE;
+    s.sfmask = EFLAGS_IF | EFLAGS_DF;
+    s.rflags |= EFLAGS_IF | EFLAGS_DF | EFLAGS_CF;
+    CHECK_EQ(RUN(w, &s, syscall32), CPU_EXIT_HALT);
+    CHECK_EQ(s.rip, THERE + 2);
+    CHECK_EQ(s.segment[CS].selector, CODE64);
+    CHECK_EQ(s.segment[CS].attributes & (SEG_L | SEG_DB | SEG_DPL), SEG_L);
+    CHECK_EQ(s.segment[SS].selector, CODE64 + 8);
+    CHECK_EQ(s.gpr[RCX], CODE + 2);
+    CHECK_EQ(s.gpr[R11], EFLAGS_FIXED | EFLAGS_IF | EFLAGS_DF | EFLAGS_CF);
+    CHECK_EQ(s.rflags, EFLAGS_FIXED | EFLAGS_CF);
+    /* 64-bit mode: to LSTAR */
+    long_mode(w, &s);
+    to_user(&s);
+    s.star = (uint64_t)CODE64 << 32;
+    s.lstar = THERE;
+    CHECK_EQ(RUN(w, &s, syscall64), CPU_EXIT_HALT);
+    CHECK_EQ(s.rip, THERE + 2);
+    /* legacy mode: to STAR, in flat 32-bit code; R11 has no part in it, and of the flags VM, IF and RF go */
+    protected_mode(w, &s);
+    to_user(&s);
+    s.efer = EFER_SCE;
+    s.star = (uint64_t)(CODE32 | 3) << 32 | THERE;
+    s.sfmask = EFLAGS_CF;
+    s.rflags |= EFLAGS_IF | EFLAGS_CF;
+    s.gpr[R11] = 77;
+    CHECK_EQ(RUN(w, &s, syscall32), CPU_EXIT_HALT);
+    CHECK_EQ(s.rip, THERE + 2);
+    CHECK_EQ(s.segment[CS].selector, CODE32);
+    CHECK_EQ(s.segment[CS].attributes & (SEG_L | SEG_DB | SEG_DPL), SEG_DB);
+    CHECK_EQ(s.gpr[RCX], CODE + 2);
+    CHECK_EQ(s.gpr[R11], 77);
+    CHECK_EQ(s.rflags, EFLAGS_FIXED | EFLAGS_CF);
+    protected_mode(w, &s); /* no SCE */
+    CHECK_EQ(RUN(w, &s, syscall32), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_UD);
+}
+
+static void amd_sysret(struct world *w)
+{
+    struct x86_state s;
+    const uint64_t star = (uint64_t)(USER_CODE32 | 3) << 48;
+    /* legacy mode: CS and SS's selector, IF on, the other flags as they were */
+    protected_mode(w, &s);
+    s.efer = EFER_SCE;
+    s.star = star;
+    s.gpr[RCX] = THERE;
+    s.gpr[RSP] = USER_STACK;
+    s.rflags |= EFLAGS_CF;
+    CHECK_EQ(RUN(w, &s, sysret32), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_GP); /* HLT in ring 3 */
+    CHECK_EQ(frame(w, &s, 1), THERE + 1);
+    CHECK_EQ(frame(w, &s, 2), USER_CODE32);
+    CHECK_EQ(frame(w, &s, 3) & (EFLAGS_IF | EFLAGS_CF), EFLAGS_IF | EFLAGS_CF);
+    CHECK_EQ(frame(w, &s, 5), USER_CODE32 + 8);
+    /* compatibility mode, ring 0: to 32-bit code */
+    long_mode(w, &s);
+    s.segment[CS] = (struct x86_segment){CODE32, 0xc09b, 0xffffffff, 0};
+    s.star = star;
+    s.gpr[RCX] = THERE;
+    CHECK_EQ(RUN(w, &s, sysret32), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_GP);
+    CHECK_EQ(frame(w, &s, 2), USER_CODE32);
+    /* above ring 0, and in real mode: #GP, not #UD */
+    protected_mode(w, &s);
+    to_user(&s);
+    s.efer = EFER_SCE;
+    CHECK_EQ(RUN(w, &s, sysret32), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_GP);
+    CHECK_EQ(frame(w, &s, 1), CODE);
+    real_mode(w, &s);
+    s.efer = EFER_SCE;
+    CHECK_EQ(RUN(w, &s, sysret32), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_GP);
+    /* an address that is not canonical: found by ring 3, where Intel's SYSRET faults itself */
+    long_mode(w, &s);
+    s.star = star;
+    s.gpr[RCX] = BIT(47);
+    CHECK_EQ(RUN(w, &s, sysret64), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_GP);
+    CHECK_EQ(frame(w, &s, 1), BIT(47));
+    CHECK_EQ(frame(w, &s, 2), (USER_CODE32 + 16) | 3);
+}
+
+/* SYSRET to 32-bit code after an interrupt made SS null: the stack cannot be used until SS is loaded again. */
+GUEST(push_there, 32, "push %eax; hlt");
+static void amd_sysret_keeps_ss(struct world *w, bool null_ss)
+{
+    struct x86_state s;
+    guest_mem_write(&w->mem, THERE, push_there_begin, 2);
+    long_mode(w, &s);
+    s.star = (uint64_t)(USER_CODE32 | 3) << 48;
+    s.gpr[RCX] = THERE;
+    s.gpr[R11] = EFLAGS_FIXED;
+    s.gpr[RSP] = USER_STACK;
+    if (null_ss)
+        s.segment[SS] = (struct x86_segment){.attributes = SEG_UNUSABLE};
+    CHECK_EQ(RUN(w, &s, sysret64_to_32), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, null_ss ? EXC_SS : EXC_GP);
+    CHECK_EQ(frame(w, &s, 1), THERE + !null_ss);
+    CHECK_EQ(frame(w, &s, 5), USER_CODE32 + 8);
+    guest_mem_write(&w->mem, THERE, halt_there_begin, 2);
+}
+
+static void amd_sysenter(struct world *w)
+{
+    struct x86_state s;
+    protected_mode(w, &s); /* as Intel's */
+    to_user(&s);
+    s.sysenter_cs = CODE32;
+    s.sysenter_eip = THERE;
+    s.sysenter_esp = 0x6000;
+    CHECK_EQ(RUN(w, &s, sysenter32), CPU_EXIT_HALT);
+    CHECK_EQ(s.rip, THERE + 2);
+    for (unsigned i = 0; i < 4; i++) { /* not in long mode */
+        long_mode(w, &s);
+        s.sysenter_cs = CODE64;
+        if (i >= 2)
+            s.segment[CS] = (struct x86_segment){CODE32, 0xc09b, 0xffffffff, 0};
+        CHECK_EQ(i == 0 ? RUN(w, &s, sysenter64) : i == 1 ? RUN(w, &s, sysexit64) : i == 2 ? RUN(w, &s, sysenter32) : RUN(w, &s, sysexit32),
+                 CPU_EXIT_HALT);
+        CHECK_VECTOR(&s, EXC_UD);
+    }
+}
+
+static void test_fast_calls_amd(struct world *w)
+{
+    struct x86_state s;
+    guest_mem_write(&w->mem, THERE, halt_there_begin, 2);
+    amd_syscall(w);
+    amd_sysret(w);
+    amd_sysret_keeps_ss(w, false);
+    amd_sysret_keeps_ss(w, true);
+    amd_sysenter(w);
+    long_mode(w, &s);
+    CHECK_EQ(RUN(w, &s, cpuid_vendor), CPU_EXIT_HALT);
+    CHECK_EQ(s.gpr[RBX], 0x68747541);
+}
+
 int main(void)
 {
     struct world w;
     world_main_begin();
+    world_init_as(&w, CPU_VENDOR_AMD);
+    test_fast_calls_amd(&w);
+    world_destroy(&w);
     world_init(&w);
     test_interrupt_gates(&w);
     test_inner_stacks(&w);
@@ -530,6 +713,7 @@ int main(void)
     test_call_gates(&w);
     test_far(&w);
     test_returns(&w);
+    test_code_before_stack(&w);
     test_iret_privilege(&w);
     test_nmi(&w);
     test_alignment(&w);

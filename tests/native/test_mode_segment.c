@@ -300,6 +300,37 @@ static void test_real_mode(struct world *w)
 
 /* The same code under a shorter code segment, after it ran under a long one. */
 GUEST(limited, 32, "inc %eax; inc %eax; inc %eax; hlt");
+GUEST(across, 32, "mov $0x12345678, %eax; hlt");
+GUEST(flush_code, 32, "clflush %cs:0x40000; hlt");
+GUEST(read_code, 32, "mov %cs:0x40000, %al; hlt");
+
+/* The limit of the code segment is found before the page behind it is asked for. */
+static void test_limit_before_page(struct world *w)
+{
+    struct x86_state s;
+    long_mode(w, &s); /* for its tables; the code is compatibility mode's */
+    s.segment[CS] = (struct x86_segment){CODE32, 0xc09b, 0x10fff, 0};
+    s.rip = 0x10ffe;
+    CHECK(guest_mem_write(&w->mem, s.rip, across_begin, 5));
+    put64(w, TABLES + 0x6000 + 8 * 0x11, 0); /* the next page is not there */
+    cpu_set_state(w->cpu, &s);
+    CHECK_EQ(cpu_run(w->cpu), CPU_EXIT_HALT);
+    cpu_get_state(w->cpu, &s);
+    CHECK_VECTOR(&s, EXC_GP);
+}
+
+/* CLFLUSH may name an execute-only segment; a load may not (SDM vol. 2, CLFLUSH). */
+static void test_execute_only(struct world *w)
+{
+    struct x86_state s;
+    for (unsigned read = 0; read < 2; read++) {
+        protected_mode(w, &s);
+        s.segment[CS].attributes &= ~SEG_WRITE_READ;
+        CHECK_EQ(read ? RUN(w, &s, read_code) : RUN(w, &s, flush_code), CPU_EXIT_HALT);
+        CHECK_VECTOR(&s, read ? EXC_GP : -1);
+    }
+}
+
 static void test_code_limit(struct world *w)
 {
     struct x86_state s;
@@ -324,6 +355,8 @@ int main(void)
     test_canonical(&w);
     test_real_mode(&w);
     test_code_limit(&w);
+    test_execute_only(&w);
+    test_limit_before_page(&w);
     world_destroy(&w);
     return check_report();
 }

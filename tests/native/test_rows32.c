@@ -137,6 +137,66 @@ static void test_far_pointers(struct world *w)
     CHECK_EQ(s.gpr[RSI], 5);
 }
 
+/* Registers 8 to 15 are not there: VZEROALL and VZEROUPPER leave them, a register in an immediate's bits 7:4 has no
+ * bit 7, and VEX.W does not make EAX and EDX longer. */
+#define XMM(s, n) ((s)->xsave + 160 + 16 * (n))
+#define YMM_HIGH(s, n) ((s)->xsave + 576 + 16 * (n))
+GUEST(zero_all, 32, "vzeroall; hlt");
+GUEST(zero_upper, 32, "vzeroupper; hlt");
+GUEST(is4, 32, ".byte 0xc4, 0xe3, 0x71, 0x4a, 0xc2, 0xb0; hlt");         /* vblendvps xmm0, xmm1, xmm2, xmm(11 & 7) */
+GUEST(compare_strings, 32, ".byte 0xc4, 0xe3, 0xf9, 0x61, 0xc8, 0x08; hlt"); /* vpcmpestri xmm1, xmm0, 8 with W */
+static void test_vectors(struct world *w)
+{
+    struct x86_state s;
+    if (!__builtin_cpu_supports("avx"))
+        return;
+    for (unsigned all = 0; all < 2; all++) {
+        protected_mode(w, &s);
+        store_le64(s.xsave + 512, 7);
+        memset(XMM(&s, 0), 0x11, 256);
+        memset(YMM_HIGH(&s, 0), 0x22, 256);
+        CHECK_EQ(all ? RUN(w, &s, zero_all) : RUN(w, &s, zero_upper), CPU_EXIT_HALT);
+        CHECK_VECTOR(&s, -1);
+        uint64_t live = load_le64(s.xsave + 512);
+        CHECK_EQ(live & 4, 4);
+        for (unsigned n = 0; n < 16; n++) {
+            CHECK_EQ(XMM(&s, n)[15], all && n < 8 ? 0 : 0x11);
+            CHECK_EQ(YMM_HIGH(&s, n)[15], n < 8 ? 0 : 0x22);
+        }
+    }
+    protected_mode(w, &s);
+    store_le64(s.xsave + 512, 7);
+    memset(XMM(&s, 1), 0x11, 16);
+    memset(XMM(&s, 2), 0x22, 16);
+    memset(XMM(&s, 3), 0x80, 16);
+    memset(XMM(&s, 11), 0, 16);
+    CHECK_EQ(RUN(w, &s, is4), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, -1);
+    CHECK_EQ(XMM(&s, 0)[0], 0x22);
+    protected_mode(w, &s);
+    store_le64(s.xsave + 512, 7);
+    memset(XMM(&s, 0), 0x33, 32);
+    s.gpr[RAX] = UINT64_C(0x100000002); /* two characters each */
+    s.gpr[RDX] = UINT64_C(0x100000002);
+    CHECK_EQ(RUN(w, &s, compare_strings), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, -1);
+    CHECK(s.rflags & EFLAGS_ZF && s.rflags & EFLAGS_SF); /* both are shorter than a register */
+}
+
+/* ENTER with a 16-bit stack pointer: EBP becomes what ESP became, its upper half untouched by the borrow. */
+GUEST(enter16, 32, "enter $8, $0; hlt");
+static void test_enter(struct world *w)
+{
+    struct x86_state s;
+    protected_mode(w, &s);
+    s.segment[SS] = (struct x86_segment){DATA16, 0x93, 0xffff, 0};
+    s.gpr[RSP] = 0x50000000;
+    CHECK_EQ(RUN(w, &s, enter16), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, -1);
+    CHECK_EQ(s.gpr[RBP], 0x5000fffc);
+    CHECK_EQ(s.gpr[RSP], 0x5000fff4);
+}
+
 int main(void)
 {
     struct world w;
@@ -146,6 +206,8 @@ int main(void)
     test_traps(&w);
     test_moves(&w);
     test_far_pointers(&w);
+    test_vectors(&w);
+    test_enter(&w);
     world_destroy(&w);
     return check_report();
 }

@@ -115,6 +115,17 @@ static unsigned memory_difference(const struct diff_case *c, const struct diff_r
     return DATA_BYTES;
 }
 
+/* What 16- and 32-bit code leaves in the rest is not defined (SDM vol. 1, 3.4.1.1). */
+static uint64_t register_mask(const struct diff_case *c)
+{
+    return c->mode == INSN_MODE_64 ? UINT64_MAX : UINT32_MAX;
+}
+
+static unsigned register_count(const struct diff_case *c)
+{
+    return c->mode == INSN_MODE_64 ? 16 : 8;
+}
+
 /* Returning from the kernel clears the RPL of a null selector (SDM vol. 2, IRET). */
 static uint16_t data_selector(uint16_t selector)
 {
@@ -132,10 +143,11 @@ const char *compare(const struct diff_case *c, const struct diff_result *host, c
         return "error code";
     if (host->vector == EXC_PF && host->cr2 != guest->cr2)
         return "cr2";
-    if (host->rip != guest->rip)
+    uint64_t mask = register_mask(c);
+    if ((host->rip ^ guest->rip) & mask)
         return "rip";
-    for (unsigned i = 0; i < 16; i++)
-        if (host->gpr[i] != guest->gpr[i])
+    for (unsigned i = 0; i < register_count(c); i++)
+        if ((host->gpr[i] ^ guest->gpr[i]) & mask)
             return gpr_names[i];
     if ((host->rflags ^ guest->rflags) & ~flags_undefined(c))
         return "rflags";
@@ -143,7 +155,7 @@ const char *compare(const struct diff_case *c, const struct diff_result *host, c
         data_selector(host->es) != data_selector(guest->es) || data_selector(host->fs) != data_selector(guest->fs) ||
         data_selector(host->gs) != data_selector(guest->gs))
         return "selectors";
-    if (host->fs_base != guest->fs_base || host->gs_base != guest->gs_base)
+    if (c->mode == INSN_MODE_64 && (host->fs_base != guest->fs_base || host->gs_base != guest->gs_base))
         return "fs or gs base";
     if (memory_difference(c, host, guest) < DATA_BYTES)
         return "memory";
@@ -206,9 +218,12 @@ void report(FILE *out, const struct diff_case *c, const struct diff_result *host
     print_bytes(out, c->code, c->length);
     fprintf(out, "  %s\n    at %" PRIx64 " rflags %" PRIx64 " fcw %04x fsw %04x ftw %02x mxcsr %04x row %u", text, c->rip, c->rflags,
             load_le16(c->xsave), load_le16(c->xsave + 2), c->xsave[4], load_le32(c->xsave + 24), c->row);
-    for (unsigned i = 0; i < 16; i++)
+    for (unsigned i = 0; i < register_count(c); i++)
         fprintf(out, "%s%s=%" PRIx64, i % 8 ? " " : "\n    ", gpr_names[i], c->gpr[i]);
     fprintf(out, "\n");
+    if (c->mode != INSN_MODE_64)
+        fprintf(out, "    cs=%x ss=%x ds=%x es=%x fs=%x gs=%x\n", c->selector[CS], c->selector[SS], c->selector[DS], c->selector[ES],
+                c->selector[FS], c->selector[GS]);
     for (unsigned i = 0, at = 0; i < c->patches; at += c->patch[i++].size) {
         fprintf(out, "    [%" PRIx64 "] = ", DATA_BASE + c->patch[i].offset);
         print_bytes(out, c->patch_bytes + at, MIN(c->patch[i].size, 64));
@@ -218,16 +233,16 @@ void report(FILE *out, const struct diff_case *c, const struct diff_result *host
             host->error, host->vector == EXC_PF ? host->cr2 : 0, guest->vector, guest->error, guest->vector == EXC_PF ? guest->cr2 : 0);
     print_both(out, "rip", c->rip, host->rip, guest->rip);
     print_both(out, "rflags", c->rflags, host->rflags, guest->rflags);
-    for (unsigned i = 0; i < 16; i++)
-        print_both(out, gpr_names[i], c->gpr[i], host->gpr[i], guest->gpr[i]);
-    print_both(out, "cs", USER_CS, host->cs, guest->cs);
-    print_both(out, "ss", USER_SS, host->ss, guest->ss);
-    print_both(out, "ds", 0, host->ds, guest->ds);
-    print_both(out, "es", 0, host->es, guest->es);
-    print_both(out, "fs", 0, host->fs, guest->fs);
-    print_both(out, "gs", 0, host->gs, guest->gs);
-    print_both(out, "fs_base", FS_BASE, host->fs_base, guest->fs_base);
-    print_both(out, "gs_base", GS_BASE, host->gs_base, guest->gs_base);
+    for (unsigned i = 0; i < register_count(c); i++)
+        print_both(out, gpr_names[i], c->gpr[i], host->gpr[i] & register_mask(c), guest->gpr[i] & register_mask(c));
+    print_both(out, "cs", c->selector[CS], host->cs, guest->cs);
+    print_both(out, "ss", c->selector[SS], host->ss, guest->ss);
+    print_both(out, "ds", c->selector[DS], host->ds, guest->ds);
+    print_both(out, "es", c->selector[ES], host->es, guest->es);
+    print_both(out, "fs", c->selector[FS], host->fs, guest->fs);
+    print_both(out, "gs", c->selector[GS], host->gs, guest->gs);
+    print_both(out, "fs_base", base_of(c, FS), host->fs_base, guest->fs_base);
+    print_both(out, "gs_base", base_of(c, GS), host->gs_base, guest->gs_base);
     unsigned at = memory_difference(c, host, guest);
     if (at < DATA_BYTES) {
         fprintf(out, "    [%" PRIx64 "]\n", DATA_BASE + at);

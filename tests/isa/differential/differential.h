@@ -3,9 +3,14 @@
  * state, in the same memory, at the same addresses.
  *
  *   generate.c  a case: an encoding of a row of isa.def and a state to run it from, all from one number
+ *   segments.c  a local descriptor table with a segment of every kind, the same on both sides
  *   operands.c  values worth computing with, and addresses worth touching
  *   host.c      runs cases natively, in a child that only this host's kernel stands behind
  *   guest.c     runs them in the software processor, ring 3
+ *
+ * 64-bit code runs in Linux's own segments; 32- and 16-bit code in compatibility mode, in segments of the LDT that
+ * modify_ldt(2) makes: short, at FFFFh, growing down, read-only, not present.
+ *
  *   compare.c   says what differs, and which of it is excused
  *   known.c     rows that are not run, and differences between processors, each with its reason
  *   main.c      options, batches, coverage */
@@ -16,6 +21,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "arch/state.h"
 #include "arch/x86.h"
 #include "base/bits.h"
 #include "cpu/decode/isa.h"
@@ -36,7 +42,9 @@
 #define GS_BASE (DATA_BASE - 0x5c8)
 
 #define USER_CS 0x33u /* where Linux has them */
+#define USER_CS32 0x23u
 #define USER_SS 0x2bu
+#define LDT_SEGMENTS 18u /* entry 0 is empty */
 
 #define XSAVE_BYTES 832 /* legacy region, header, upper halves of YMM */
 #define PATCHES 4
@@ -48,7 +56,9 @@ struct patch {
 
 struct diff_case {
     uint64_t number;
-    uint64_t gpr[16], rip, rflags;
+    uint64_t gpr[16], rip, rflags; /* rip: the offset in CS */
+    uint16_t selector[6];          /* by enum x86_sreg */
+    uint8_t mode;                  /* enum insn_mode */
     uint8_t code[16];
     uint8_t length, patches;
     struct patch patch[PATCHES];
@@ -114,22 +124,42 @@ static inline bool rng_percent(struct rng *rng, unsigned percent)
     return rng_below(rng, 100) < percent;
 }
 
-/* Case `number` of a run: everything follows from seed, number and row. */
-void generate(struct diff_case *c, uint64_t seed, uint64_t number, uint16_t row);
+/* Case `number` of a run: everything follows from seed, number, row and mode. */
+void generate(struct diff_case *c, uint64_t seed, uint64_t number, uint16_t row, enum insn_mode mode);
 
 uint64_t random_integer(struct rng *rng);
 void random_state(struct rng *rng, struct diff_case *c);
 void random_image(struct rng *rng, uint8_t *bytes, unsigned size);
+/* A linear address to jump to: mostly code that is not the instruction itself. */
+uint64_t choose_target(struct rng *rng, const struct diff_case *c);
 /* Gives registers and memory the values that make the instruction meet the pages above; `displacement_at`: where in
  * the code its 4-byte displacement is, 0 without one. */
 void place_operands(struct rng *rng, struct diff_case *c, unsigned displacement_at);
+
+/* ---- segments.c ---- */
+
+/* What a selector of a code or data segment stands for, as a segment register would hold it; false: nothing of ours. */
+bool segment_of(uint16_t selector, struct x86_segment *out);
+/* Entry `index` of the LDT as the processor reads it. */
+uint64_t ldt_descriptor(unsigned index);
+bool ldt_install(void); /* in this process */
+void choose_segments(struct rng *rng, struct diff_case *c);
+uint16_t choose_selector(struct rng *rng);
+uint16_t choose_code_selector(struct rng *rng, const struct diff_case *c);
+
+/* Base of a segment register (or INSN_SEG_FLAT) as the case begins. */
+uint64_t base_of(const struct diff_case *c, unsigned segment);
+static inline uint64_t code_linear(const struct diff_case *c)
+{
+    return base_of(c, CS) + c->rip;
+}
 
 struct guest;
 
 /* ---- known.c ---- */
 
 /* Why a row is not run; NULL: it is. */
-const char *row_excluded(unsigned row, const struct guest *guest);
+const char *row_excluded(unsigned row, enum insn_mode mode, const struct guest *guest);
 /* Undefined here, but not to be tried. */
 bool opcode_excluded(const struct diff_case *c);
 /* Why this case's results may differ on this host. */

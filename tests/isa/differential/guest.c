@@ -13,6 +13,7 @@
 #define GPA_GDT 0x20000u
 #define GPA_IDT 0x21000u
 #define GPA_TSS 0x22000u
+#define GPA_LDT 0x24000u
 #define GPA_HANDLERS 0x23000u
 #define GPA_STACK 0x30000u /* grows down from here */
 #define GPA_CODE 0x100000u
@@ -75,8 +76,11 @@ static uint64_t time_ns(void *opaque)
 {
     return ((struct guest *)opaque)->now += 10;
 }
-static const struct cpu_callbacks callbacks = {port_read, port_write, mmio_read, mmio_write, acknowledge, msr_read,
-                                               msr_write, cr8_read,   cr8_write, time_ns,    NULL};
+static const struct cpu_callbacks callbacks = {
+    .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write,
+    .interrupt_acknowledge = acknowledge, .msr_read = msr_read, .msr_write = msr_write, .cr8_read = cr8_read,
+    .cr8_write = cr8_write, .time_ns = time_ns,
+};
 
 static void put64(struct guest *g, uint64_t gpa, uint64_t value)
 {
@@ -129,6 +133,8 @@ static void build_descriptors(struct guest *g)
         put64(g, GPA_IDT + 16 * v + 8, at >> 32);
         put64(g, GPA_HANDLERS + 16 * v, 0xf4);
     }
+    for (unsigned i = 1; i < LDT_SEGMENTS; i++)
+        put64(g, GPA_LDT + 8 * i, ldt_descriptor(i));
     put64(g, GPA_TSS, (KERNEL + GPA_STACK) << 32);
     put64(g, GPA_TSS + 8, (KERNEL + GPA_STACK) >> 32);
     put64(g, GPA_TSS + 0x60, UINT64_C(0x68) << 48); /* no I/O bitmap */
@@ -152,7 +158,7 @@ static void build_state(struct guest *g)
     s->gdtr = (struct x86_table){KERNEL + GPA_GDT, 0x7f};
     s->idtr = (struct x86_table){KERNEL + GPA_IDT, 0xfff};
     s->tr = (struct x86_segment){0x40, 0x8b, 0x67, KERNEL + GPA_TSS};
-    s->ldtr = (struct x86_segment){0, SEG_UNUSABLE, 0, 0};
+    s->ldtr = (struct x86_segment){0x50, 0x82, 8 * LDT_SEGMENTS - 1, KERNEL + GPA_LDT};
 }
 
 struct guest *guest_start(bool translate)
@@ -160,7 +166,8 @@ struct guest *guest_start(bool translate)
     static uint8_t filling[CODE_BYTES];
     imgvm_error err;
     struct guest *g = aligned_alloc(64, align_up(sizeof *g, 64));
-    struct cpu_options options = {.id = 0, .count = 1, .translator = translate ? &jit_translator : NULL};
+    struct cpu_options options = {.id = 0, .count = 1, .vendor = cpu_host_vendor(),
+                                  .translator = translate ? &jit_translator : NULL};
     if (!g)
         return NULL;
     memset(g, 0, sizeof *g);
@@ -247,12 +254,11 @@ static void fill_tlb(struct guest *g, uint64_t code)
     struct mmu *mmu = &g->cpu->mmu;
     guest_mem_mark_code(guest_mem_find(&g->mem, code), code, 1); /* then what is decoded now is not the first */
     struct mmu_fault fault;
-    uint64_t gpa;
-    bool writable;
+    struct mmu_page page;
     for (unsigned i = 0; i < DATA_PAGES; i++) {
         uint64_t linear = DATA_BASE + i * PAGE;
-        if (mmu_translate(mmu, linear, i == READ_ONLY_PAGE ? MMU_READ : MMU_WRITE, MMU_USER, &gpa, &writable, &fault))
-            mmu_fill(mmu, linear, gpa, guest_mem_find(&g->mem, gpa), MMU_USER, writable);
+        if (mmu_translate(mmu, linear, i == READ_ONLY_PAGE ? MMU_READ : MMU_WRITE, MMU_USER, &page, &fault))
+            mmu_fill(mmu, linear, &page, guest_mem_find(&g->mem, page.gpa), MMU_USER);
     }
 }
 
@@ -260,8 +266,11 @@ void guest_run(struct guest *g, const struct diff_case *c, struct diff_result *r
 {
     static const uint8_t filling[16] = {[0 ... 15] = 0xcc};
     struct x86_state *s = &g->s;
-    uint64_t code = GPA_CODE + (c->rip - CODE_BASE), fits = MIN(c->length, CODE_BASE + CODE_BYTES - c->rip);
+    uint64_t at = code_linear(c) - CODE_BASE, code = GPA_CODE + at, fits = MIN(c->length, CODE_BYTES - at);
     *s = g->base;
+    for (unsigned i = 0; i < 6 && c->mode != INSN_MODE_64; i++)
+        if (!segment_of(c->selector[i], &s->segment[i]))
+            s->segment[i] = (struct x86_segment){.selector = c->selector[i], .attributes = SEG_UNUSABLE};
     memcpy(s->gpr, c->gpr, sizeof s->gpr);
     s->rip = c->rip;
     s->rflags = c->rflags;

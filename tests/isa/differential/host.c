@@ -133,23 +133,39 @@ static void capture(struct diff_result *r, const ucontext_t *context)
     r->ran = true;
 }
 
+/* The bytes of the case's instruction that lie in the code pages. */
+static uint8_t *code_of(const struct diff_case *c, size_t *size)
+{
+    uint64_t at = code_linear(c) - CODE_BASE;
+    *size = MIN(c->length, CODE_BYTES - at);
+    return run.code + at;
+}
+
 static void load(const struct diff_case *c, ucontext_t *context)
 {
     greg_t *gregs = context->uc_mcontext.gregs;
     uint8_t *fpu = (uint8_t *)context->uc_mcontext.fpregs, *bytes = (uint8_t *)DATA_BASE;
     uint64_t features;
+    size_t size;
     for (unsigned i = 0; i < 16; i++)
         gregs[greg_of[i]] = (greg_t)c->gpr[i];
     gregs[REG_RIP] = (greg_t)c->rip;
     gregs[REG_EFL] = (greg_t)c->rflags;
-    gregs[REG_CSGSFS] = (greg_t)((uint64_t)USER_CS | (uint64_t)USER_SS << 48);
+    gregs[REG_CSGSFS] = (greg_t)((uint64_t)c->selector[CS] | (uint64_t)c->selector[SS] << 48);
     copy_fpu(fpu, c->xsave);
     memcpy(&features, fpu + 512, 8);
     features |= XCR0_X87 | XCR0_SSE | XCR0_AVX;
     memcpy(fpu + 512, &features, 8);
-    memcpy(run.code + (c->rip - CODE_BASE), c->code, MIN(c->length, CODE_BASE + CODE_BYTES - c->rip));
+    uint8_t *code = code_of(c, &size);
+    memcpy(code, c->code, size);
     for (unsigned i = 0, at = 0; i < c->patches; at += c->patch[i++].size)
         memcpy(bytes + c->patch[i].offset, c->patch_bytes + at, c->patch[i].size);
+    if (c->mode != INSN_MODE_64) {
+        /* nothing here uses them, and neither a signal nor the return from it changes them */
+        __asm__ volatile("mov %0, %%ds\n mov %1, %%es\n mov %2, %%fs\n mov %3, %%gs"
+                         : : "r"(c->selector[DS]), "r"(c->selector[ES]), "r"(c->selector[FS]), "r"(c->selector[GS]));
+        return;
+    }
     if (read_fs() != FS_BASE)
         write_fs(FS_BASE);
     if (read_gs() != GS_BASE)
@@ -167,7 +183,9 @@ static void on_signal(int number, siginfo_t *info, void *opaque)
         struct diff_result *r = &run.batch->results[run.next];
         capture(r, context);
         restore_data(r);
-        memset(run.code + (c->rip - CODE_BASE), 0xcc, MIN(c->length, CODE_BASE + CODE_BYTES - c->rip));
+        size_t size;
+        uint8_t *code = code_of(c, &size);
+        memset(code, 0xcc, size);
         run.next++;
     } else {
         memcpy(run.saved, context->uc_mcontext.gregs, sizeof run.saved);

@@ -17,11 +17,11 @@ bool opcode_excluded(const struct diff_case *c)
     return c->row == ANY_OPCODE && c->decoded <= 0 && c->map == MAP_0F && c->opcode == 0x01;
 }
 
-const char *row_excluded(unsigned number, const struct guest *guest)
+const char *row_excluded(unsigned number, enum insn_mode mode, const struct guest *guest)
 {
     const struct isa_row *row = &isa_rows[number];
-    if ((row->attributes & A_MODE) == MODE_I64)
-        return "not in 64-bit mode";
+    if ((row->attributes & A_MODE) == (mode == INSN_MODE_64 ? MODE_I64 : MODE_O64))
+        return "not in this mode";
     if (!guest_has(guest, op_infos[row->op].feature))
         return "a feature this processor does not announce: undefined here, whatever the host has";
     switch (row->op) {
@@ -86,6 +86,13 @@ static bool is_fault(const struct diff_result *r)
     return r->vector != EXC_BP && r->vector != EXC_DB;
 }
 
+/* Nothing but flags differs. */
+static bool same_but_flags(const struct diff_result *host, const struct diff_result *guest)
+{
+    return host->vector == guest->vector && host->rip == guest->rip && host->gpr[RCX] == guest->gpr[RCX] &&
+           host->gpr[RDI] == guest->gpr[RDI] && host->gpr[RSI] == guest->gpr[RSI];
+}
+
 /* Only the upper half of RSP differs. */
 static bool same_but_high_rsp(const struct diff_result *host, const struct diff_result *guest)
 {
@@ -101,7 +108,8 @@ static bool many_accesses(unsigned op)
     switch (op) {
     case OP_FNSTENV: case OP_FLDENV: case OP_FNSAVE: case OP_FRSTOR: case OP_FXSAVE: case OP_FXRSTOR: case OP_XSAVE:
     case OP_XSAVEOPT: case OP_XSAVEC: case OP_XRSTOR: case OP_ENTER: case OP_CMPS: case OP_MOVS:
-    case OP_RETF: case OP_IRET: case OP_CALL_FAR:
+    case OP_RETF: case OP_IRET: case OP_CALL_FAR: case OP_PUSHA: case OP_POPA: case OP_BOUND: case OP_LES: case OP_LDS:
+    case OP_LFS: case OP_LGS: case OP_LSS:
         return true;
     }
     return false;
@@ -197,7 +205,10 @@ static const char *of_undefined(const struct diff_case *c, const struct diff_res
         return "mask registers: AVX-512, which the table has not";
     if (host_is_amd() && has_prefix(c, 0xf0) && c->map == MAP_0F && (c->opcode == 0x20 || c->opcode == 0x22))
         return "LOCK MOV CR0 is MOV CR8 on AMD's processors (APM vol. 3, MOV CRn)";
-    if ((fetch_fault(host) && guest->vector == EXC_UD) || (host->vector == EXC_UD && fetch_fault(guest)))
+    bool at_limit = c->mode != INSN_MODE_64; /* of the code segment: #GP */
+    if (host->vector == EXC_UD && (fetch_fault(guest) || (at_limit && guest->vector == EXC_GP)))
+        return "whether the operand bytes of what is undefined are fetched";
+    if (guest->vector == EXC_UD && (fetch_fault(host) || (at_limit && host->vector == EXC_GP && c->rip == host->rip)))
         return "whether the operand bytes of what is undefined are fetched";
     if (host_is_amd() && has_prefix(c, 0xf0) && c->map == MAP_0F && c->opcode == 0x00)
         return "AMD's processors ignore LOCK before VERR and VERW (by SDM vol. 2, LOCK, it is #UD)";
@@ -211,7 +222,7 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
     unsigned op = c->insn.op;
     if (host_is_amd() && near_branch(op) && has_prefix(c, 0x66))
         return "AMD's near branches heed 66 in 64-bit mode (APM vol. 3, 1.2.2; SDM vol. 2, Jcc)";
-    if ((op == OP_UD0 || op == OP_UD1) && host->vector == EXC_UD && guest->vector == EXC_PF)
+    if ((op == OP_UD0 || op == OP_UD1) && host->vector == EXC_UD && is_address_fault(guest))
         return "whether the operand bytes of UD0 and UD1 are fetched (SDM vol. 2, UD)";
     if (op == OP_LSL && host->vector == guest->vector && selector_of_linux(c))
         return "the limit of Linux's descriptor 15 tells the processor's number";
@@ -223,7 +234,7 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
         return "whether operands of 16 and 32 bytes are checked for alignment (SDM vol. 2, MOVUPS: may or may not be)";
     if (is_sha(op) && guest->vector == EXC_GP && host_is_amd())
         return "AMD's processors do not demand alignment of SHA's operand; Intel's do (SDM vol. 2, 2.5, type 4)";
-    if (far_transfer(op) && host->cs == 0x23 && guest->cs == 0x23 && same_but_high_rsp(host, guest))
+    if (far_transfer(op) && host->cs != USER_CS && guest->cs == host->cs && same_but_high_rsp(host, guest))
         return "bits 63:32 of a register are not preserved in 32-bit mode (SDM vol. 1, 3.4.1.1)";
     if (far_transfer(op) && is_fault(host) && is_fault(guest) && host->rip == guest->rip)
         return "which of an instruction's many checks comes first";
@@ -237,19 +248,28 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
         return "F2 and F3 before LOOPcc are reserved (SDM vol. 2, 2.1.1); AMD's processors take them for the condition";
     if (op == OP_INT1 && host->vector == EXC_DB && host->rip == c->rip)
         return "a hypervisor that intercepts #DB delivers INT1 as a fault; by the manual it is a trap (SDM vol. 2, INT1)";
-    if (op == OP_XRSTOR && host->vector == EXC_PF && guest->vector == EXC_BP)
+    if (op == OP_XRSTOR && is_address_fault(host) && guest->rip != c->rip)
         return "whether the memory of a component that becomes initial is accessed (SDM vol. 1, 13.13)";
-    if (many_accesses(op) && is_operand_fault(host) && is_operand_fault(guest) && host->rip == guest->rip)
+    if ((many_accesses(op) || c->insn.rm_size == 10) && is_operand_fault(host) && is_operand_fault(guest) && host->rip == guest->rip)
         return "which of several accesses of one instruction is first to fault (SDM vol. 3, 6.15, #PF)";
     if (op == OP_CALL && is_address_fault(host) && is_address_fault(guest) && host->rip == guest->rip)
         return "whether the push or the target of CALL faults first";
     if (is_string(op) && host->vector == EXC_DB && guest->vector == EXC_DB && (host->rflags ^ guest->rflags) == EFLAGS_RF && host_is_amd())
         return "between the iterations of a string instruction Intel's processors save RF set (SDM vol. 3, 17.3.1.1)";
-    if (is_gather(op) && c->rflags & EFLAGS_TF && host->vector == EXC_DB && guest->vector == EXC_PF)
+    if (is_gather(op) && c->rflags & EFLAGS_TF && host->vector == EXC_DB && is_address_fault(guest))
         return "after a part of a gather a pending trap may come in lieu of the fault (SDM vol. 2, VPGATHERDD)";
     if (host_is_amd() && op == OP_MOVSXD && has_prefix(c, 0x66) && c->insn.flags & INSN_MEM &&
         (host->vector == EXC_PF || host->vector == EXC_AC))
         return "MOVSXD with 66 reads four bytes on AMD's processors, two on Intel's (SDM vol. 2, MOVSXD)";
+    if (host_is_amd() && (op == OP_SCAS || op == OP_CMPS) && has_repeat(c) && is_fault(host) && same_but_flags(host, guest))
+        return "a fault within REPE SCAS finds the flags as the last iteration left them on AMD's processors; by the manual "
+               "they are as before the instruction (SDM vol. 2, REP)";
+    if (host->vector == EXC_GP && guest->vector == EXC_SS && wide_operand(c) && host->rip == guest->rip)
+        return "whether a wide operand's alignment or the limit of its stack segment is looked at first";
+    if (host_is_amd() && (op == OP_VPINSRD || op == OP_VPEXTRD) && c->mode != INSN_MODE_64 && host->vector == EXC_UD)
+        return "VPINSRD and VPEXTRD with W outside 64-bit mode: undefined on AMD's processors, W is ignored on Intel's (SDM vol. 2)";
+    if (op == OP_POPA && is_fault(host) && host->vector == guest->vector && host->rip == guest->rip)
+        return "which registers a POPA that faults has loaded";
     if (is_masked_store(op) && is_address_fault(host))
         return "whether bytes that are masked off fault (SDM vol. 2, MASKMOVDQU: implementation dependent)";
     return NULL;

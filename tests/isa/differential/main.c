@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage]
- *              [--any-opcode] [--translate]
+ *              [--any-opcode] [--translate] [--bits 16|32|64]
  *
  * Runs `count` cases on both processors, prints what disagrees (at most `reports` an operation), a line of totals, and
  * exits with 1 if anything did (77: this host cannot). --case runs one case of the seed again. --coverage lists rows that never completed, and
  * how often each known difference was met.
  * --any-opcode draws opcodes instead of rows: what is undefined here must be undefined there.
- * --translate runs ours translated. */
+ * --translate runs ours translated.
+ * --bits: of the code segment; below 64 the host runs it in compatibility mode. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,12 +24,13 @@ struct options {
     const char *op;
     unsigned reports;
     bool coverage, verbose, any_opcode, translate;
+    enum insn_mode mode;
 };
 
 #define REASONS 64
 
 struct totals {
-    uint64_t cases, completed, faulted, undefined, wrong, excused;
+    uint64_t cases, completed, faulted, undefined, wrong, excused, unsteady;
     uint64_t row_done[PLAN_MAX_ROWS], row_run[PLAN_MAX_ROWS];
     unsigned op_wrong[OP_COUNT + 1];
     struct {
@@ -40,6 +42,16 @@ struct totals {
 static uint16_t rows[PLAN_MAX_ROWS];
 static unsigned row_total;
 
+/* One of "cbw/cwde/cdqe". */
+static bool mnemonic_is(const char *alternatives, const char *wanted)
+{
+    size_t length = strlen(wanted);
+    for (const char *name = alternatives; name; name = strchr(name, '/') ? strchr(name, '/') + 1 : NULL)
+        if (!strncasecmp(name, wanted, length) && strchr("/%", name[length]))
+            return true;
+    return false;
+}
+
 static void choose_rows(const struct options *o, const struct guest *guest)
 {
     if (o->any_opcode) {
@@ -47,17 +59,34 @@ static void choose_rows(const struct options *o, const struct guest *guest)
         return;
     }
     for (unsigned i = 0; i < isa_row_count; i++) {
-        if (row_excluded(i, guest) || (o->row >= 0 && (unsigned)o->row != i))
+        if (row_excluded(i, o->mode, guest) || (o->row >= 0 && (unsigned)o->row != i))
             continue;
         const char *mnemonic = op_infos[isa_rows[i].op].mnemonic;
-        if (o->op && (strncasecmp(mnemonic, o->op, strlen(o->op)) || !strchr("/%", mnemonic[strlen(o->op)])))
+        if (o->op && !mnemonic_is(mnemonic, o->op))
             continue;
         rows[row_total++] = (uint16_t)i;
     }
 }
 
-static void judge(const struct options *o, struct totals *t, const struct diff_case *c, const struct diff_result *host,
-                  const struct diff_result *guest)
+/* Does the host say the same when it is asked again? An interrupt of its own, or a hypervisor below it, may have shown in
+ * RF or in how far a repeated instruction got. `spare`: the batch for it. */
+static bool is_steady(struct host *host, struct batch *spare, const struct diff_case *c, const struct diff_result *guest)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        spare->count = 1;
+        spare->cases[0] = *c;
+        spare->results[0].ran = false;
+        host_begin(host, 1);
+        if (!host_wait(host))
+            return true;
+        if (!compare(c, &spare->results[0], guest))
+            return false;
+    }
+    return true;
+}
+
+static void judge(const struct options *o, struct totals *t, struct host *runs, struct batch *spare, const struct diff_case *c,
+                  const struct diff_result *host, const struct diff_result *guest)
 {
     unsigned op = c->decoded > 0 ? c->insn.op : OP_COUNT, row = c->decoded > 0 ? c->insn.row : c->row;
     bool completed = host->vector == EXC_BP || host->vector == EXC_DB;
@@ -84,6 +113,10 @@ static void judge(const struct options *o, struct totals *t, const struct diff_c
         t->excused++;
         return;
     }
+    if (host->ran && !is_steady(runs, spare, c, guest)) {
+        t->unsteady++;
+        return;
+    }
     t->wrong++;
     if (t->op_wrong[op]++ < o->reports)
         report(stdout, c, host, guest);
@@ -99,18 +132,18 @@ static void fill(struct batch *batch, const struct options *o, uint64_t number, 
         uint64_t at = number + batch->count, attempt = 0;
         uint16_t row = rows[at % row_total];
         do
-            generate(c, o->seed + attempt++ * UINT64_C(0x9e3779b97f4a7c15), at, row);
-        while ((c->decoded > 0 && row_excluded(c->insn.row, guest)) || opcode_excluded(c));
+            generate(c, o->seed + attempt++ * UINT64_C(0x9e3779b97f4a7c15), at, row, o->mode);
+        while ((c->decoded > 0 && row_excluded(c->insn.row, o->mode, guest)) || opcode_excluded(c));
         batch->results[batch->count].ran = false;
         batch->count++;
     }
 }
 
-static void coverage(const struct totals *t, const struct guest *guest)
+static void coverage(const struct options *o, const struct totals *t, const struct guest *guest)
 {
     char text[64];
     for (unsigned i = 0; i < isa_row_count; i++) {
-        const char *reason = row_excluded(i, guest);
+        const char *reason = row_excluded(i, o->mode, guest);
         const struct op_info *info = &op_infos[isa_rows[i].op];
         if (t->row_done[i])
             continue;
@@ -148,6 +181,8 @@ static bool parse(struct options *o, int argc, char **argv)
             o->first = strtoull(value, NULL, 0), o->count = 1, o->verbose = true;
         else if (!strcmp(name, "--row"))
             o->row = atoi(value);
+        else if (!strcmp(name, "--bits"))
+            o->mode = !strcmp(value, "16") ? INSN_MODE_16 : !strcmp(value, "32") ? INSN_MODE_32 : INSN_MODE_64;
         else if (!strcmp(name, "--op"))
             o->op = value;
         else if (!strcmp(name, "--reports"))
@@ -161,27 +196,29 @@ static bool parse(struct options *o, int argc, char **argv)
 #define EXIT_CANNOT 77
 #define HWCAP2_FSGSBASE 2
 
-/* The child sets FS and GS by instructions, and both sides keep YMM. */
+/* The child sets FS and GS by instructions, both sides keep YMM, and the kernel lets a process have an LDT, which the
+ * child inherits. */
 static bool host_will_do(void)
 {
-    return getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE && __builtin_cpu_supports("avx");
+    return getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE && __builtin_cpu_supports("avx") && ldt_install();
 }
 
 int main(int argc, char **argv)
 {
-    struct options o = {.seed = 1, .count = 100000, .row = -1, .reports = 2};
+    struct options o = {.seed = 1, .count = 100000, .row = -1, .reports = 2, .mode = INSN_MODE_64};
     if (!parse(&o, argc, argv)) {
-        fprintf(stderr, "usage: differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage] [--any-opcode] [--translate]\n");
+        fprintf(stderr, "usage: differential [--seed N] [--count N] [--case N] [--op NAME] [--row N] [--reports N] [--coverage] "
+                        "[--any-opcode] [--translate] [--bits N]\n");
         return 2;
     }
     if (!host_will_do()) {
-        fprintf(stderr, "this host lacks FSGSBASE or AVX\n");
+        fprintf(stderr, "this host lacks FSGSBASE or AVX, or its kernel modify_ldt\n");
         return EXIT_CANNOT;
     }
     struct totals *t = calloc(1, sizeof *t);
     struct diff_result *guest_result = aligned_alloc(64, sizeof *guest_result * BATCH);
-    struct batch *batch = mmap(NULL, sizeof *batch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    struct host *host = batch == MAP_FAILED ? NULL : host_start(batch, 1);
+    struct batch *batch = mmap(NULL, 2 * sizeof *batch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct host *host = batch == MAP_FAILED ? NULL : host_start(batch, 2);
     struct guest *guest = guest_start(o.translate);
     if (!host || !guest) {
         fprintf(stderr, "cannot start\n");
@@ -202,16 +239,16 @@ int main(int argc, char **argv)
             printf("the child died in case %" PRIu64 "\n", batch->cases[batch->running].number);
             n = batch->running + 1;
             host_stop(host);
-            host = host_start(batch, 1);
+            host = host_start(batch, 2);
         }
         for (unsigned i = 0; i < n; i++)
-            judge(&o, t, &batch->cases[i], &batch->results[i], &guest_result[i]);
+            judge(&o, t, host, &batch[1], &batch->cases[i], &batch->results[i], &guest_result[i]);
         done += n;
         fflush(stdout);
     }
     host_stop(host);
     if (o.coverage)
-        coverage(t, guest);
+        coverage(&o, t, guest);
     guest_stop(guest);
     for (unsigned i = 0; o.coverage && i < REASONS && t->reason[i].why; i++)
         printf("known: %" PRIu64 " %s\n", t->reason[i].cases, t->reason[i].why);
@@ -219,6 +256,7 @@ int main(int argc, char **argv)
         if (t->op_wrong[i])
             printf("%s: %u\n", i < OP_COUNT ? op_infos[i].mnemonic : "(undefined)", t->op_wrong[i]);
     printf("%" PRIu64 " cases: %" PRIu64 " completed, %" PRIu64 " faulted (%" PRIu64 " undefined); %" PRIu64
-           " disagree, %" PRIu64 " known differences\n", t->cases, t->completed, t->faulted, t->undefined, t->wrong, t->excused);
+           " disagree, %" PRIu64 " known differences, %" PRIu64 " not repeated\n",
+           t->cases, t->completed, t->faulted, t->undefined, t->wrong, t->excused, t->unsteady);
     return t->wrong != 0;
 }

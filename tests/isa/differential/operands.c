@@ -130,7 +130,7 @@ void random_state(struct rng *rng, struct diff_case *c)
 {
     uint64_t bits = rng_next(rng);
     for (unsigned i = 0; i < 16; i++)
-        c->gpr[i] = random_integer(rng);
+        c->gpr[i] = random_integer(rng) & (c->mode == INSN_MODE_64 ? UINT64_MAX : UINT32_MAX);
     c->rflags = EFLAGS_FIXED | EFLAGS_IF | (bits & EFLAGS_STATUS);
     if (rng_percent(rng, 20))
         c->rflags |= EFLAGS_DF;
@@ -208,9 +208,52 @@ static void patch64(struct diff_case *c, uint64_t address, uint64_t value)
     patch(c, address, bytes, 8);
 }
 
-static uint64_t segment_base(const struct insn *in)
+/* The base of the memory operand's segment. */
+static uint64_t operand_base(const struct diff_case *c)
 {
-    return in->segment == FS ? FS_BASE : in->segment == GS ? GS_BASE : 0;
+    return base_of(c, c->insn.segment);
+}
+
+/* An offset for a register that an address of `size` bytes is made of: what the processor does not look at is garbage. */
+static uint64_t as_register(struct rng *rng, const struct diff_case *c, uint64_t offset, unsigned size, unsigned percent)
+{
+    if (size == 8 || !rng_percent(rng, percent))
+        return size == 8 ? offset : offset & bits_mask_bytes(size);
+    uint64_t garbage = rng_next(rng) & ~bits_mask_bytes(size);
+    return (offset & bits_mask_bytes(size)) | (c->mode == INSN_MODE_64 ? garbage : garbage & UINT32_MAX);
+}
+
+static unsigned stack_size(const struct diff_case *c)
+{
+    struct x86_segment ss;
+    if (c->mode == INSN_MODE_64)
+        return 8;
+    return segment_of(c->selector[SS], &ss) && ss.attributes & SEG_DB ? 4 : 2;
+}
+
+/* rSP or rBP for the stack at a linear address. */
+static uint64_t as_stack_pointer(struct rng *rng, const struct diff_case *c, uint64_t linear)
+{
+    return as_register(rng, c, linear - base_of(c, SS), stack_size(c), 70);
+}
+
+/* Where a segment ends or begins, as a linear address: the operand is across its limit, at it, or just within. */
+static uint64_t at_limit(struct rng *rng, const struct diff_case *c, unsigned segment, unsigned size)
+{
+    struct x86_segment found = {0};
+    uint64_t edge;
+    if (!segment_of(c->selector[segment], &found))
+        return rng_below(rng, PAGE);
+    edge = rng_percent(rng, 80) ? (uint64_t)found.limit + 1 : rng_percent(rng, 50) ? 0 : 0x10000;
+    return found.base + edge + rng_below(rng, 4) - rng_below(rng, size + 3);
+}
+
+/* An address for an operand in a segment. */
+static uint64_t choose_in_segment(struct rng *rng, const struct diff_case *c, unsigned segment, unsigned size, unsigned align)
+{
+    if (c->mode != INSN_MODE_64 && segment < 6 && rng_percent(rng, 12))
+        return at_limit(rng, c, segment, size);
+    return choose_address(rng, size, align);
 }
 
 static uint64_t register_value(const struct diff_case *c, unsigned r)
@@ -226,47 +269,46 @@ static uint64_t effective_address(const struct diff_case *c, bool vsib)
         offset = in->imm; /* moffs */
     else if (!vsib)
         offset += register_value(c, in->index) << in->scale;
-    if (in->asize == 4)
-        offset = (uint32_t)offset;
-    return offset + segment_base(in);
+    offset = (offset & bits_mask_bytes(in->asize)) + operand_base(c);
+    return c->mode == INSN_MODE_64 ? offset : (uint32_t)offset;
 }
 
 /* Sets what the address is made of, but no register of `pinned`. */
 static void aim(struct rng *rng, struct diff_case *c, uint64_t target, uint32_t pinned, bool vsib, unsigned displacement_at)
 {
     struct insn *in = &c->insn;
-    uint64_t offset = target - segment_base(in), rest;
-    bool has_index = !vsib && in->index < 16, high_garbage = in->asize == 4 && rng_percent(rng, 80);
+    uint64_t offset = target - operand_base(c), rest;
+    bool has_index = !vsib && in->index < 16;
 
     if (!in->modrm && in->base == INSN_REG_NONE) {
         unsigned at = c->length - in->asize; /* moffs stands last */
         for (unsigned i = 0; i < in->asize; i++)
             c->code[at + i] = (uint8_t)(offset >> (8 * i));
-        in->imm = in->asize == 4 ? (uint32_t)offset : offset;
+        in->imm = offset & bits_mask_bytes(in->asize);
         return;
     }
     rest = offset - (uint64_t)(int64_t)in->disp;
     if (has_index && in->index == in->base && !(pinned >> in->base & 1)) {
-        c->gpr[in->base] = rest / (1 + (1u << in->scale));
+        c->gpr[in->base] = as_register(rng, c, rest / (1 + (1u << in->scale)), in->asize, 0);
     } else if (in->base < 16 && !(pinned >> in->base & 1)) {
-        c->gpr[in->base] = rest - (has_index ? c->gpr[in->index] << in->scale : 0);
-        if (high_garbage)
-            c->gpr[in->base] ^= rng_next(rng) << 32;
+        c->gpr[in->base] = as_register(rng, c, rest - (has_index ? c->gpr[in->index] << in->scale : 0), in->asize, 80);
     } else if (has_index && !(pinned >> in->index & 1)) {
-        c->gpr[in->index] = (rest - register_value(c, in->base)) >> in->scale;
+        c->gpr[in->index] = as_register(rng, c, (rest - register_value(c, in->base)) >> in->scale, in->asize, 0);
     } else if (displacement_at) {
-        uint64_t displacement = target - segment_base(in) - register_value(c, in->base) -
-                                (has_index ? c->gpr[in->index] << in->scale : 0);
-        store_le32(c->code + displacement_at, (uint32_t)displacement);
-        in->disp = (int32_t)displacement;
+        uint64_t displacement = offset - register_value(c, in->base) - (has_index ? c->gpr[in->index] << in->scale : 0);
+        if (in->asize == 2)
+            store_le16(c->code + displacement_at, (uint16_t)displacement);
+        else
+            store_le32(c->code + displacement_at, (uint32_t)displacement);
+        in->disp = in->asize == 2 ? (int16_t)displacement : (int32_t)displacement;
     }
 }
 
 /* ---- operations with ideas of their own ---- */
 
-static uint64_t choose_target(struct rng *rng, const struct diff_case *c)
+uint64_t choose_target(struct rng *rng, const struct diff_case *c)
 {
-    uint64_t target;
+    uint64_t target, here = code_linear(c);
     switch (rng_below(rng, 12)) {
     case 0: return DATA_BASE + rng_below(rng, DATA_BYTES);
     case 1: return rng_percent(rng, 50) ? UINT64_C(0x0000800000000000) : rng_next(rng) | UINT64_C(1) << 62;
@@ -274,18 +316,9 @@ static uint64_t choose_target(struct rng *rng, const struct diff_case *c)
     default:
         do
             target = CODE_BASE + rng_below(rng, CODE_BYTES);
-        while (target + 32 > c->rip && target < c->rip + 32);
+        while (target + 32 > here && target < here + 32);
         return target;
     }
-}
-
-/* Null, Linux's own of every kind, and some that are not there. */
-static uint16_t choose_selector(struct rng *rng)
-{
-    static const uint16_t selectors[] = {0, 1, 3, USER_SS, USER_SS, USER_SS, 0x2a, 0x28, USER_CS, 0x23, 0x10, 0x18, 0x1b, 0x08,
-                                         0x73, 0x2f, 0x83, 0xfff8};
-    uint16_t any = (uint16_t)rng_next(rng);
-    return rng_percent(rng, 90) || any >> 3 == 15 ? selectors[any % ARRAY_LEN(selectors)] : any;
 }
 
 static bool takes_selector(unsigned op)
@@ -299,42 +332,50 @@ static bool takes_selector(unsigned op)
 
 static bool takes_far_pointer(unsigned op)
 {
-    return op == OP_LFS || op == OP_LGS || op == OP_LSS;
+    return op == OP_LFS || op == OP_LGS || op == OP_LSS || op == OP_LES || op == OP_LDS;
 }
 
 static bool uses_stack(unsigned op)
 {
     switch (op) {
     case OP_PUSH: case OP_POP: case OP_PUSHF: case OP_POPF: case OP_CALL: case OP_RET: case OP_ENTER: case OP_LEAVE:
-    case OP_PUSH_SREG: case OP_POP_SREG: case OP_CALL_FAR: case OP_RETF: case OP_IRET:
+    case OP_PUSH_SREG: case OP_POP_SREG: case OP_CALL_FAR: case OP_RETF: case OP_IRET: case OP_PUSHA: case OP_POPA:
         return true;
     }
     return false;
 }
 
+/* CS:rIP, and behind it what IRET and RETF to another ring take. */
+static void far_frame(struct rng *rng, struct diff_case *c, uint64_t top, unsigned size)
+{
+    uint8_t frame[40];
+    uint16_t selector = choose_code_selector(rng, c);
+    struct x86_segment segment = {0};
+    segment_of(selector, &segment);
+    uint64_t words[5] = {choose_target(rng, c) - segment.base, selector,
+                         rng_next(rng) & ~(uint64_t)(EFLAGS_TF | EFLAGS_NT | EFLAGS_VM), choose_address(rng, 8, 8),
+                         rng_percent(rng, 90) ? USER_SS : choose_selector(rng)};
+    for (unsigned i = 0; i < 5; i++)
+        memcpy(frame + size * i, &words[i], size);
+    patch(c, top, frame, size * 5);
+}
+
 static uint32_t place_stack(struct rng *rng, struct diff_case *c)
 {
     unsigned op = c->insn.op, size = c->insn.osize > 8 ? 8 : c->insn.osize;
-    uint64_t top = choose_address(rng, 64, 8);
-    c->gpr[op == OP_LEAVE ? RBP : RSP] = top;
+    uint64_t top = choose_in_segment(rng, c, SS, rng_percent(rng, 50) ? size : 64, 8);
+    c->gpr[op == OP_LEAVE ? RBP : RSP] = as_stack_pointer(rng, c, top);
     if (op == OP_ENTER && rng_percent(rng, 90))
-        c->gpr[RBP] = choose_address(rng, 64, 8);
+        c->gpr[RBP] = as_stack_pointer(rng, c, choose_in_segment(rng, c, SS, size, 8));
     if (op == OP_RET) {
-        patch64(c, top, choose_target(rng, c));
+        patch64(c, top, choose_target(rng, c) - base_of(c, CS));
     } else if (op == OP_POPF) {
         uint64_t flags = rng_next(rng);
         patch64(c, top, rng_percent(rng, 50) ? flags & ~(uint64_t)(EFLAGS_TF | EFLAGS_AC) : flags);
     } else if (op == OP_POP_SREG) {
         patch64(c, top, (rng_next(rng) & ~UINT64_C(0xffff)) | choose_selector(rng));
     } else if (op == OP_RETF || op == OP_IRET) {
-        static const uint16_t selectors[] = {USER_CS, USER_CS, USER_CS, USER_CS, 0x23, 0x2b, 0x10, 0, 0x30, 0x33 | 4};
-        uint8_t frame[40];
-        uint64_t words[5] = {choose_target(rng, c), selectors[rng_below(rng, ARRAY_LEN(selectors))],
-                             rng_next(rng) & ~(uint64_t)(EFLAGS_TF | EFLAGS_NT | EFLAGS_VM), choose_address(rng, 8, 8),
-                             rng_percent(rng, 90) ? USER_SS : selectors[rng_below(rng, ARRAY_LEN(selectors))]};
-        for (unsigned i = 0; i < 5; i++)
-            memcpy(frame + size * i, &words[op == OP_IRET || i < 2 ? i : i], size);
-        patch(c, top, frame, size * 5);
+        far_frame(rng, c, top, size);
     }
     return 1u << RSP | 1u << RBP;
 }
@@ -342,21 +383,21 @@ static uint32_t place_stack(struct rng *rng, struct diff_case *c)
 static uint32_t place_string(struct rng *rng, struct diff_case *c)
 {
     struct insn *in = &c->insn;
-    bool narrow = in->asize == 4;
-    uint64_t source = choose_address(rng, 32, in->osize) - segment_base(in), destination = choose_address(rng, 32, in->osize);
+    uint64_t source = choose_in_segment(rng, c, in->segment, in->osize, in->osize);
+    uint64_t destination = choose_in_segment(rng, c, ES, in->osize, in->osize);
     uint64_t count = rng_percent(rng, 90) ? rng_below(rng, 12) : rng_percent(rng, 90) ? rng_below(rng, 300) : rng_next(rng);
     if (rng_percent(rng, 15)) /* overlapping, and across pages */
-        destination = source + segment_base(in) + rng_below(rng, 33) - 16;
-    c->gpr[RSI] = narrow ? (uint32_t)source | rng_next(rng) << 32 : source;
-    c->gpr[RDI] = narrow ? (uint32_t)destination | rng_next(rng) << 32 : destination;
-    c->gpr[RCX] = narrow ? (uint32_t)count | rng_next(rng) << 32 : count;
+        destination = source + rng_below(rng, 33) - 16;
+    c->gpr[RSI] = as_register(rng, c, source - operand_base(c), in->asize, 100);
+    c->gpr[RDI] = as_register(rng, c, destination - base_of(c, ES), in->asize, 100);
+    c->gpr[RCX] = as_register(rng, c, count, in->asize, 100);
     uint8_t same[64];
     random_image(rng, same, sizeof same);
     if (in->op == OP_SCAS)
         for (unsigned i = 0; i < sizeof same; i++)
             same[i] = (uint8_t)(c->gpr[RAX] >> (8 * (i & 7)));
     if (in->op == OP_CMPS && rng_percent(rng, 70))
-        patch(c, source + segment_base(in), same, sizeof same);
+        patch(c, source, same, sizeof same);
     same[rng_below(rng, sizeof same)] ^= 1;
     patch(c, destination, same, sizeof same);
     return 0;
@@ -441,11 +482,11 @@ static void adjust_values(struct rng *rng, struct diff_case *c, uint64_t address
         memcpy(image + half, &c->gpr[RDX], half);
     }
     if (in->op == OP_JMP || in->op == OP_CALL) {
-        uint64_t target = choose_target(rng, c);
+        uint64_t target = choose_target(rng, c) - base_of(c, CS);
         if (memory)
             memcpy(image, &target, 8);
         else if (in->form == FORM_RM && in->rm != RSP)
-            c->gpr[in->rm] = target;
+            c->gpr[in->rm] = c->mode == INSN_MODE_64 ? target : (uint32_t)target;
     }
     if (takes_selector(in->op)) {
         uint16_t selector = choose_selector(rng);
@@ -459,12 +500,14 @@ static void adjust_values(struct rng *rng, struct diff_case *c, uint64_t address
         size = in->osize + 2;
     }
     if (in->op == OP_JMP_FAR || in->op == OP_CALL_FAR) {
-        static const uint16_t selectors[] = {USER_CS, USER_CS, USER_CS, 0x23, 0x2b, 0x10, 0, 0x30, 0x1b};
-        uint64_t target = choose_target(rng, c);
+        uint16_t selector = choose_code_selector(rng, c);
+        struct x86_segment segment = {0};
+        segment_of(selector, &segment);
+        uint64_t target = choose_target(rng, c) - segment.base;
         unsigned offset = in->osize;
         memset(image, 0, 16);
         memcpy(image, &target, offset);
-        store_le16(image + offset, selectors[rng_below(rng, ARRAY_LEN(selectors))]);
+        store_le16(image + offset, selector);
         size = offset + 2;
     }
     if (memory)
@@ -485,20 +528,21 @@ void place_operands(struct rng *rng, struct diff_case *c, unsigned displacement_
     if (uses_stack(op))
         pinned |= place_stack(rng, c);
     else if (rng_percent(rng, 50))
-        c->gpr[RSP] = DATA_BASE + 8 * rng_below(rng, PAGE / 8);
+        c->gpr[RSP] = as_stack_pointer(rng, c, DATA_BASE + 8 * rng_below(rng, PAGE / 8));
     switch (op) {
     case OP_MOVS: case OP_CMPS: case OP_STOS: case OP_LODS: case OP_SCAS:
         place_string(rng, c);
         return;
     case OP_XLAT:
-        c->gpr[RBX] = choose_address(rng, 1, 1) - (c->gpr[RAX] & 0xff) - segment_base(in);
+        c->gpr[RBX] = choose_in_segment(rng, c, in->segment, 1, 1) - (c->gpr[RAX] & 0xff) - operand_base(c);
+        c->gpr[RBX] = as_register(rng, c, c->gpr[RBX], in->asize, 50);
         return;
     case OP_MASKMOVQ: case OP_MASKMOVDQU: case OP_VMASKMOVDQU:
-        c->gpr[RDI] = choose_address(rng, 16, 16) - segment_base(in);
+        c->gpr[RDI] = as_register(rng, c, choose_in_segment(rng, c, in->segment, 16, 16) - operand_base(c), in->asize, 50);
         return;
     case OP_LOOP: case OP_LOOPE: case OP_LOOPNE: case OP_JCXZ:
         if (rng_percent(rng, 70))
-            c->gpr[RCX] = rng_below(rng, 4) | (rng_percent(rng, 30) ? rng_next(rng) << 32 : 0);
+            c->gpr[RCX] = as_register(rng, c, rng_below(rng, 4), in->asize, 30);
         return;
     case OP_DIV: case OP_IDIV:
         if (rng_percent(rng, 60))
@@ -513,7 +557,7 @@ void place_operands(struct rng *rng, struct diff_case *c, unsigned displacement_
         break;
     case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC:
         if (in->form == FORM_RM_REG && in->flags & INSN_MEM && rng_percent(rng, 95)) {
-            c->gpr[in->reg] = (uint64_t)((int64_t)rng_below(rng, 4096) - 2048);
+            c->gpr[in->reg] = (uint64_t)((int64_t)rng_below(rng, 4096) - 2048) & (c->mode == INSN_MODE_64 ? UINT64_MAX : UINT32_MAX);
             pinned |= 1u << in->reg;
             size = 4;
         }
@@ -534,7 +578,7 @@ void place_operands(struct rng *rng, struct diff_case *c, unsigned displacement_
         place_vsib(rng, c);
     uint64_t address = 0;
     if (in->flags & INSN_MEM) {
-        aim(rng, c, choose_address(rng, size, align), pinned, vsib, displacement_at);
+        aim(rng, c, choose_in_segment(rng, c, in->segment, size, align), pinned, vsib, displacement_at);
         address = effective_address(c, vsib);
     }
     adjust_values(rng, c, address);

@@ -165,14 +165,15 @@ KNOWN(table_error_code)
 {
     UNUSED;
     return c->decoded > 0 && (c->insn.op == OP_LTR || c->insn.op == OP_LLDT) &&
-           (stopped_in(ours) == EXC_GP || ours->outcome == SHUTDOWN);
+           stopped_in(ours) == stopped_in(theirs) && (stopped_in(ours) == EXC_GP || ours->outcome == SHUTDOWN);
 }
 
 KNOWN(amd_branch)
 {
     UNUSED;
+    bool counts = c->decoded > 0 && (c->insn.op == OP_LOOPE || c->insn.op == OP_LOOPNE);
     return c->mode == LONG3 && c->decoded > 0 && op_infos[c->insn.op].kind == OPK_CTRL &&
-           memchr(c->code, 0x66, c->length);
+           (memchr(c->code, 0x66, c->length) || (counts && c->insn.flags & (INSN_REP | INSN_REPNE)));
 }
 
 KNOWN(privilege_first)
@@ -184,7 +185,8 @@ KNOWN(privilege_first)
 KNOWN(return_to_32)
 {
     UNUSED;
-    return c->decoded > 0 && c->insn.op == OP_SYSRET;
+    return c->decoded > 0 && c->insn.op == OP_SYSRET &&
+           (c->insn.osize != 8 || (c->state.gpr[R11] | c->state.rflags) & EFLAGS_TF);
 }
 
 KNOWN(iret_error_code)
@@ -250,6 +252,7 @@ KNOWN(wide_store)
     UNUSED;
     return c->decoded > 0 && (c->insn.flags & INSN_MEM) &&
            (!strcmp(what, "memory") || !strcmp(what, "accesses") || stopped_in(theirs) >= 0) &&
+           (c->insn.osize > 2 || !strcmp(what, "accesses")) &&
            (c->insn.op == OP_SLDT || c->insn.op == OP_STR || c->insn.op == OP_SMSW || c->insn.op == OP_MOV_FROM_SREG);
 }
 
@@ -263,8 +266,10 @@ KNOWN(trap_after_halt)
 KNOWN(adjust_flags)
 {
     UNUSED;
+    const uint64_t of_result = EFLAGS_SF | EFLAGS_ZF | EFLAGS_PF;
     return c->decoded > 0 && (c->insn.op == OP_AAM || c->insn.op == OP_AAD) &&
-           (!strcmp(what, "rflags") || !strcmp(what, "memory"));
+           !((ours->state.rflags ^ theirs->state.rflags) & ~of_result & ~(uint64_t)op_infos[c->insn.op].flags_undefined) &&
+           (!strcmp(what, "rflags") || (!strcmp(what, "memory") && stopped_in(ours) >= 0));
 }
 
 KNOWN(stack_size)
@@ -280,7 +285,8 @@ KNOWN(stack_size)
 KNOWN(enter_size)
 {
     UNUSED;
-    return c->decoded > 0 && c->insn.op == OP_ENTER;
+    unsigned stack = mode_infos[c->mode].bits == 64 ? 8 : c->state.segment[SS].attributes & SEG_DB ? 4 : 2;
+    return c->decoded > 0 && c->insn.op == OP_ENTER && c->insn.osize != stack;
 }
 
 KNOWN(end_of_stack)
@@ -376,7 +382,37 @@ KNOWN(reserved_values)
            ((uint32_t)c->state.gpr[RCX] == 0x277 || (uint32_t)c->state.gpr[RCX] == 0xc0000084 ||
             (uint32_t)c->state.gpr[RCX] == 0x174 || (uint32_t)c->state.gpr[RCX] == 0x175 ||
             (uint32_t)c->state.gpr[RCX] == 0x176) &&
-           stopped_in(ours) == EXC_GP;
+           (stopped_in(ours) == EXC_GP || ours->outcome == SHUTDOWN);
+}
+
+/* Bits 12:8 of the descriptor: a TSS of 16 bits, which long mode has not. */
+KNOWN(short_tss)
+{
+    UNUSED;
+    return c->decoded > 0 && c->insn.op == OP_LTR && mode_infos[c->mode].long_mode && stopped_in(ours) == EXC_GP &&
+           theirs->state.tr.attributes % 16 == 3;
+}
+
+KNOWN(mode_first)
+{
+    UNUSED;
+    return c->decoded > 0 && (c->mode == V86 || c->mode == REAL16) && stopped_in(ours) == EXC_UD && stopped_in(theirs) >= EXC_SS &&
+           (c->insn.op == OP_SLDT || c->insn.op == OP_STR || c->insn.op == OP_LLDT || c->insn.op == OP_LTR ||
+            c->insn.op == OP_VERR || c->insn.op == OP_VERW || c->insn.op == OP_LAR || c->insn.op == OP_LSL || c->insn.op == OP_ARPL);
+}
+
+KNOWN(narrow_stack_pointer)
+{
+    UNUSED;
+    return c->mode == REAL16 && !strcmp(what, "rsp") && stopped_in(ours) >= 0 &&
+           (uint16_t)ours->state.gpr[RSP] == theirs->state.gpr[RSP];
+}
+
+KNOWN(push_across_limit)
+{
+    UNUSED;
+    return c->decoded > 0 && c->insn.op == OP_CALL_FAR && stopped_in(ours) == EXC_SS &&
+           !(c->state.segment[SS].attributes & SEG_DB) && (c->state.gpr[RSP] & 0xffff) < 8;
 }
 
 KNOWN(tsc_aux)
@@ -389,7 +425,8 @@ KNOWN(tsc_aux)
 KNOWN(reserved_control)
 {
     UNUSED;
-    return c->decoded > 0 && c->insn.op == OP_MOV_TO_CR && mode_infos[c->mode].bits == 64 &&
+    bool debug = c->decoded > 0 && c->insn.op == OP_MOV_TO_DR && c->insn.reg >= 4;
+    return c->decoded > 0 && (c->insn.op == OP_MOV_TO_CR || debug) && mode_infos[c->mode].bits == 64 &&
            c->state.gpr[c->insn.rm] >> 32 && (stopped_in(ours) == EXC_GP || ours->outcome == SHUTDOWN);
 }
 
@@ -428,11 +465,15 @@ static const struct known known[] = {
      "are not canonical or too wide a selector",
      reserved_values},
     {"IA32_TSC_AUX comes with RDTSCP, which the two offer differently", tsc_aux},
-    {"this KVM drops bits 63:32 of a control register instead of #GP (SDM vol. 2, MOV CR)", reserved_control},
+    {"this KVM drops bits 63:32 of a control register, of DR6 and DR7 instead of #GP (SDM vol. 2, MOV CR)", reserved_control},
+    {"KVM's LTR takes a 16-bit TSS in long mode (SDM vol. 2, LTR: #GP)", short_tss},
+    {"KVM looks at the operand before it finds that the mode has no such instruction", mode_first},
+    {"KVM's interrupts in real mode clear the upper half of ESP", narrow_stack_pointer},
+    {"KVM's far calls wrap around the end of a 16-bit stack (SDM vol. 3, 5.3: #SS)", push_across_limit},
     {"KVM keeps the attributes under a null SS in ring 0 of long mode; nothing looks at them", null_stack},
     {"LZCNT and TZCNT where they are not announced: KVM's emulator runs the host's", counting_feature},
     {"KVM delivers a frame past the limit of SS", frame_past_limit},
-    {"AMD's near branches obey 66 in 64-bit mode", amd_branch},
+    {"AMD's near branches obey 66 in 64-bit mode, and LOOPcc F2 and F3", amd_branch},
     {"two faults of one instruction: the manual does not rank #GP of privilege and #UD of a register that does not "
      "exist; "
      "KVM asks for privilege first also in virtual-8086 mode",

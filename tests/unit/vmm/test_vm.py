@@ -48,7 +48,7 @@ class Core:
 
     def _create(self, config: Any, out: Any, err: Any) -> int:
         self.config = {field: getattr(config, field) for field, _ in self.ffi.typeof("imgvm_vm_config").fields}
-        for field in ("cpu_model", "cpu_features"):  # the core may read them during this call alone
+        for field in ("cpu_model", "cpu_features", "cpu_vendor"):  # the core may read them during this call alone
             self.config[field] = self.ffi.string(self.config[field])
         out[0] = self.ffi.cast("imgvm_vm *", 0x1000)
         return self._record("create", err)
@@ -95,7 +95,7 @@ def vm_of(text: str, program: Program, drives: list[Drive] | None = None, engine
 
 def test_the_machine_is_described_to_the_core(core: Core) -> None:
     text = """
-machine: {cpus: 2, memory: 64MiB, entropy: false, cpu: {model: x86-64-v3, features: [+aes, -fma]}}
+machine: {cpus: 2, memory: 64MiB, entropy: false, cpu: {model: x86-64-v3, features: [+aes, -fma], vendor: amd}}
 boot: {kernel: k, cmdline: a=b}
 devices: {debug_exit: {port: 0x501, mapping: qemu}}
 exit: {on_reboot: exit}
@@ -104,7 +104,7 @@ exit: {on_reboot: exit}
     assert core.config == {
         "abi": 1, "engine": 1, "cpus": 2, "memory_bytes": 64 << 20, "debug_exit": 2, "debug_exit_port": 0x501,
         "entropy": False, "reset_is_exit": True, "rtc_offset_sec": 0,
-        "cpu_model": b"x86-64-v3", "cpu_features": b"+aes -fma",
+        "cpu_model": b"x86-64-v3", "cpu_features": b"+aes -fma", "cpu_vendor": b"amd", "lockstep": False,
     }  # fmt: skip
     assert core.calls[1] == (
         "load_linux", "imgvm_vm *", b"KERNEL", 6, b"INITRD", 6, b"a=b", "imgvm_error *",

@@ -52,3 +52,8 @@ void feature_set_remove(struct feature_set *set, enum cpu_feature feature)
         if (cpu_feature_dependencies[i].needs == feature)
             feature_set_remove(set, cpu_feature_dependencies[i].feature);
 }
+
+enum cpu_vendor cpu_vendor_of(uint32_t ebx)
+{
+    return ebx == 0x68747541 /* "Auth" */ ? CPU_VENDOR_AMD : CPU_VENDOR_INTEL;
+}

@@ -7,6 +7,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Whose processor CPUID names, and in whose way the few instructions go that differ by vendor. AUTO: nobody has said. */
+enum cpu_vendor { CPU_VENDOR_AUTO, CPU_VENDOR_INTEL, CPU_VENDOR_AMD };
+/* By the signature of CPUID leaf 0, in EBX, EDX, ECX; any other processor goes Intel's way. */
+enum cpu_vendor cpu_vendor_of(uint32_t ebx);
+
 enum cpu_feature {
     FEATURE_BASE, /* every processor has it */
 #define FEATURE(name, ...) FEATURE_##name,

@@ -31,10 +31,24 @@ static int parse_model(struct cpu_wish *wish, const char *name, imgvm_error *err
     return error_hint(err, "models: portable, x86-64, x86-64-v2, x86-64-v3, host");
 }
 
-int cpu_wish_parse(struct cpu_wish *wish, const char *model, const char *features, imgvm_error *err)
+static int parse_vendor(struct cpu_wish *wish, const char *vendor, imgvm_error *err)
+{
+    static const char *const names[] = {[CPU_VENDOR_AUTO] = "auto", [CPU_VENDOR_INTEL] = "intel", [CPU_VENDOR_AMD] = "amd"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (!strcmp(names[i], vendor && *vendor ? vendor : "auto")) {
+            wish->vendor = (enum cpu_vendor)i;
+            return 0;
+        }
+    error_set(err, EINVAL, "there is no processor vendor %.64s", vendor);
+    return error_hint(err, "vendors: intel, amd, or auto");
+}
+
+int cpu_wish_parse(struct cpu_wish *wish, const char *model, const char *features, const char *vendor, imgvm_error *err)
 {
     *wish = (struct cpu_wish){0};
     int result = model && *model ? parse_model(wish, model, err) : 0;
+    if (result == 0)
+        result = parse_vendor(wish, vendor, err);
     const char *word = features ? features : "";
     while (result == 0 && *(word += strspn(word, " "))) {
         size_t length = strcspn(word, " ");
@@ -48,6 +62,13 @@ int cpu_wish_parse(struct cpu_wish *wish, const char *model, const char *feature
         word += length;
     }
     return result;
+}
+
+enum cpu_vendor cpu_wish_vendor(const struct cpu_wish *wish, enum cpu_vendor host)
+{
+    if (wish && wish->vendor != CPU_VENDOR_AUTO)
+        return wish->vendor;
+    return wish && wish->model != CPU_MODEL_HOST ? CPU_VENDOR_INTEL : host;
 }
 
 static int lacking(const struct cpu_wish *wish, enum cpu_feature feature, imgvm_error *err)

@@ -73,6 +73,7 @@ enum engine_stop_reason {
     ENGINE_STOP_STEPS, /* the instructions asked for are done */
     ENGINE_STOP_POINT, /* before a breakpoint's instruction; behind the instruction that met a watchpoint */
     ENGINE_STOP_HALT,  /* halted before the steps were done */
+    ENGINE_STOP_EXCEPTION, /* an exception is reported instead of delivered */
 };
 
 struct engine_stop {
@@ -80,6 +81,9 @@ struct engine_stop {
     struct engine_point point; /* the one that was met, and how (kinds) and where (linear) */
     uint64_t linear;
     uint32_t kinds;
+    uint8_t vector; /* of the exception */
+    bool has_error_code;
+    uint32_t error_code;
 };
 
 #define ENGINE_STEPS_TO_HALT UINT64_MAX /* no limit, but a halt ends the run */
@@ -118,6 +122,8 @@ struct engine_ops {
     void (*set_steps)(struct engine *engine, unsigned cpu, uint64_t steps, uint32_t go);
     struct engine_stop (*stop_of)(struct engine *engine, unsigned cpu);
     bool (*translate)(struct engine *engine, unsigned cpu, uint64_t linear, uint64_t *gpa);
+    /* Exceptions end `run` instead of being delivered. NULL: the engine cannot. */
+    void (*report_exceptions)(struct engine *engine, unsigned cpu, bool report);
 
     /* without irqchip */
     void (*signal)(struct engine *engine, unsigned cpu, uint32_t signals, uint8_t sipi_vector);

@@ -119,7 +119,7 @@ int handover_create(const struct handover_host *host, unsigned index, struct han
     cpu_offered_features(1, &features);
     for (size_t i = 0; host->features && i < ARRAY_LEN(features.bits); i++)
         features.bits[i] &= host->features->bits[i];
-    struct cpu_options options = {.id = index, .count = 1, .features = &features};
+    struct cpu_options options = {.id = index, .count = 1, .features = &features, .vendor = host->vendor};
     handover->cpu = cpu_create(&callbacks, handover, host->engine->mem, &options, err);
     if (!handover->cpu) {
         free(handover);

@@ -16,6 +16,7 @@ struct handover_host {
     /* The guest's TSC now. */
     uint64_t (*tsc)(void *opaque);
     const struct feature_set *features; /* of the guest's processors; NULL: all */
+    enum cpu_vendor vendor;             /* as its CPUID says */
 };
 
 int handover_create(const struct handover_host *host, unsigned cpu, struct handover **out, imgvm_error *err);

@@ -161,6 +161,7 @@ static int create_cpu(struct kvm_engine *kvm, unsigned id, const struct kvm_cpui
     kvm_cpuid_adapt(cpuid, kvm, id);
     kvm_cpuid_add_plain(cpuid);
     if (kvm->host.wish) {
+        kvm_cpuid_set_vendor(cpuid, kvm->host.wish->vendor);
         kvm_cpuid_features(cpuid, &kvm->features);
         int result = cpu_wish_grant(kvm->host.wish, &kvm->features, &kvm->features, err);
         if (result < 0) {
@@ -358,7 +359,7 @@ static enum engine_exit hand_over(struct kvm_engine *kvm, unsigned id, bool *go_
     *go_on = false;
     if (!cpu->handover) {
         const struct handover_host host = {&kvm->host, cpu, cpuid_of_guest, tsc_of_guest,
-                                            kvm->limited ? &kvm->features : NULL};
+                                            kvm->limited ? &kvm->features : NULL, kvm_cpuid_vendor(cpu->cpuid)};
         if (handover_create(&host, id, &cpu->handover, &err) < 0)
             goto failed;
     }

@@ -70,6 +70,9 @@ void kvm_cpuid_adapt(struct kvm_cpuid2 *cpuid, const struct kvm_engine *kvm, uns
 /* Sets what the host's processor executes though its KVM does not say so. */
 void kvm_cpuid_add_plain(struct kvm_cpuid2 *cpuid);
 /* The rows of cpuid.def that are set. */
+enum cpu_vendor kvm_cpuid_vendor(const struct kvm_cpuid2 *cpuid);
+/* Makes it a processor of this vendor's; AUTO: it stays the host's. KVM then lets SYSENTER and SYSCALL go that way. */
+void kvm_cpuid_set_vendor(struct kvm_cpuid2 *cpuid, enum cpu_vendor vendor);
 void kvm_cpuid_features(struct kvm_cpuid2 *cpuid, struct feature_set *out);
 /* Clears what is not granted; only_known: also all that cpuid.def has no row for. */
 void kvm_cpuid_limit(struct kvm_cpuid2 *cpuid, const struct feature_set *granted, bool only_known);

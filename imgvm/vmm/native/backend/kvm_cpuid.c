@@ -77,6 +77,35 @@ void kvm_cpuid_add_plain(struct kvm_cpuid2 *cpuid)
     }
 }
 
+enum cpu_vendor kvm_cpuid_vendor(const struct kvm_cpuid2 *cpuid)
+{
+    struct kvm_cpuid2 *all = (struct kvm_cpuid2 *)cpuid;
+    const struct kvm_cpuid_entry2 *entry = find(all, 0, 0);
+    return entry ? cpu_vendor_of(entry->ebx) : CPU_VENDOR_INTEL;
+}
+
+void kvm_cpuid_set_vendor(struct kvm_cpuid2 *cpuid, enum cpu_vendor vendor)
+{
+    if (vendor == CPU_VENDOR_AUTO || vendor == kvm_cpuid_vendor(cpuid))
+        return;
+    /* a signature, and with AMD's the extended leaves' copies, that belong to the name */
+    struct cpuid_config config;
+    cpuid_init(&config, 0, 1);
+    config.vendor = vendor;
+    for (unsigned i = 0; i < cpuid->nent; i++) {
+        struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
+        uint32_t own[4];
+        cpuid_query(&config, entry->function, entry->index, own);
+        if (entry->function == 0 || entry->function == 0x80000000) {
+            entry->ebx = own[CPUID_EBX];
+            entry->ecx = own[CPUID_ECX];
+            entry->edx = own[CPUID_EDX];
+        } else if (entry->function == 1 || entry->function == 0x80000001) {
+            entry->eax = own[CPUID_EAX];
+        }
+    }
+}
+
 void kvm_cpuid_features(struct kvm_cpuid2 *cpuid, struct feature_set *out)
 {
     *out = (struct feature_set){0};
@@ -108,9 +137,6 @@ static uint32_t granted_bits(const struct feature_set *granted, uint32_t leaf, u
     }
     return bits;
 }
-
-/* AMD repeats bits of leaf 1 EDX in leaf 8000_0001h (APM vol. 3, E.4.2). */
-#define REPEATED_BITS 0x0183f3ffu
 
 /* State components (SDM vol. 1, 13.2): only those that a granted feature uses. */
 static void limit_xsave(struct kvm_cpuid2 *cpuid, const struct feature_set *granted, bool only_known)
@@ -164,7 +190,7 @@ void kvm_cpuid_limit(struct kvm_cpuid2 *cpuid, const struct feature_set *granted
         uint32_t known = granted_bits(granted, leaf, subleaf, reg, true);
         uint32_t keep = granted_bits(granted, leaf, subleaf, reg, false) | (drop_unknown ? 0 : ~known);
         if (leaf == 0x80000001 && reg == CPUID_EDX && drop_unknown)
-            keep |= REPEATED_BITS & granted_bits(granted, 1, 0, CPUID_EDX, false);
+            keep |= CPUID_REPEATED_BITS & granted_bits(granted, 1, 0, CPUID_EDX, false);
         *entry_register(entry, reg) &= keep;
     }
     limit_xsave(cpuid, granted, only_known);

@@ -138,7 +138,7 @@ static bool stop_at(struct kvm_engine *kvm, unsigned id, unsigned point, uint64_
 {
     const struct engine_point *p = &kvm->points[point];
     uint32_t kinds = p->kinds & ~ENGINE_POINT_EXECUTE ? p->kinds & ~ENGINE_POINT_EXECUTE : ENGINE_POINT_EXECUTE;
-    kvm->cpu[id].stop = (struct engine_stop){ENGINE_STOP_POINT, *p, linear, kinds};
+    kvm->cpu[id].stop = (struct engine_stop){.reason = ENGINE_STOP_POINT, .point = *p, .linear = linear, .kinds = kinds};
     return true;
 }
 

@@ -245,7 +245,8 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
     engine->host_cpus = usable_host_cpus();
     for (unsigned i = 0; i < cpus && r == 0; i++) {
         struct soft_cpu *c = &engine->cpus[i];
-        struct cpu_options options = {.id = i, .count = cpus, .features = &features, .translator = translator,
+        struct cpu_options options = {.id = i, .count = cpus, .features = &features,
+                                      .vendor = cpu_wish_vendor(host->wish, cpu_host_vendor()), .translator = translator,
                                       .translate_after = host->lockstep ? 0 : JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;
@@ -380,6 +381,11 @@ static struct engine_stop soft_stop_of(struct engine *base, unsigned index)
     return soft_of(base)->cpus[index].stop;
 }
 
+static void soft_report_exceptions(struct engine *base, unsigned index, bool report)
+{
+    cpu_report_exceptions(soft_of(base)->cpus[index].cpu, report);
+}
+
 static bool soft_translate(struct engine *base, unsigned index, uint64_t linear, uint64_t *gpa)
 {
     return cpu_probe(soft_of(base)->cpus[index].cpu, linear, gpa);
@@ -391,7 +397,13 @@ static bool debugger_stops(struct soft_cpu *c, enum cpu_exit exit, uint64_t done
     struct cpu_hit hit;
     if (cpu_take_hit(c->cpu, &hit)) {
         const struct engine_point point = {hit.point.linear, hit.point.size, hit.point.kinds};
-        c->stop = (struct engine_stop){ENGINE_STOP_POINT, point, hit.linear, hit.kinds};
+        c->stop = (struct engine_stop){.reason = ENGINE_STOP_POINT, .point = point, .linear = hit.linear, .kinds = hit.kinds};
+        return true;
+    }
+    struct cpu_exception exception;
+    if (cpu_take_exception(c->cpu, &exception)) {
+        c->stop = (struct engine_stop){.reason = ENGINE_STOP_EXCEPTION, .vector = exception.vector,
+                                       .has_error_code = exception.has_error_code, .error_code = exception.error_code};
         return true;
     }
     if (!c->steps)
@@ -537,6 +549,7 @@ static void soft_set_a20(struct engine *base, bool enabled)
     .set_steps = soft_set_steps, \
     .stop_of = soft_stop_of, \
     .translate = soft_translate, \
+    .report_exceptions = soft_report_exceptions, \
     .signal = soft_signal,
 
 const struct engine_ops engine_soft_ops = {.name = "interp", .create = interp_create, SOFTWARE};

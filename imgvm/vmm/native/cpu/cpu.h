@@ -74,6 +74,7 @@ struct cpu_options {
     unsigned id;        /* initial APIC ID */
     unsigned count;     /* processors of the machine, for CPUID topology */
     const struct feature_set *features; /* of those it offers, what it is to have; NULL: all */
+    enum cpu_vendor vendor;             /* AUTO is Intel */
     const struct translator_ops *translator; /* NULL: interpret everything */
     unsigned translate_after; /* interpretations of a block before it is translated */
     bool count_instructions;  /* translated code counts its instructions, too (cpu_instructions) */
@@ -81,13 +82,16 @@ struct cpu_options {
 
 /* What a processor on this host can have, as one of `count`. */
 void cpu_offered_features(unsigned count, struct feature_set *out);
+/* Who made this host's. */
+enum cpu_vendor cpu_host_vendor(void);
 
 struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, struct guest_mem *mem,
                        const struct cpu_options *options, imgvm_error *err);
 void cpu_destroy(struct cpu *cpu);
 
 enum cpu_exit cpu_run(struct cpu *cpu);
-/* Executes at most `count` instructions; CPU_EXIT_REQUEST when it did them all. */
+/* Executes at most `count` instructions; CPU_EXIT_REQUEST when it did them all. One that faults counts, with the
+ * delivery of its exception. */
 enum cpu_exit cpu_run_count(struct cpu *cpu, uint64_t count);
 /* cpu_run returns CPU_EXIT_REQUEST soon after the machine's clock reaches this, if cpu_clock_due says so then. UINT64_MAX:
  * never. */
@@ -143,6 +147,19 @@ bool cpu_take_hit(struct cpu *cpu, struct cpu_hit *out);
 void cpu_pass_point(struct cpu *cpu);
 /* While held, neither INTR nor NMI is taken. */
 void cpu_hold_interrupts(struct cpu *cpu, bool hold);
+
+/* An exception on the point of being delivered: nothing of its instruction has happened (a trap's has), rip says where
+ * the handler would return to, CR2 and DR6 are set. */
+struct cpu_exception {
+    uint8_t vector;
+    bool has_error_code;
+    uint32_t error_code;
+};
+/* While set, an exception ends cpu_run with CPU_EXIT_REQUEST instead of being delivered. INT n, INT3 and INTO are
+ * instructions that go through the table, as ever; what goes wrong on their way is an exception. */
+void cpu_report_exceptions(struct cpu *cpu, bool report);
+/* Whether that is why it ended; asked once an exception. */
+bool cpu_take_exception(struct cpu *cpu, struct cpu_exception *out);
 /* The physical address behind a linear one, as the page tables have it; nothing is marked and nothing faults. */
 bool cpu_probe(struct cpu *cpu, uint64_t linear, uint64_t *gpa);
 

@@ -103,6 +103,7 @@ typedef struct {
     const char *cpu_model;    /* portable, x86-64, x86-64-v2, x86-64-v3; host or NULL: all that the engine has */
     const char *cpu_features; /* "+name -name ...", names as in /proc/cpuinfo; or NULL. -ENOTSUP: not to be had here */
     bool lockstep; /* IMGVM_ENGINE_JIT, one processor: the interpreter checks every block; a difference ends the run */
+    const char *cpu_vendor;   /* intel, amd; auto or NULL: the host's with model host, else intel */
 } imgvm_vm_config;
 
 #define IMGVM_REASON_RUNNING 0
@@ -164,6 +165,7 @@ typedef struct imgvm_processor imgvm_processor;
 #define IMGVM_STOP_TIMEOUT 6
 #define IMGVM_STOP_ASKED 7    /* imgvm_processor_stop */
 #define IMGVM_STOP_INTERNAL 8 /* a bug or a limit of ours; message says what */
+#define IMGVM_STOP_EXCEPTION 9 /* one that is reported (imgvm_processor_report_exceptions) */
 
 #define IMGVM_POINT_EXECUTE 1
 #define IMGVM_POINT_WRITE 2
@@ -174,8 +176,24 @@ typedef struct {
     uint32_t kinds;  /* of access, at a watchpoint */
     uint64_t address;
     uint64_t instructions; /* of this run; under KVM those that were stepped */
+    uint32_t vector, error_code; /* of the exception */
+    bool has_error_code;
     char message[480];
 } imgvm_stop;
+
+typedef struct {
+    uint32_t abi;          /* IMGVM_ABI */
+    uint32_t engine;       /* IMGVM_ENGINE_* */
+    uint64_t memory_bytes; /* multiple of 4096 */
+    const char *cpu_model, *cpu_features, *cpu_vendor; /* as in imgvm_vm_config */
+} imgvm_processor_config;
+
+/* `bytes` of a register from its byte `first` on. `clears`: written, it clears the rest, as EAX does that of RAX. */
+typedef struct {
+    uint16_t index; /* imgvm_processor_register's */
+    uint8_t first, bytes;
+    bool clears;
+} imgvm_register_part;
 
 /* What the processor did to a port, or to an address where it has no memory. */
 typedef struct {
@@ -184,21 +202,34 @@ typedef struct {
     bool is_port, is_write;
 } imgvm_access;
 
-int imgvm_processor_create(uint32_t engine, uint64_t memory_bytes, imgvm_processor **out, imgvm_error *err);
+int imgvm_processor_create(const imgvm_processor_config *config, imgvm_processor **out, imgvm_error *err);
 void imgvm_processor_destroy(imgvm_processor *processor);
 /* To the power-on state; memory stays. */
 int imgvm_processor_reset(imgvm_processor *processor, imgvm_error *err);
 /* Names of registers, by index; returns a register's bytes, or -ENOENT behind the last. */
 int imgvm_processor_register(uint32_t index, const char **name);
-/* Little-endian values; returns the register's bytes. */
+/* Little-endian values; returns the register's bytes. Writing rip wakes a processor that halted or shut down. */
 int imgvm_processor_get(imgvm_processor *processor, const char *name, uint8_t value[16], imgvm_error *err);
 int imgvm_processor_set(imgvm_processor *processor, const char *name, const uint8_t value[16], imgvm_error *err);
+/* Many at once, their bytes one behind the other in `values`. Written in order. */
+int imgvm_processor_get_parts(imgvm_processor *processor, const imgvm_register_part *parts, uint32_t count, uint8_t *values,
+                              imgvm_error *err);
+int imgvm_processor_set_parts(imgvm_processor *processor, const imgvm_register_part *parts, uint32_t count,
+                              const uint8_t *values, imgvm_error *err);
 /* 16, 32 or 64: the code that runs; and the linear address of its next instruction. */
 int imgvm_processor_code_bits(imgvm_processor *processor, uint64_t *linear_pc, imgvm_error *err);
 int imgvm_processor_read(imgvm_processor *processor, uint64_t address, void *data, uint64_t bytes, bool physical,
                          imgvm_error *err);
 int imgvm_processor_write(imgvm_processor *processor, uint64_t address, const void *data, uint64_t bytes, bool physical,
                           imgvm_error *err);
+/* Single bytes, each at an address of its own. */
+int imgvm_processor_peek(imgvm_processor *processor, const uint64_t *addresses, uint8_t *values, uint64_t count,
+                         bool physical, imgvm_error *err);
+int imgvm_processor_poke(imgvm_processor *processor, const uint64_t *addresses, const uint8_t *values, uint64_t count,
+                         bool physical, imgvm_error *err);
+/* From now on an exception ends the run in place of being delivered; -ENOTSUP under KVM. INT n, INT3 and INTO are
+ * instructions, not exceptions. */
+int imgvm_processor_report_exceptions(imgvm_processor *processor, bool report, imgvm_error *err);
 /* Linear addresses. */
 int imgvm_processor_add_point(imgvm_processor *processor, uint64_t address, uint64_t bytes, uint32_t kinds,
                               imgvm_error *err);
@@ -206,6 +237,8 @@ int imgvm_processor_remove_point(imgvm_processor *processor, uint64_t address, u
                                  imgvm_error *err);
 /* What a port reads as from now on; before that, all ones. */
 int imgvm_processor_set_port(imgvm_processor *processor, uint16_t port, uint32_t value, imgvm_error *err);
+/* false: bit 20 of every physical address that the processor makes is 0. */
+void imgvm_processor_set_a20(imgvm_processor *processor, bool enabled);
 /* The last accesses to ports and to nothing, oldest first, which are then forgotten (some 1000 are kept). */
 uint32_t imgvm_processor_accesses(imgvm_processor *processor, imgvm_access *out, uint32_t room);
 /* On the caller's thread. instructions 0: no limit; timeout_ms -1: none. A breakpoint where the last run stopped is

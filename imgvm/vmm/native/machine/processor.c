@@ -23,6 +23,7 @@ struct imgvm_processor {
     struct clock clock;
     struct x86_state state; /* the engine's when `fresh`; to be given back to it when `changed` */
     bool fresh, changed;
+    const struct register_row *rip;
     uint64_t cr8;
     struct engine_point *points;
     unsigned point_count;
@@ -31,10 +32,14 @@ struct imgvm_processor {
     imgvm_access access[ACCESSES_KEPT];
     uint64_t accesses;
 
-    pthread_mutex_t lock; /* of what follows: the watchdog ends a run in time */
+    /* The watchdog, a thread that the first run starts, ends a run in time. It sleeps until the end of the time that
+     * was the run's when it went to sleep: runs that are over before cost it nothing. */
+    pthread_t watchdog;
+    bool has_watchdog;
+    pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed_state;
-    bool running, expired, asked;
-    struct timespec until;
+    bool running, expired, asked, closing, idle; /* idle: the watchdog waits for a run */
+    struct timespec until, wakes;
 };
 
 /* ---- the world around it ---- */
@@ -124,6 +129,13 @@ void imgvm_processor_destroy(imgvm_processor *p)
 {
     if (!p)
         return;
+    if (p->has_watchdog) {
+        pthread_mutex_lock(&p->lock);
+        p->closing = true;
+        pthread_cond_signal(&p->changed_state);
+        pthread_mutex_unlock(&p->lock);
+        pthread_join(p->watchdog, NULL);
+    }
     if (p->engine)
         p->engine->ops->destroy(p->engine);
     guest_mem_destroy(&p->mem);
@@ -134,13 +146,19 @@ void imgvm_processor_destroy(imgvm_processor *p)
     free(p);
 }
 
-int imgvm_processor_create(uint32_t engine, uint64_t memory_bytes, imgvm_processor **out, imgvm_error *err)
+int imgvm_processor_create(const imgvm_processor_config *config, imgvm_processor **out, imgvm_error *err)
 {
-    const struct engine_ops *ops = engine_find(engine);
+    if (config->abi != IMGVM_ABI)
+        return error_set(err, EINVAL, "the caller speaks version %u of the native interface, this is %d", config->abi, IMGVM_ABI);
+    const struct engine_ops *ops = engine_find(config->engine);
     if (!ops)
-        return error_set(err, EINVAL, "there is no engine %u", engine);
-    if (!memory_bytes || memory_bytes % GUEST_PAGE_SIZE)
-        return error_set(err, EINVAL, "memory of %" PRIu64 " bytes is no multiple of 4096", memory_bytes);
+        return error_set(err, EINVAL, "there is no engine %u", config->engine);
+    if (!config->memory_bytes || config->memory_bytes % GUEST_PAGE_SIZE)
+        return error_set(err, EINVAL, "memory of %" PRIu64 " bytes is no multiple of 4096", config->memory_bytes);
+    struct cpu_wish wish;
+    int result = cpu_wish_parse(&wish, config->cpu_model, config->cpu_features, config->cpu_vendor, err);
+    if (result < 0)
+        return result;
     struct imgvm_processor *p = calloc(1, sizeof *p);
     if (!p)
         return error_set(err, ENOMEM, "out of memory for a processor");
@@ -151,16 +169,17 @@ int imgvm_processor_create(uint32_t engine, uint64_t memory_bytes, imgvm_process
     pthread_cond_init(&p->changed_state, &monotonic);
     pthread_condattr_destroy(&monotonic);
     p->mem.memfd = -1;
+    p->rip = register_find("rip");
     clock_init_real(&p->clock);
     const struct engine_host host = {
-        .opaque = p, .mem = &p->mem, .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read,
+        .opaque = p, .mem = &p->mem, .wish = &wish, .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read,
         .mmio_write = mmio_write, .time_ns = time_ns, .interrupt_acknowledge = no_interrupt,
         .apic_msr_read = apic_msr_read, .apic_msr_write = apic_msr_write, .cr8_read = cr8_read, .cr8_write = cr8_write,
         .timer_next_ns = timer_next_ns, .timer_run = timer_run,
     };
-    int result = guest_mem_init(&p->mem, err);
+    result = guest_mem_init(&p->mem, err);
     if (!result)
-        result = guest_mem_add(&p->mem, 0, memory_bytes, false, err);
+        result = guest_mem_add(&p->mem, 0, config->memory_bytes, false, err);
     if (!result)
         result = ops->create(&host, 1, &p->engine, err);
     if (!result)
@@ -232,6 +251,18 @@ int imgvm_processor_get(imgvm_processor *p, const char *name, uint8_t value[16],
     return row->bytes;
 }
 
+/* A register has been written. Whoever says where to go on wakes a processor that halted or shut down, and what the
+ * instruction before held back (interrupts, after STI and MOV SS) belongs to the past. */
+static void written(struct imgvm_processor *p, const struct register_row *row)
+{
+    p->changed = true;
+    p->stopped_before = false;
+    if (row == p->rip) {
+        p->state.activity = X86_RUNNING;
+        p->state.interrupt_shadow = false;
+    }
+}
+
 int imgvm_processor_set(imgvm_processor *p, const char *name, const uint8_t value[16], imgvm_error *err)
 {
     const struct register_row *row = find(name, err);
@@ -244,9 +275,52 @@ int imgvm_processor_set(imgvm_processor *p, const char *name, const uint8_t valu
         if (value[i])
             return error_set(err, ERANGE, "the value is too large for %s, which has %u bits", name, row->bytes * 8);
     register_write(&p->state, row, value);
-    p->changed = true;
-    p->stopped_before = false;
+    written(p, row);
     return row->bytes;
+}
+
+static const struct register_row *row_of(const imgvm_register_part *part, imgvm_error *err)
+{
+    const struct register_row *row = register_at(part->index);
+    if (row && part->first + part->bytes <= row->bytes)
+        return row;
+    error_set(err, EINVAL, "register %u has no bytes %u to %u", part->index, part->first, part->first + part->bytes);
+    return NULL;
+}
+
+/* From `values` into the registers, or the other way round. */
+static int move_parts(struct imgvm_processor *p, const imgvm_register_part *parts, uint32_t count, uint8_t *values, bool write,
+                      imgvm_error *err)
+{
+    int result = fetch_state(p, err);
+    for (const imgvm_register_part *part = parts; part < parts + count && result == 0; values += part->bytes, part++) {
+        uint8_t value[REGISTER_BYTES_MAX] = {0};
+        const struct register_row *row = row_of(part, err);
+        if (!row)
+            return -EINVAL;
+        if (!write || (part->bytes != row->bytes && !part->clears))
+            register_read(&p->state, row, value);
+        if (!write) {
+            memcpy(values, value + part->first, part->bytes);
+            continue;
+        }
+        memcpy(value + part->first, values, part->bytes);
+        register_write(&p->state, row, value);
+        written(p, row);
+    }
+    return result;
+}
+
+int imgvm_processor_get_parts(imgvm_processor *p, const imgvm_register_part *parts, uint32_t count, uint8_t *values,
+                              imgvm_error *err)
+{
+    return move_parts(p, parts, count, values, false, err);
+}
+
+int imgvm_processor_set_parts(imgvm_processor *p, const imgvm_register_part *parts, uint32_t count, const uint8_t *values,
+                              imgvm_error *err)
+{
+    return move_parts(p, parts, count, (uint8_t *)values, true, err);
 }
 
 int imgvm_processor_code_bits(imgvm_processor *p, uint64_t *linear_pc, imgvm_error *err)
@@ -283,6 +357,32 @@ int imgvm_processor_write(imgvm_processor *p, uint64_t address, const void *data
     return transfer(p, address, (void *)data, size, physical, true, err);
 }
 
+int imgvm_processor_peek(imgvm_processor *p, const uint64_t *addresses, uint8_t *values, uint64_t count, bool physical,
+                         imgvm_error *err)
+{
+    int result = 0;
+    for (uint64_t i = 0; i < count && result == 0; i++)
+        result = transfer(p, addresses[i], &values[i], 1, physical, false, err);
+    return result;
+}
+
+int imgvm_processor_poke(imgvm_processor *p, const uint64_t *addresses, const uint8_t *values, uint64_t count, bool physical,
+                         imgvm_error *err)
+{
+    int result = 0;
+    for (uint64_t i = 0; i < count && result == 0; i++)
+        result = transfer(p, addresses[i], (void *)&values[i], 1, physical, true, err);
+    return result;
+}
+
+int imgvm_processor_report_exceptions(imgvm_processor *p, bool report, imgvm_error *err)
+{
+    if (!p->engine->ops->report_exceptions)
+        return error_set(err, ENOTSUP, "the engine %s delivers exceptions itself", p->engine->ops->name);
+    p->engine->ops->report_exceptions(p->engine, 0, report);
+    return 0;
+}
+
 int imgvm_processor_set_port(imgvm_processor *p, uint16_t port, uint32_t value, imgvm_error *err)
 {
     if (!p->port_value) {
@@ -293,6 +393,11 @@ int imgvm_processor_set_port(imgvm_processor *p, uint16_t port, uint32_t value, 
     }
     p->port_value[port] = value;
     return 0;
+}
+
+void imgvm_processor_set_a20(imgvm_processor *p, bool enabled)
+{
+    p->engine->ops->set_a20(p->engine, enabled);
 }
 
 uint32_t imgvm_processor_accesses(imgvm_processor *p, imgvm_access *out, uint32_t room)
@@ -337,18 +442,31 @@ int imgvm_processor_remove_point(imgvm_processor *p, uint64_t address, uint64_t 
 
 /* ---- running ---- */
 
+static bool is_before(const struct timespec *a, const struct timespec *b)
+{
+    return a->tv_sec != b->tv_sec ? a->tv_sec < b->tv_sec : a->tv_nsec < b->tv_nsec;
+}
+
 static void *watchdog(void *opaque)
 {
     struct imgvm_processor *p = opaque;
     pthread_mutex_lock(&p->lock);
-    while (p->running && !p->asked &&
-           pthread_cond_timedwait(&p->changed_state, &p->lock, &p->until) != ETIMEDOUT)
-        ;
-    bool kick = p->running;
-    p->expired = kick && !p->asked;
+    while (!p->closing) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        bool over = p->running && !is_before(&now, &p->until);
+        if (over && !p->expired) {
+            p->expired = true;
+            p->engine->ops->kick(p->engine, 0);
+        }
+        p->idle = !p->running || over;
+        p->wakes = p->until;
+        if (p->idle)
+            pthread_cond_wait(&p->changed_state, &p->lock);
+        else
+            pthread_cond_timedwait(&p->changed_state, &p->lock, &p->wakes);
+    }
     pthread_mutex_unlock(&p->lock);
-    if (kick)
-        p->engine->ops->kick(p->engine, 0);
     return NULL;
 }
 
@@ -361,17 +479,38 @@ static void set_deadline(struct imgvm_processor *p, int timeout_ms)
     p->until.tv_nsec %= 1000000000;
 }
 
+static int begin_run(struct imgvm_processor *p, int timeout_ms, imgvm_error *err)
+{
+    pthread_mutex_lock(&p->lock);
+    set_deadline(p, timeout_ms);
+    p->running = true;
+    p->expired = false;
+    if (p->has_watchdog && (p->idle || is_before(&p->until, &p->wakes)))
+        pthread_cond_signal(&p->changed_state);
+    pthread_mutex_unlock(&p->lock);
+    if (p->has_watchdog)
+        return 0;
+    int code = pthread_create(&p->watchdog, NULL, watchdog, p);
+    p->has_watchdog = !code;
+    p->running = !code;
+    return code ? error_set(err, code, "cannot start a thread: %s", strerror(code)) : 0;
+}
+
 static void explain(struct imgvm_processor *p, enum engine_exit exit, bool expired, imgvm_stop *out)
 {
     struct engine_stop stop;
     switch (exit) {
     case ENGINE_EXIT_DEBUG:
         stop = p->engine->ops->stop_of(p->engine, 0);
-        out->reason = stop.reason == ENGINE_STOP_STEPS             ? IMGVM_STOP_STEPS
-                      : stop.reason == ENGINE_STOP_HALT            ? IMGVM_STOP_HALT
+        out->reason = stop.reason == ENGINE_STOP_STEPS       ? IMGVM_STOP_STEPS
+                      : stop.reason == ENGINE_STOP_HALT      ? IMGVM_STOP_HALT
+                      : stop.reason == ENGINE_STOP_EXCEPTION ? IMGVM_STOP_EXCEPTION
                       : stop.kinds & ENGINE_POINT_EXECUTE ? IMGVM_STOP_BREAKPOINT : IMGVM_STOP_WATCHPOINT;
         out->address = stop.linear;
         out->kinds = stop.kinds;
+        out->vector = stop.vector;
+        out->error_code = stop.error_code;
+        out->has_error_code = stop.has_error_code;
         break;
     case ENGINE_EXIT_SHUTDOWN:
         out->reason = IMGVM_STOP_SHUTDOWN;
@@ -397,13 +536,8 @@ int imgvm_processor_run(imgvm_processor *p, uint64_t instructions, int timeout_m
     /* A breakpoint where the last run stopped was told then. */
     ops->set_steps(p->engine, 0, instructions ? instructions : ENGINE_STEPS_TO_HALT, p->stopped_before ? ENGINE_GO_PASS : 0);
     uint64_t before = ops->instructions(p->engine);
-    set_deadline(p, timeout_ms);
-    p->running = true;
-    p->expired = false;
-    pthread_t thread;
-    int code = pthread_create(&thread, NULL, watchdog, p);
-    if (code)
-        return error_set(err, code, "cannot start a thread: %s", strerror(code));
+    if ((result = begin_run(p, timeout_ms, err)) < 0)
+        return result;
     enum engine_exit exit;
     bool over;
     do { /* a kick may be left from the end of an earlier run */
@@ -414,14 +548,13 @@ int imgvm_processor_run(imgvm_processor *p, uint64_t instructions, int timeout_m
     } while (!over);
     pthread_mutex_lock(&p->lock);
     p->running = p->asked = false;
-    pthread_cond_signal(&p->changed_state);
+    bool expired = p->expired;
     pthread_mutex_unlock(&p->lock);
-    pthread_join(thread, NULL);
     p->fresh = false;
     if ((result = fetch_state(p, err)) < 0)
         return result;
     out->instructions = ops->instructions(p->engine) - before;
-    explain(p, exit, p->expired, out);
+    explain(p, exit, expired, out);
     if (out->reason == IMGVM_STOP_STEPS)
         out->instructions = instructions; /* KVM does not count */
     p->stopped_before = true;
@@ -432,6 +565,7 @@ void imgvm_processor_stop(imgvm_processor *p)
 {
     pthread_mutex_lock(&p->lock);
     p->asked = p->running;
-    pthread_cond_signal(&p->changed_state);
+    if (p->asked)
+        p->engine->ops->kick(p->engine, 0);
     pthread_mutex_unlock(&p->lock);
 }

@@ -156,7 +156,7 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
         return error_hint(err, "--accel jit --cpus 1");
     }
     struct cpu_wish wish;
-    int result = cpu_wish_parse(&wish, config->cpu_model, config->cpu_features, err);
+    int result = cpu_wish_parse(&wish, config->cpu_model, config->cpu_features, config->cpu_vendor, err);
     if (result < 0)
         return result;
     struct imgvm_vm *vm = calloc(1, sizeof *vm);
@@ -169,7 +169,7 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
     pthread_cond_init(&vm->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
     vm->config = *config;
-    vm->config.cpu_model = vm->config.cpu_features = NULL; /* the caller's, for this call */
+    vm->config.cpu_model = vm->config.cpu_features = vm->config.cpu_vendor = NULL; /* the caller's, for this call */
     console_init(&vm->console);
     vm->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     const struct board_config board = {

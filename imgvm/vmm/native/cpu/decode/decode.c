@@ -299,7 +299,7 @@ static bool control_register_exists(unsigned number)
     return number == 0 || (number >= 2 && number <= 4) || number == 8;
 }
 
-static void decode_immediate(struct insn *out, const struct plan *plan, struct cursor *cursor, unsigned effective)
+static void decode_immediate(struct insn *out, const struct plan *plan, struct cursor *cursor, unsigned effective, bool mode64)
 {
     unsigned size;
     switch (plan->immediate) {
@@ -307,6 +307,9 @@ static void decode_immediate(struct insn *out, const struct plan *plan, struct c
         return;
     case IMM_B:
         out->imm = cursor_u8(cursor);
+        return;
+    case IMM_IS4: /* eight registers outside 64-bit mode: bit 7 is ignored (SDM vol. 2, VBLENDVPS) */
+        out->imm = cursor_u8(cursor) & (mode64 ? 0xff : 0x7f);
         return;
     case IMM_BS:
         out->imm = (uint64_t)(int64_t)(int8_t)cursor_u8(cursor);
@@ -432,7 +435,7 @@ int insn_decode(struct insn *out, const uint8_t *bytes, size_t available, enum i
     out->flags = (head.lock ? INSN_LOCK : 0) | (head.vex ? INSN_VEX : 0) | (head.segment != INSN_SEG_FLAT ? INSN_SEG_OVERRIDE : 0);
     if (head.rex && !head.vex)
         out->flags |= INSN_REX;
-    if (head.rex & REX_W && (mode == INSN_MODE_64 || !(plan->flags & PLAN_GPR_W)))
+    if (head.rex & REX_W && (mode == INSN_MODE_64 || row->attributes & A_W1)) /* else it would size general registers */
         out->flags |= INSN_W;
     if (head.repeat && row->pp < PP_F3)
         out->flags |= head.repeat == 0xf3 ? INSN_REP : INSN_REPNE;
@@ -456,7 +459,7 @@ int insn_decode(struct insn *out, const uint8_t *bytes, size_t available, enum i
         out->cond = head.opcode & 15;
     if (row->form == FORM_RM_1)
         out->imm = 1;
-    decode_immediate(out, plan, &cursor, effective);
+    decode_immediate(out, plan, &cursor, effective, mode == INSN_MODE_64);
     if (cursor.truncated)
         return decode_error(&cursor, bytes);
     if (!decode_registers(out, &head, plan) || (head.lock && !lock_is_legal(out)))

@@ -124,11 +124,9 @@ static void plan_operand(struct plan *plan, const struct isa_row *row, unsigned 
         plan->immediate = IMM_MOFFS;
         break;
     case CLASS_L:
-        plan->immediate = IMM_B;
+        plan->immediate = IMM_IS4;
         break;
     }
-    if (operand->type == TYPE_Y && row->map >= MAP_V0F)
-        plan->flags |= PLAN_GPR_W;
 }
 
 /* The operand size is that of the first operand which is data with a size of its own. */

@@ -19,7 +19,7 @@
 /* How an operand field of struct insn is filled from its bits. */
 enum field { FIELD_NONE, FIELD_GPR, FIELD_BYTE, FIELD_VECTOR, FIELD_3BITS, FIELD_CR, FIELD_DR };
 
-enum immediate { IMM_NONE, IMM_B, IMM_BS, IMM_W, IMM_Z, IMM_V, IMM_WB, IMM_JZ, IMM_FAR, IMM_MOFFS };
+enum immediate { IMM_NONE, IMM_B, IMM_IS4, IMM_BS, IMM_W, IMM_Z, IMM_V, IMM_WB, IMM_JZ, IMM_FAR, IMM_MOFFS };
 
 #define PLAN_VVVV 0x01      /* uses VEX.vvvv */
 #define PLAN_REGISTER 0x02  /* modrm.rm is a register whatever mod says */
@@ -27,7 +27,6 @@ enum immediate { IMM_NONE, IMM_B, IMM_BS, IMM_W, IMM_Z, IMM_V, IMM_WB, IMM_JZ, I
 #define PLAN_ACC_RM 0x08    /* the accumulator goes to rm */
 #define PLAN_ACC_REG 0x10   /* to reg */
 #define PLAN_VSIB 0x20
-#define PLAN_GPR_W 0x40     /* W sizes a general register: without meaning outside 64-bit mode */
 
 struct plan {
     uint32_t mask, value;

@@ -416,6 +416,12 @@ static bool limit_ok(const struct x86_segment *segment, uint64_t offset, unsigne
     return offset > segment->limit && last <= top;
 }
 
+/* CLFLUSH and its kin may name a line of an execute-only segment (SDM vol. 2, CLFLUSH). */
+static bool is_cache_line(const struct uop *u)
+{
+    return u && (u->in.op == OP_CLFLUSH || u->in.op == OP_CLFLUSHOPT || u->in.op == OP_CLWB);
+}
+
 uint64_t access_segment(struct cpu *cpu, const struct uop *u, unsigned index, uint64_t offset, unsigned size, bool write)
 {
     const struct x86_segment *segment = &cpu->s.segment[index];
@@ -426,7 +432,7 @@ uint64_t access_segment(struct cpu *cpu, const struct uop *u, unsigned index, ui
     if (!real) {
         unsigned type = segment->attributes & SEG_TYPE;
         bool code = type & SEG_CODE;
-        bad |= write ? code || !(type & SEG_WRITE_READ) : code && !(type & SEG_WRITE_READ);
+        bad |= write ? code || !(type & SEG_WRITE_READ) : code && !(type & SEG_WRITE_READ) && !is_cache_line(u);
     }
     if (bad || !limit_ok(segment, offset, size))
         raise_error(cpu, u, index == SS ? EXC_SS : EXC_GP, 0);

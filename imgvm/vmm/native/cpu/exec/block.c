@@ -208,12 +208,8 @@ struct block *block_single(struct cpu *cpu)
     for (;;) {
         unsigned offset = (unsigned)(linear % GUEST_PAGE_SIZE);
         unsigned n = MIN(INSN_MAX_BYTES - have, GUEST_PAGE_SIZE - offset);
-        if (!cpu->code64) {
-            uint64_t left = cpu->s.segment[CS].limit - cpu->rip + 1 - have;
-            if (unlikely(!left))
-                raise_error(cpu, NULL, EXC_GP, 0);
-            n = (unsigned)MIN(n, left);
-        }
+        if (!cpu->code64)
+            n = (unsigned)MIN(n, cpu->s.segment[CS].limit - cpu->rip + 1 - have);
         for (unsigned i = 0; i < n; i++) {
             uint64_t gpa = entry->gpa + offset + i;
             if (entry->region) {
@@ -228,8 +224,11 @@ struct block *block_single(struct cpu *cpu)
         if (have == INSN_MAX_BYTES || insn_decode(&in, bytes, have, (enum insn_mode)cpu->mode) != INSN_ERR_TRUNCATED)
             break;
         linear += n;
-        if (!cpu->code64)
+        if (!cpu->code64) {
+            if (cpu->rip + have > cpu->s.segment[CS].limit) /* before the next page is asked for */
+                raise_error(cpu, NULL, EXC_GP, 0);
             linear = (uint32_t)linear;
+        }
         if (linear % GUEST_PAGE_SIZE)
             continue;
         entry = fetch_page(cpu, linear);

@@ -43,6 +43,13 @@ static bool stands_on_avx(enum cpu_feature feature)
     return true;
 }
 
+enum cpu_vendor cpuid_host_vendor(void)
+{
+    uint32_t out[4];
+    host_cpuid(0, 0, out);
+    return cpu_vendor_of(out[EBX]);
+}
+
 bool cpuid_host_has(enum cpu_feature feature)
 {
     const struct cpu_feature_row *row = &cpu_feature_rows[feature];
@@ -71,7 +78,8 @@ void cpuid_withdraw(struct cpuid_config *config, enum cpu_feature feature)
 void cpuid_init(struct cpuid_config *config, uint32_t apic_id, uint32_t count)
 {
     bool exists[FEATURE_COUNT] = {false}, native[FEATURE_COUNT] = {false};
-    *config = (struct cpuid_config){.apic_id = apic_id, .count = MAX(count, 1u), .xcr0 = XCR0_X87, .apic_enabled = true};
+    *config = (struct cpuid_config){.apic_id = apic_id, .count = MAX(count, 1u), .vendor = CPU_VENDOR_INTEL,
+                                      .xcr0 = XCR0_X87, .apic_enabled = true};
 
     for (unsigned op = 0; op < OP_COUNT; op++) {
         const struct op_info *info = &op_infos[op];
@@ -127,6 +135,7 @@ static bool feature_visible(const struct cpuid_config *config, enum cpu_feature 
 #define MAX_BASIC 0x16u
 #define MAX_HYPERVISOR 0x40000000u
 #define MAX_EXTENDED 0x80000008u
+#define MAX_BASIC_AMD 0xdu
 
 static const char brand[48] = "imgvm software processor";
 static const char hypervisor_signature[12] = "imgvmimgvm";
@@ -146,10 +155,33 @@ static void put_features(const struct cpuid_config *config, uint32_t leaf, uint3
     }
 }
 
+static bool is_amd(const struct cpuid_config *config)
+{
+    return config->vendor == CPU_VENDOR_AMD;
+}
+
+static uint32_t max_basic(const struct cpuid_config *config)
+{
+    return is_amd(config) ? MAX_BASIC_AMD : MAX_BASIC;
+}
+
+static uint32_t signature(const struct cpuid_config *config)
+{
+    return is_amd(config) ? CPUID_SIGNATURE_AMD : CPUID_SIGNATURE;
+}
+
+/* "GenuineIntel", "AuthenticAMD" in EBX, EDX, ECX */
+static void put_vendor(const struct cpuid_config *config, uint32_t out[4])
+{
+    out[EBX] = is_amd(config) ? 0x68747541 : 0x756e6547;
+    out[EDX] = is_amd(config) ? 0x69746e65 : 0x49656e69;
+    out[ECX] = is_amd(config) ? 0x444d4163 : 0x6c65746e;
+}
+
 static void put_version(const struct cpuid_config *config, uint32_t out[4])
 {
     uint32_t logical = 1u << id_bits(config->count);
-    out[EAX] = CPUID_SIGNATURE;
+    out[EAX] = signature(config);
     out[EBX] = config->apic_id << 24 | MIN(logical, 255u) << 16 | 8 << 8; /* CLFLUSH: 8 quadwords */
     put_features(config, 1, 0, out);
     out[ECX] &= ~(1u << 27);
@@ -229,21 +261,22 @@ static void put_text(const char *text, uint32_t *out, unsigned words)
 static void query_basic(const struct cpuid_config *config, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     switch (leaf) {
-    case 0x0: /* "GenuineIntel" in EBX, EDX, ECX */
-        out[EAX] = MAX_BASIC;
-        out[EBX] = 0x756e6547;
-        out[EDX] = 0x49656e69;
-        out[ECX] = 0x6c65746e;
+    case 0x0:
+        out[EAX] = max_basic(config);
+        put_vendor(config, out);
         break;
     case 0x1:
         put_version(config, out);
         break;
     case 0x2: /* one line: caches are in leaf 4, prefetch 64 bytes, no other descriptor */
+        if (is_amd(config)) /* whose caches are in 8000_0005h and 8000_0006h, and whose leaves 2 and 4 are reserved */
+            break;
         out[EAX] = 0x0000ff01;
         out[EDX] = 0xf0;
         break;
     case 0x4:
-        put_cache(config, subleaf, out);
+        if (!is_amd(config))
+            put_cache(config, subleaf, out);
         break;
     case 0x7:
         put_features(config, 0x7, subleaf, out);
@@ -271,6 +304,34 @@ static void query_basic(const struct cpuid_config *config, uint32_t leaf, uint32
     }
 }
 
+/* What AMD's extended leaves have and Intel's have not (APM vol. 3, E.4). */
+static void put_extended_amd(const struct cpuid_config *config, uint32_t leaf, uint32_t out[4])
+{
+    uint32_t leaf1[4] = {0};
+    switch (leaf) {
+    case 0x80000000:
+        put_vendor(config, out);
+        break;
+    case 0x80000001:
+        put_features(config, 0x1, 0, leaf1);
+        out[EAX] = signature(config);
+        out[EDX] |= leaf1[EDX] & CPUID_REPEATED_BITS;
+        if (config->count > 1)
+            out[ECX] |= 1 << 1; /* CmpLegacy: cores, not threads */
+        break;
+    case 0x80000005: /* L1: 32 KB each, 8 ways, 64-byte lines */
+        out[ECX] = out[EDX] = 32u << 24 | 8 << 16 | 1 << 8 | 64;
+        break;
+    case 0x80000006: /* L2: 1 MB, 8 ways (encoded 6); L3: 16 MB in units of 512 KB, 16 ways (8) */
+        out[ECX] = 1024 << 16 | 6 << 12 | 1 << 8 | 64;
+        out[EDX] = 32 << 18 | 8 << 12 | 1 << 8 | 64;
+        break;
+    case 0x80000008: /* cores, and the bits of the APIC ID that tell them apart */
+        out[ECX] = id_bits(config->count) << 12 | (config->count - 1);
+        break;
+    }
+}
+
 static void query_extended(const struct cpuid_config *config, uint32_t leaf, uint32_t out[4])
 {
     switch (leaf) {
@@ -290,6 +351,8 @@ static void query_extended(const struct cpuid_config *config, uint32_t leaf, uin
         put_features(config, leaf, 0, out);
         break;
     }
+    if (is_amd(config))
+        put_extended_amd(config, leaf, out);
 }
 
 void cpuid_query(const struct cpuid_config *config, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
@@ -304,6 +367,6 @@ void cpuid_query(const struct cpuid_config *config, uint32_t leaf, uint32_t subl
         }
     } else {
         /* beyond the last leaf, a processor answers what its last basic leaf says (SDM vol. 2, CPUID) */
-        query_basic(config, leaf <= MAX_BASIC ? leaf : MAX_BASIC, subleaf, out);
+        query_basic(config, MIN(leaf, max_basic(config)), subleaf, out);
     }
 }

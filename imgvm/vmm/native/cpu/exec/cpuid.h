@@ -9,6 +9,9 @@
 #include "../../arch/cpu_feature.h"
 
 #define CPUID_SIGNATURE 0x000806f8u /* family 6, model 8Fh, stepping 8; also EDX at reset */
+#define CPUID_SIGNATURE_AMD 0x00b00f21u /* family 1Ah, model 2, stepping 1 */
+/* AMD's processors repeat these bits of leaf 1 EDX in leaf 8000_0001h (APM vol. 3, E.4.2). */
+#define CPUID_REPEATED_BITS 0x0183f3ffu
 #define CPUID_PHYSICAL_BITS 46
 #define CPUID_LINEAR_BITS 48
 #define CPUID_TSC_HZ 1000000000u /* also what the local APIC's timer counts at */
@@ -37,6 +40,7 @@
 
 struct cpuid_config {
     uint32_t apic_id, count; /* this processor; processors of the machine (one socket, one thread a core) */
+    enum cpu_vendor vendor; /* INTEL or AMD */
     struct feature_set announced;
     /* live: keep equal to the processor's */
     uint64_t xcr0;
@@ -64,6 +68,7 @@ uint64_t cpuid_efer_bits(const struct cpuid_config *config);
 /* out: EAX, EBX, ECX, EDX. */
 void cpuid_query(const struct cpuid_config *config, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 
+enum cpu_vendor cpuid_host_vendor(void);
 /* Does this host's processor and operating system have it? */
 bool cpuid_host_has(enum cpu_feature feature);
 

@@ -161,6 +161,7 @@ struct cpu {
     bool in_soft_interrupt;      /* INT n is being delivered: a fault returns to the instruction itself */
     uint64_t soft_interrupt_rip;
     bool hold_interrupts; /* a debugger steps */
+    bool reports_exceptions, exception_met; /* cpu_report_exceptions; `vector` waits for cpu_take_exception */
     uint8_t delivering; /* exception being delivered, NO_VECTOR if none: what a second one meets */
 
     /* debugging (debug.h) */
@@ -495,9 +496,10 @@ extern const struct exec_def exec_int[], exec_shift[], exec_multiply[], exec_bit
 enum interrupt_source { INTERRUPT_EXTERNAL, INTERRUPT_EXCEPTION, INTERRUPT_SOFTWARE, INTERRUPT_NMI, INTERRUPT_INT1 };
 /* Delivers through the IDT or IVT; cpu->rip is the return address. May raise (u may be NULL). */
 void interrupt_deliver(struct cpu *cpu, uint8_t vector, enum interrupt_source source, bool has_error, uint32_t error);
-/* What IRET and RETF share in protected mode: CS:RIP and, `with_stack`, SS:RSP, checked and loaded. */
+/* What IRET and RETF share in protected mode: CS:RIP, checked and loaded, and `with_stack` SS:RSP as they lie at
+ * `frame` on the stack, RSP with `drop` added; else RSP becomes `frame` + `drop`. */
 void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector, uint64_t rip, bool with_stack,
-                      uint16_t ss_selector, uint64_t new_rsp, uint64_t plain_rsp);
+                      uint64_t frame, uint64_t drop);
 
 /* ---- segment.c, state.c; see segment.h for descriptors ---- */
 

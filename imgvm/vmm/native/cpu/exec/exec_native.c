@@ -137,6 +137,18 @@ static void native_store_x87(struct cpu *cpu, const struct uop *u)
     native_modify(cpu, u);
 }
 
+/* VZEROALL and VZEROUPPER outside 64-bit mode, where registers 8 to 15 stay as they are (SDM vol. 2). */
+static void native_vzero_low(struct cpu *cpu, const struct uop *u)
+{
+    check_unit(cpu, u);
+    cpu_fpu_leave(cpu);
+    fpu_open(cpu->s.xsave);
+    fpu_zero(fpu_ymm_high(cpu->s.xsave, 0), 8 * 16);
+    if (u->in.op == OP_VZEROALL)
+        fpu_zero(fpu_xmm(cpu->s.xsave, 0), 8 * 16);
+    NEXT;
+}
+
 static void native_missing(struct cpu *cpu, const struct uop *u)
 {
     raise_ud(cpu, u);
@@ -193,7 +205,9 @@ void exec_select_native(struct cpu *cpu, struct uop *u)
     u->mem_size = (uint16_t)memory_operand_size(&u->in);
     bool aligned = attributes & OPA_ALIGN16 && (u->mem_size == 16 || u->mem_size == 32);
     bool destination = exec_memory_is_destination(&u->in);
-    if (!(u->in.flags & INSN_MEM))
+    if (!cpu->code64 && (u->in.op == OP_VZEROALL || u->in.op == OP_VZEROUPPER))
+        u->fn = native_vzero_low;
+    else if (!(u->in.flags & INSN_MEM))
         u->fn = native_register;
     else if (destination && attributes & OPA_MEM_RMW)
         u->fn = native_modify;

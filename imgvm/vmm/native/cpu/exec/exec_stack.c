@@ -86,7 +86,7 @@ static void popa(struct cpu *cpu, const struct uop *u)
 {
     unsigned size = u->in.osize;
     uint64_t rsp = cpu->gpr[RSP], value[8];
-    for (unsigned r = 0; r < 8; r++)
+    for (unsigned r = 8; r-- > 0;)
         value[r] = mem_read(cpu, u, stack_linear(cpu, u, rsp + (7 - r) * size, size, false), size);
     for (unsigned r = 0; r < 8; r++)
         if (r != RSP)
@@ -99,8 +99,9 @@ static void popa(struct cpu *cpu, const struct uop *u)
 static void enter(struct cpu *cpu, const struct uop *u)
 {
     unsigned size = u->in.osize, level = (unsigned)(u->in.imm >> 16) & 31;
-    uint64_t rsp = cpu->gpr[RSP] - size, frame = rsp, rbp = cpu->gpr[RBP];
-    uint64_t new_rsp = rsp;
+    /* a 16-bit stack pointer leaves the upper half of ESP alone, in EBP's copy of it too */
+    uint64_t rsp = (cpu->gpr[RSP] & ~stack_mask(cpu)) | ((cpu->gpr[RSP] - size) & stack_mask(cpu));
+    uint64_t new_rsp = rsp, frame = rsp, rbp = cpu->gpr[RBP];
     mem_write(cpu, u, stack_linear(cpu, u, rsp, size, true), size, rbp);
     for (unsigned i = 1; i < level; i++) {
         rbp -= size;
@@ -113,10 +114,11 @@ static void enter(struct cpu *cpu, const struct uop *u)
         mem_write(cpu, u, stack_linear(cpu, u, new_rsp, size, true), size, frame);
     }
     new_rsp -= (uint16_t)u->in.imm;
-    /* a write to the new top must be possible; read, too, for #AC */
+    /* a write to the new top must be possible, and aligned where that is asked; a device there is left alone */
     uint64_t top = stack_linear(cpu, u, new_rsp, size, true);
     access_probe_write(cpu, u, top, size);
-    mem_read(cpu, u, top, size);
+    if (unlikely(cpu->alignment_checked))
+        mem_read(cpu, u, top, size);
     reg_write(cpu, RBP, size, frame);
     stack_set(cpu, new_rsp);
     NEXT;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Far jumps, calls and returns; SYSCALL, SYSRET, SYSENTER, SYSEXIT (SDM vol. 2).
- * SYSCALL and SYSRET are those of Intel's processors: #UD outside 64-bit mode. */
+/* Far jumps, calls and returns; SYSCALL, SYSRET, SYSENTER, SYSEXIT (SDM vol. 2, APM vol. 3).
+ * Where Intel's and AMD's processors differ in the last four, the announced vendor decides: SYSCALL and SYSRET are #UD
+ * outside 64-bit mode on Intel's, SYSENTER and SYSEXIT in long mode on AMD's. */
 #include "exec.h"
 #include "frame.h"
 #include "segment.h"
@@ -208,13 +209,7 @@ static void retf(struct cpu *cpu, const struct uop *u)
         return;
     }
     bool outer = (cs & 3u) > cpu->cpl;
-    uint64_t new_rsp = 0;
-    uint16_t ss = 0;
-    if (outer) {
-        new_rsp = mem_read(cpu, u, stack_at(cpu, u, rsp + 2 * size + drop, size, false), size);
-        ss = (uint16_t)mem_read(cpu, u, stack_at(cpu, u, rsp + 3 * size + drop, size, false), size);
-    }
-    interrupt_return(cpu, u, cs, rip, outer, ss, new_rsp + drop, rsp + 2 * size + drop);
+    interrupt_return(cpu, u, cs, rip, outer, rsp + 2 * size + (outer ? drop : 0), drop);
 }
 
 /* ---- fast system calls ---- */
@@ -242,12 +237,31 @@ static void step_by_new_flags(struct cpu *cpu)
     cpu_update_boundary(cpu);
 }
 
+static bool is_amd(const struct cpu *cpu)
+{
+    return cpu->cpuid.vendor == CPU_VENDOR_AMD;
+}
+
+/* AMD's SYSCALL outside long mode: to 32-bit code at STAR's EIP. */
+static void syscall_legacy(struct cpu *cpu, const struct uop *u, uint16_t cs)
+{
+    cpu->gpr[RCX] = cpu_next_rip(cpu, u);
+    cpu_set_eflags(cpu, 0, EFLAGS_VM | EFLAGS_IF | EFLAGS_RF);
+    flat_segments(cpu, cs, (uint16_t)(cs + 8), 0, false);
+    cpu->rip = (uint32_t)cpu->s.star;
+    step_by_new_flags(cpu);
+}
+
 static void syscall(struct cpu *cpu, const struct uop *u)
 {
-    if (!(cpu->s.efer & EFER_SCE) || !cpu->code64)
+    if (!(cpu->s.efer & EFER_SCE) || !(cpu->code64 || is_amd(cpu)))
         raise_ud(cpu, u);
     uint16_t cs = (uint16_t)(cpu->s.star >> 32) & 0xfffc;
-    uint64_t target = cpu->s.lstar;
+    if (!(cpu->s.efer & EFER_LMA)) {
+        syscall_legacy(cpu, u, cs);
+        return;
+    }
+    uint64_t target = cpu->code64 ? cpu->s.lstar : cpu->s.cstar;
     cpu->gpr[RCX] = cpu_next_rip(cpu, u);
     cpu->gpr[R11] = cpu_get_eflags(cpu) & ~EFLAGS_RF;
     cpu_set_eflags(cpu, 0, (uint32_t)cpu->s.sfmask | EFLAGS_RF);
@@ -256,25 +270,42 @@ static void syscall(struct cpu *cpu, const struct uop *u)
     step_by_new_flags(cpu);
 }
 
+/* An address that is not canonical faults here on Intel's processors, in ring 0, and on AMD's where it is fetched from.
+ * AMD's SYSRET loads SS's selector alone: base, limit and attributes stay those of ring 0. */
 static void sysret(struct cpu *cpu, const struct uop *u)
 {
-    if (!(cpu->s.efer & EFER_SCE) || !cpu->code64)
+    bool amd = is_amd(cpu), from64 = cpu->code64, to64 = u->in.osize == 8;
+    if (!(cpu->s.efer & EFER_SCE) || !(from64 || amd))
         raise_ud(cpu, u);
-    bool to64 = u->in.osize == 8;
-    if (cpu->cpl || (to64 && !canonical(cpu->gpr[RCX])))
+    if (!(cpu->s.cr0 & CR0_PE) || cpu->cpl || (to64 && !amd && !canonical(cpu->gpr[RCX])))
         raise_gp(cpu, u, 0);
     uint16_t base = (uint16_t)(cpu->s.star >> 48);
     uint64_t target = to64 ? cpu->gpr[RCX] : (uint32_t)cpu->gpr[RCX];
-    uint32_t flags = (uint32_t)cpu->gpr[R11] & 0x3c7fd7;
+    uint32_t flags = from64 ? (uint32_t)cpu->gpr[R11] & 0x3c7fd7 : EFLAGS_IF;
+    struct x86_segment ss = cpu->s.segment[SS];
     flat_segments(cpu, (uint16_t)((base + (to64 ? 16 : 0)) | 3), (uint16_t)((base + 8) | 3), 3, to64);
-    cpu_set_eflags(cpu, flags, ~(uint32_t)EFLAGS_VM);
+    if (amd) {
+        ss.selector = (uint16_t)(base + 8);
+        ss.attributes |= SEG_DPL; /* which is where this processor keeps its CPL */
+        cpu_set_segment(cpu, SS, &ss);
+        cpu_update_mode(cpu);
+    }
+    cpu_set_eflags(cpu, flags, from64 ? ~(uint32_t)EFLAGS_VM : EFLAGS_IF);
     cpu->rip = target;
     step_by_new_flags(cpu);
+}
+
+/* Not in long mode with AMD's; above ring 0 its SYSEXIT is #GP even there, as silicon has it. */
+static void need_sysenter(struct cpu *cpu, const struct uop *u)
+{
+    if (is_amd(cpu) && (cpu->s.efer & EFER_LMA))
+        raise_ud(cpu, u);
 }
 
 static void sysenter(struct cpu *cpu, const struct uop *u)
 {
     uint16_t cs = (uint16_t)cpu->s.sysenter_cs & 0xfffc;
+    need_sysenter(cpu, u);
     if (!(cpu->s.cr0 & CR0_PE) || !cs)
         raise_gp(cpu, u, 0);
     bool long_mode = cpu->s.efer & EFER_LMA;
@@ -287,7 +318,10 @@ static void sysenter(struct cpu *cpu, const struct uop *u)
 static void sysexit(struct cpu *cpu, const struct uop *u)
 {
     uint16_t cs = (uint16_t)cpu->s.sysenter_cs & 0xfffc;
-    if (!(cpu->s.cr0 & CR0_PE) || !cs || cpu->cpl)
+    if (cpu->cpl)
+        raise_gp(cpu, u, 0);
+    need_sysenter(cpu, u);
+    if (!(cpu->s.cr0 & CR0_PE) || !cs)
         raise_gp(cpu, u, 0);
     bool to64 = u->in.osize == 8;
     uint64_t rsp = cpu->gpr[RCX], rip = cpu->gpr[RDX];

@@ -286,9 +286,9 @@ static void drop_inner_segments(struct cpu *cpu)
     }
 }
 
-/* Shared by IRET and RETF to an outer or the same ring: loads CS and, when needed, SS:RSP from checked values. */
+/* The code segment comes first, then the rest of the stack is looked at (SDM vol. 2, IRET and RET). */
 void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector, uint64_t rip, bool with_stack,
-                      uint16_t ss_selector, uint64_t new_rsp, uint64_t plain_rsp)
+                      uint64_t frame, uint64_t drop)
 {
     unsigned rpl = cs_selector & 3;
     bool long_mode = cpu->s.efer & EFER_LMA;
@@ -305,27 +305,33 @@ void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector
     if (!(cs.attributes & SEG_P))
         raise_error(cpu, u, EXC_NP, cs_selector & 0xfffc);
     bool to64 = long_mode && (cs.attributes & SEG_L);
-    if (to64 ? !canonical(rip) : rip > cs.limit)
-        raise_gp(cpu, u, 0);
 
     struct x86_segment ss = cpu->s.segment[SS];
+    uint16_t ss_selector = 0;
+    uint64_t new_rsp = frame + drop, ss_descriptor = 0;
     bool null_ss = false;
     if (with_stack) {
+        new_rsp = frame_read(cpu, u, frame, 0, u->in.osize) + drop;
+        ss_selector = (uint16_t)frame_read(cpu, u, frame, 1, u->in.osize);
         if (!(ss_selector & ~3)) {
             null_ss = to64 && rpl != 3 && (ss_selector & 3u) == rpl;
             if (!null_ss)
                 raise_gp(cpu, u, 0);
         } else {
-            uint64_t ss_descriptor = segment_descriptor(cpu, u, ss_selector, EXC_GP);
+            ss_descriptor = segment_descriptor(cpu, u, ss_selector, EXC_GP);
             ss = segment_from_descriptor(ss_selector, ss_descriptor);
             if ((ss_selector & 3u) != rpl || dpl_of(&ss) != rpl ||
                 (ss.attributes & (SEG_S | SEG_CODE | SEG_WRITE_READ)) != (SEG_S | SEG_WRITE_READ))
                 raise_gp(cpu, u, ss_selector & 0xfffc);
             if (!(ss.attributes & SEG_P))
                 raise_error(cpu, u, EXC_SS, ss_selector & 0xfffc);
-            segment_set_accessed(cpu, u, ss_selector, ss_descriptor);
-            ss.attributes |= SEG_ACCESSED;
         }
+    }
+    if (to64 ? !canonical(rip) : rip > cs.limit)
+        raise_gp(cpu, u, 0);
+    if (with_stack && !null_ss) {
+        segment_set_accessed(cpu, u, ss_selector, ss_descriptor);
+        ss.attributes |= SEG_ACCESSED;
     }
     segment_set_accessed(cpu, u, cs_selector, descriptor);
     cs.attributes |= SEG_ACCESSED;
@@ -339,10 +345,7 @@ void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector
             cpu_set_segment(cpu, SS, &ss);
     }
     cpu_update_mode(cpu);
-    if (with_stack)
-        stack_set(cpu, new_rsp);
-    else
-        stack_set(cpu, plain_rsp);
+    stack_set(cpu, new_rsp);
     if (outer)
         drop_inner_segments(cpu);
     cpu->rip = to64 ? rip : (uint32_t)rip;
@@ -371,13 +374,7 @@ static void iret_protected(struct cpu *cpu, const struct uop *u)
     }
     unsigned old_cpl = cpu->cpl;
     bool with_stack = cpu->code64 || (cs & 3u) > cpu->cpl;
-    uint64_t new_rsp = 0;
-    uint16_t ss = 0;
-    if (with_stack) {
-        new_rsp = frame_read(cpu, u, rsp, 3, size);
-        ss = (uint16_t)frame_read(cpu, u, rsp, 4, size);
-    }
-    interrupt_return(cpu, u, cs, rip, with_stack, ss, new_rsp, rsp + 3 * size);
+    interrupt_return(cpu, u, cs, rip, with_stack, rsp + 3 * size, 0);
     uint32_t mask = EFLAGS_STATUS | EFLAGS_TF | EFLAGS_DF | EFLAGS_NT;
     if (size != 2)
         mask |= EFLAGS_RF | EFLAGS_AC | EFLAGS_ID;

@@ -30,6 +30,12 @@
 #define IA32_FS_BASE 0xc0000100
 #define IA32_GS_BASE 0xc0000101
 #define IA32_KERNEL_GS_BASE 0xc0000102
+/* AMD's alone (APM vol. 2, appendix A); guests read and write them back, nothing here depends on them */
+#define AMD_SYSCFG 0xc0010010
+#define AMD_HWCR 0xc0010015
+#define AMD_NB_CFG 0xc001001f
+#define AMD_DE_CFG 0xc0011029
+#define DE_CFG_LFENCE_SERIALIZES 2u
 
 #define MTRR_VARIABLE 8
 #define MTRRCAP (MTRR_VARIABLE | 0x100 | 0x400) /* fixed ranges, write-combining */
@@ -67,6 +73,12 @@ static bool board_owns(uint32_t index)
     return index == IA32_APIC_BASE || index == IA32_TSC_DEADLINE || (index >= 0x800 && index <= 0x8ff);
 }
 
+static bool is_amd_msr(const struct cpu *cpu, uint32_t index)
+{
+    return cpu->cpuid.vendor == CPU_VENDOR_AMD &&
+           (index == AMD_SYSCFG || index == AMD_HWCR || index == AMD_NB_CFG || index == AMD_DE_CFG);
+}
+
 static bool read_msr(struct cpu *cpu, uint32_t index, uint64_t *value)
 {
     uint64_t valid;
@@ -78,6 +90,10 @@ static bool read_msr(struct cpu *cpu, uint32_t index, uint64_t *value)
     if (board_owns(index)) {
         cpu_fpu_leave(cpu);
         return cpu->callbacks.msr_read(cpu->opaque, index, value);
+    }
+    if (is_amd_msr(cpu, index)) {
+        *value = index == AMD_DE_CFG ? DE_CFG_LFENCE_SERIALIZES : 0;
+        return true;
     }
     switch (index) {
     case IA32_TSC: *value = cpu_tsc(cpu); return true;
@@ -175,6 +191,8 @@ static bool write_msr(struct cpu *cpu, uint32_t index, uint64_t value)
         cpu_fpu_leave(cpu);
         return cpu->callbacks.msr_write(cpu->opaque, index, value);
     }
+    if (is_amd_msr(cpu, index))
+        return true;
     switch (index) {
     case IA32_TSC: move_tsc(cpu, value - cpu_tsc(cpu)); return true;
     case IA32_TSC_ADJUST: move_tsc(cpu, value - cpu->s.tsc_adjust); return true;

@@ -32,6 +32,7 @@ static _Noreturn void raise(struct cpu *cpu, const struct uop *u, uint8_t vector
         uncount(cpu, u, false);
     } else if (cpu->in_soft_interrupt) {
         cpu->rip = cpu->soft_interrupt_rip;
+        cpu->instructions--; /* it did not happen; it was the last of its block */
     }
     cpu->in_soft_interrupt = false;
     cpu->trap = cpu->resumed = 0;
@@ -106,6 +107,12 @@ static bool contributory(uint8_t vector)
     return vector == EXC_DE || (vector >= EXC_TS && vector <= EXC_GP);
 }
 
+/* In real mode none is pushed. */
+static bool has_error_code(const struct cpu *cpu)
+{
+    return cpu->has_error_code && (cpu->s.cr0 & CR0_PE);
+}
+
 static void deliver_exception(struct cpu *cpu)
 {
     uint8_t vector = cpu->vector;
@@ -127,7 +134,7 @@ static void deliver_exception(struct cpu *cpu)
             cpu->error_code = 0;
         }
     }
-    bool has_error = cpu->has_error_code && ((cpu->s.cr0 & CR0_PE) != 0);
+    bool has_error = has_error_code(cpu);
     uint32_t error = cpu->error_code;
     if (vector == EXC_DB)
         cpu->s.dr[7] &= ~(uint64_t)DR7_GD;
@@ -387,6 +394,12 @@ static enum cpu_exit run_loop(struct cpu *cpu)
         end_exclusive(cpu);
         switch (event) {
         case EVENT_EXCEPTION:
+            if (unlikely(cpu->reports_exceptions)) {
+                cpu->exception_met = true;
+                return CPU_EXIT_REQUEST;
+            }
+            if (cpu->count_limit != UINT64_MAX && cpu->delivering == NO_VECTOR && cpu->vector != EXC_DB)
+                cpu->instructions++; /* a step ends at the handler; a trap's instruction was counted */
             deliver_exception(cpu);
             break;
         case EVENT_SINGLE:
@@ -488,6 +501,20 @@ void cpu_flush_now(struct cpu *cpu)
 void cpu_set_sipi_vector(struct cpu *cpu, uint8_t vector)
 {
     cpu->sipi_vector = vector;
+}
+
+void cpu_report_exceptions(struct cpu *cpu, bool report)
+{
+    cpu->reports_exceptions = report;
+}
+
+bool cpu_take_exception(struct cpu *cpu, struct cpu_exception *out)
+{
+    bool met = cpu->exception_met;
+    cpu->exception_met = false;
+    if (met)
+        *out = (struct cpu_exception){cpu->vector, has_error_code(cpu), cpu->error_code};
+    return met;
 }
 
 bool cpu_has_work(struct cpu *cpu)

@@ -172,6 +172,11 @@ void cpu_offered_features(unsigned count, struct feature_set *out)
     *out = config.announced;
 }
 
+enum cpu_vendor cpu_host_vendor(void)
+{
+    return cpuid_host_vendor();
+}
+
 struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, struct guest_mem *mem,
                        const struct cpu_options *options, imgvm_error *err)
 {
@@ -193,6 +198,8 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     if (options->features)
         cpu->cpuid.announced = *options->features;
     cpu->cpuid.apic_enabled = true;
+    if (options->vendor != CPU_VENDOR_AUTO)
+        cpu->cpuid.vendor = options->vendor;
     cpu->self = cpu;
     cpu->blocks = block_cache_create();
     cpu->native = native_cache_create(err);
