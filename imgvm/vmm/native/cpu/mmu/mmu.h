@@ -88,6 +88,7 @@ struct mmu {
     struct code_pages code[1 + CODE_SPACES];  /* the supervisor's first */
     unsigned user_code, next_code;            /* the selected space's; where the next one goes */
     struct access_slot slots[TLB_BANKS][ACCESS_SLOTS];
+    uint8_t nowhere[GUEST_PAGE_SIZE]; /* where empty slots lead */
     bool slots_used[TLB_BANKS];
     /* Pages that may be in a slot though no longer in the bank: a filter of one hash. */
     uint64_t strays[TLB_BANKS][STRAY_WORDS];

@@ -4,7 +4,9 @@
 
 #include "../../base/bits.h"
 
-#define SLOT_EMPTY 1 /* no page */
+/* Whatever tag an empty slot has, the page of that number hits it: so it is one that is not canonical, and leads to a
+ * page of its own, in which nothing is lost and nothing to be found. (Translated code gets no #GP in this one page.) */
+#define SLOT_EMPTY_PAGE UINT64_C(0x5a1f93c6b7e2d000)
 
 static inline void entry_clear(struct tlb_entry *entry, unsigned index)
 {
@@ -18,12 +20,18 @@ void mmu_clear_bank(struct tlb_entry bank[TLB_ENTRIES])
         entry_clear(&bank[i], i);
 }
 
+static inline void slot_clear(struct mmu *mmu, struct access_slot *slot)
+{
+    slot->tag = SLOT_EMPTY_PAGE;
+    slot->addend = (uint64_t)mmu->nowhere - SLOT_EMPTY_PAGE;
+}
+
 /* What translated code remembers of a bank's entries goes with any of them: slots say nothing of a page but its tag. */
 static void slots_drop(struct mmu *mmu)
 {
     for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
         for (unsigned i = 0; mmu->slots_used[bank] && i < ACCESS_SLOTS; i++)
-            mmu->slots[bank][i].tag = SLOT_EMPTY;
+            slot_clear(mmu, &mmu->slots[bank][i]);
         mmu->slots_used[bank] = false;
         for (unsigned word = 0; word < STRAY_WORDS; word++)
             mmu->strays[bank][word] = 0;
@@ -37,7 +45,7 @@ static void slots_drop_near(struct mmu *mmu, unsigned bank, uint64_t linear, uns
 {
     for (unsigned i = 0; mmu->slots_used[bank] && i < ACCESS_SLOTS; i++)
         if ((mmu->slots[bank][i].tag ^ linear) >> shift == 0)
-            mmu->slots[bank][i].tag = SLOT_EMPTY;
+            slot_clear(mmu, &mmu->slots[bank][i]);
 }
 
 static uint64_t *stray_word(struct mmu *mmu, unsigned bank, uint64_t page, uint64_t *bit)
