@@ -220,7 +220,11 @@ def build(opened: Opened, engine: str, watch: Watch | None = None) -> Vm:
 
 
 def run(
-    path: str | Path, accel: str | None = None, overrides: Sequence[str] = (), allow: Collection[str] = ()
+    path: str | Path,
+    accel: str | None = None,
+    overrides: Sequence[str] = (),
+    allow: Collection[str] = (),
+    watch: Watch | None = None,
 ) -> Vm:
     """Starts an image with its console captured. `accel` None: what its config says."""
     from imgvm.vmm import engine
@@ -230,7 +234,7 @@ def run(
         if accel is not None:
             hardware = replace(opened.machine.hardware, accel=accel)
             opened.machine = replace(opened.machine, hardware=hardware)
-        vm = build(opened, engine.choose(opened.machine.hardware.accel).engine)
+        vm = build(opened, engine.choose(opened.machine.hardware.accel).engine, watch)
     except BaseException:
         opened.image.close()
         raise

@@ -58,7 +58,7 @@ def run(
                 watch=watch,
             )
             if result is not None and result.is_stuck:
-                _report(result, result_file)
+                _report(result, result_file, watch)
                 os._exit(result.status)  # closing what its threads use would be worse
     except ImgvmError as error:
         if result_file is not None:
@@ -66,11 +66,11 @@ def run(
         raise
     if result is None:
         return 0
-    _report(result, result_file)
+    _report(result, result_file, watch)
     return result.status
 
 
-def _report(result: Result, result_file: Path | None) -> None:
+def _report(result: Result, result_file: Path | None, watch: Watch) -> None:
     if result_file is not None:
         _write_result(result_file, {
             "reason": result.reason,
@@ -83,7 +83,7 @@ def _report(result: Result, result_file: Path | None) -> None:
             "disk_errors": result.disk_errors,
             "disk_message": result.disk_message,
         })
-    _say_end(result)
+    _say_end(result, watch)
 
 
 def _run(
@@ -215,7 +215,7 @@ def _on_terminal(vm: Vm, gdb: str | None = None) -> Result:
         )
 
 
-def _say_end(result: Result) -> None:
+def _say_end(result: Result, watch: Watch) -> None:
     words = REASONS.get(result.reason)
     # A reader that has seen enough is no error worth a word.
     if words is not None and result.status != STATUS_SIGNAL + signal.SIGPIPE:
@@ -226,7 +226,7 @@ def _say_end(result: Result) -> None:
     if result.instructions and result.seconds > 0:
         rate = f", {result.instructions} instructions ({result.instructions / result.seconds / 1e6:.0f} M/s)"
     after = units.format_duration(int(result.seconds * 1000) * 1_000_000)
-    log.verbose(f"{result.reason} after {after}, status {result.status}{rate}")
+    (log.info if watch.count else log.verbose)(f"{result.reason} after {after}, status {result.status}{rate}")
 
 
 def _times(count: int, what: str) -> str:

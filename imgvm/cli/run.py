@@ -45,6 +45,9 @@ def command(
             "--gdb", metavar="[=ADDRESS]", help=f"Wait for gdb at HOST:PORT or unix:PATH ({GDB_ADDRESS})."
         ),
     ] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Count instructions with --accel jit too, and say how many at the end.")
+    ] = False,
     lockstep: Annotated[
         bool, typer.Option("--lockstep", help="With --accel jit: check all it translates by interpreting.")
     ] = False,
@@ -78,5 +81,5 @@ def command(
         ephemeral=ephemeral,
         allow=grants,
         gdb=gdb,
-        watch=Watch(lockstep=lockstep),
+        watch=Watch(count=stats, lockstep=lockstep),
     )

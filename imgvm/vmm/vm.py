@@ -32,7 +32,7 @@ class Result:
     status: int
     accel: str
     seconds: float
-    instructions: int  # executed in software (under KVM: in hand-overs)
+    instructions: int | None  # executed in software (under KVM: in hand-overs); None: not counted (Watch.count)
     handovers: int = 0  # times that KVM could not go on and the software processor did
     message: str = ""
     console: str = field(default="", repr=False)
@@ -68,6 +68,7 @@ class Drive:
 class Watch:
     """How closely a run is looked at."""
 
+    count: bool = False  # the translator counts instructions, which makes it slower
     lockstep: bool = False  # the interpreter checks every block that the translator runs
 
 
@@ -138,6 +139,7 @@ class Vm:
         config.cpus = machine.hardware.cpus
         config.memory_bytes = machine.hardware.memory_bytes
         config.entropy = machine.hardware.entropy
+        config.count = self._watch.count
         config.lockstep = self._watch.lockstep
         config.reset_is_exit = machine.exit.on_reboot == "exit"
         if debug_exit is not None:
@@ -219,7 +221,7 @@ class Vm:
             status=out.status & 0xFF if status is None else status,
             accel=self.accel,
             seconds=out.run_ns / 1e9,
-            instructions=out.instructions,
+            instructions=None if out.instructions == binding.lib().IMGVM_UNCOUNTED else out.instructions,
             handovers=out.handovers,
             message=binding.text(out.message),
             console=self._capture.text() if self._capture else "",

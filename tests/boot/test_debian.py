@@ -15,6 +15,7 @@ import pytest
 import imgvm
 from imgvm.qcow2 import Image
 from imgvm.qcow2.reader import IndependentReader as Reader
+from imgvm.vmm.vm import Watch
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
@@ -46,7 +47,7 @@ def test_a_shell_reads_and_writes_its_disk(accel: str, busybox: Path) -> None:
     """The example as it is: raw bytes of the disk, read back by two other readers."""
     with Image.open(busybox, writable=True) as image:
         image.write(FAR, b"put there before")
-    with imgvm.run(busybox, accel) as vm:
+    with imgvm.run(busybox, accel, watch=Watch(count=True)) as vm:
         assert re.match(r"Linux debian-busybox 6\.\S+-cloud-amd64 ", tell(vm, "uname -a"))
         assert "model name\t: imgvm software processor" in tell(vm, "cat /proc/cpuinfo")
         assert tell(vm, f"dd if=/dev/vda bs=1 skip={FAR} count=16 2>/dev/null") == "put there before"

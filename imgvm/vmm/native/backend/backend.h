@@ -31,6 +31,7 @@ struct engine_host {
     void *opaque;
     struct guest_mem *mem;
     const struct cpu_wish *wish; /* the processors' features; NULL: all that the engine has. For `create` alone */
+    bool count;                  /* translated code counts its instructions */
     bool lockstep;               /* translated code is checked by the interpreter (cpu/jit/lockstep.h) */
     uint32_t (*port_read)(void *opaque, uint16_t port, unsigned size);
     void (*port_write)(void *opaque, uint16_t port, unsigned size, uint32_t value);

@@ -247,6 +247,7 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
         struct soft_cpu *c = &engine->cpus[i];
         struct cpu_options options = {.id = i, .count = cpus, .features = &features,
                                       .vendor = cpu_wish_vendor(host->wish, cpu_host_vendor()), .translator = translator,
+                                      .count_instructions = host->count,
                                       .translate_after = host->lockstep ? 0 : JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;
@@ -508,6 +509,8 @@ static const char *soft_message(struct engine *base, unsigned index)
 static uint64_t soft_instructions(struct engine *base)
 {
     struct soft_engine *engine = soft_of(base);
+    if (base->ops == &engine_jit_ops && !engine->host.count && !engine->host.lockstep)
+        return IMGVM_UNCOUNTED;
     uint64_t sum = 0;
     for (unsigned i = 0; i < engine->count; i++)
         sum += cpu_instructions(engine->cpus[i].cpu);

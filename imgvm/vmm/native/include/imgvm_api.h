@@ -102,10 +102,12 @@ typedef struct {
     int64_t rtc_offset_sec; /* added to the host's UTC for the CMOS clock */
     const char *cpu_model;    /* portable, x86-64, x86-64-v2, x86-64-v3; host or NULL: all that the engine has */
     const char *cpu_features; /* "+name -name ...", names as in /proc/cpuinfo; or NULL. -ENOTSUP: not to be had here */
+    bool count; /* IMGVM_ENGINE_JIT: translated code counts its instructions (slower); the interpreter always does */
     bool lockstep; /* IMGVM_ENGINE_JIT, one processor: the interpreter checks every block; a difference ends the run */
     const char *cpu_vendor;   /* intel, amd; auto or NULL: the host's with model host, else intel */
 } imgvm_vm_config;
 
+#define IMGVM_UNCOUNTED 0xffffffffffffffff
 #define IMGVM_REASON_RUNNING 0
 #define IMGVM_REASON_POWEROFF 1     /* ACPI S5 */
 #define IMGVM_REASON_DEBUG_EXIT 2   /* status: the mapped value */
@@ -119,7 +121,9 @@ typedef struct {
 typedef struct {
     uint32_t reason;
     uint32_t status;
-    uint64_t instructions; /* executed by the software processor; under KVM, in its hand-overs */
+    /* executed by the software processor; under KVM, in its hand-overs; IMGVM_UNCOUNTED: with the translator, unless
+     * imgvm_vm_config.count asks for it */
+    uint64_t instructions;
     uint64_t handovers;    /* times that KVM could not go on and the software processor did */
     uint64_t run_ns;       /* from start to end */
     char message[4000];

@@ -276,6 +276,7 @@ int board_init(struct board *board, const struct board_config *config, imgvm_err
     struct engine_host host = interrupts_engine_host(board);
     host.wish = config->wish;
     host.lockstep = config->lockstep;
+    host.count = config->count;
     if ((result = config->engine->create(&host, config->cpus, &board->engine, err)) < 0)
         return result;
     if (config->entropy) {
