@@ -68,13 +68,16 @@ exec 3<&0
 trap finish USR1 USR2
 trap restart TERM
 
+# The end of a terminal's first process hangs the terminal up, and Linux drops what has not left the serial port by then:
+# imgvm-exit waits for that. The traps are there so that Ctrl-C is the command's alone.
+then_drain='trap : INT QUIT; "$@"; status=$?; imgvm-exit; exit "$status"'
 if [ -f /etc/imgvm/exec ]; then
-    $terminal sh /etc/imgvm/exec <&3 3<&- &
+    $terminal sh -c "$then_drain" sh sh /etc/imgvm/exec <&3 3<&- &
     wait "$!"
     finish "$?"
 else
     echo "imgvm: a shell of $(hostname); \`exit\` switches the machine off"
-    $terminal sh <&3 3<&- &
+    $terminal sh -c "$then_drain" sh sh <&3 3<&- &
     wait "$!"
     finish
 fi
