@@ -144,6 +144,7 @@ def test_examples_are_valid(path: Path) -> None:
         ("machine: {cpus: 2.0}", "f:3:17: machine.cpus: must be a whole number, not 2.0"),
         ('machine: {cpus: "2"}', 'f:3:17: machine.cpus: must be a whole number, not "2" (write it without quotes)'),
         ("machine: {cpus: 0}", "f:3:17: machine.cpus: must be at least 1, not 0"),
+        ("machine: {cpus: 65}", "f:3:17: machine.cpus: must be at most 64, not 65"),
         ("machine: {entropy: no}", 'f:3:20: machine.entropy: must be true or false, not "no" (write false)'),
         ("machine:", "f:3:9: machine: must be a map, not nothing"),
         ("machine: [1]", "f:3:10: machine: must be a map, not a list"),

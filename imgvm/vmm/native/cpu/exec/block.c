@@ -10,12 +10,14 @@
 #include "exec_select.h"
 
 #define HASH_BITS 16
-#define ARENA_BYTES (48u << 20)
+#define ARENA_BYTES_MAX (48u << 20)
+#define ARENA_BYTES_MIN (8u << 20)
+#define ARENA_BYTES_MACHINE (96u << 20) /* that all processors share in */
 
 struct block_cache {
     struct block *hash[1u << HASH_BITS];
-    uint8_t *arena;
-    size_t used;
+    uint8_t *arena; /* touched as it fills */
+    size_t used, size;
     struct block *scratch; /* for block_single */
     uint64_t decoded, flushes;
     uint8_t *coverage; /* NULL but in builds that ask which rows are executed */
@@ -26,12 +28,13 @@ static size_t block_bytes(unsigned count)
     return align_up(sizeof(struct block) + count * sizeof(struct uop), 64);
 }
 
-struct block_cache *block_cache_create(void)
+struct block_cache *block_cache_create(unsigned processors)
 {
     struct block_cache *cache = calloc(1, sizeof *cache);
     if (!cache)
         return NULL;
-    cache->arena = aligned_alloc(64, ARENA_BYTES);
+    cache->size = align_up(MAX(MIN(ARENA_BYTES_MACHINE / MAX(processors, 1u), ARENA_BYTES_MAX), ARENA_BYTES_MIN), 64);
+    cache->arena = aligned_alloc(64, cache->size);
     cache->scratch = aligned_alloc(64, block_bytes(2));
     if (!cache->arena || !cache->scratch) {
         block_cache_destroy(cache);
@@ -252,7 +255,7 @@ static size_t page_index(const struct guest_region *region, uint64_t gpa)
 static struct block *block_begin(struct cpu *cpu, const struct guest_region *region, uint64_t gpa)
 {
     struct block_cache *cache = cpu->blocks;
-    if (cache->used + block_bytes(BLOCK_MAX_INSNS + 1) > ARENA_BYTES)
+    if (cache->used + block_bytes(BLOCK_MAX_INSNS + 1) > cache->size)
         cache_flush(cpu);
     struct block *block = (struct block *)(cache->arena + cache->used);
     block->links[0] = block->links[1] = (struct block_link){0};

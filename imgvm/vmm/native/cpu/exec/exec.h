@@ -513,7 +513,7 @@ uint64_t cpu_tsc(struct cpu *cpu);
 /* ---- block.c ---- */
 
 struct block_cache;
-struct block_cache *block_cache_create(void);
+struct block_cache *block_cache_create(unsigned processors); /* of the machine */
 void block_cache_destroy(struct block_cache *cache);
 /* The block at cpu->rip (raises on a fetch fault), cached or decoded now. */
 struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
