@@ -12,13 +12,14 @@
 #define PROCESSORS_MAX 64
 #define STACK_BYTES 8192
 #define VECTOR 0x40
+#define TIMER_VECTOR 0x41
 #define PAGE 4096
 
 #define STRING(x) #x
 #define VALUE(x) STRING(x)
 
 __asm__(".text\n"
-        ".globl start, on_interrupt, wait_for_interrupt, trampoline, trampoline_end\n"
+        ".globl start, on_interrupt, on_timer, wait_for_interrupt, run_until_interrupt, trampoline, trampoline_end\n"
         "start:\n"
         "    leaq stacks + " VALUE(STACK_BYTES) "(%rip), %rsp\n"
         "    movq %rsi, %rdi\n"
@@ -29,10 +30,27 @@ __asm__(".text\n"
         "    movl $0, 0xb0(%rax)\n"
         "    popq %rax\n"
         "    iretq\n"
+        "on_timer:\n"
+        "    pushq %rax\n"
+        "    pushq %rdx\n"
+        "    movl $" VALUE(LAPIC) ", %edx\n"
+        "    movl 0x20(%rdx), %eax\n"
+        "    shrl $24, %eax\n"
+        "    incl ticks(, %rax, 4)\n"
+        "    movl $0, 0xb0(%rdx)\n"
+        "    popq %rdx\n"
+        "    popq %rax\n"
+        "    iretq\n"
         /* interrupts are enabled here alone, so that none finds a function's red zone */
         "wait_for_interrupt:\n"
         "    sti\n"
         "    hlt\n"
+        "    cli\n"
+        "    ret\n"
+        "run_until_interrupt:\n" /* until the number at rdi is no longer esi; executing all the time */
+        "    sti\n"
+        "1:  cmpl %esi, (%rdi)\n"
+        "    je 1b\n"
         "    cli\n"
         "    ret\n"
         ".code16\n"
@@ -75,7 +93,10 @@ __asm__(".text\n"
 
 extern char on_interrupt[], trampoline[], trampoline_end[];
 extern uint32_t trampoline_cr3;
+extern char on_timer[];
 void wait_for_interrupt(void);
+void run_until_interrupt(volatile uint32_t *number, uint32_t old);
+volatile uint32_t ticks[PROCESSORS_MAX];
 
 volatile uint32_t arrived = 1; /* the bootstrap processor is number 0 */
 static uint32_t processors, rounds;
@@ -419,11 +440,32 @@ static void test_wake_ups(uint32_t self)
     meet();
 }
 
+/* A timer's interrupt comes to a processor that never halts, and to one that does. */
+static void test_timers(uint32_t self)
+{
+    *mem32(LAPIC + 0x3e0) = 0xb; /* divide by 1 */
+    *mem32(LAPIC + 0x320) = TIMER_VECTOR;
+    for (uint32_t i = 0; i < 32; i++) {
+        uint32_t before = ticks[self];
+        *mem32(LAPIC + 0x380) = 20000 + 1000 * self;
+        while (ticks[self] == before) { /* a wake-up may be left from the test before */
+            if (i & 1)
+                run_until_interrupt(&ticks[self], before);
+            else
+                wait_for_interrupt();
+        }
+        EXPECT(ticks[self] == before + 1);
+    }
+    *mem32(LAPIC + 0x320) = 0x10000 | TIMER_VECTOR;
+    meet();
+}
+
 /* ---- */
 
 static void (*const tests[])(uint32_t self) = {
     test_message_passing, test_store_buffering, test_atomics, test_atomics_across_a_line, test_atomics_across_a_page,
     test_neighbours, test_cmpxchg16b, test_aligned_stores, test_cross_modifying_code, test_dirty_bits, test_wake_ups,
+    test_timers,
 };
 
 static void load_idt(void)
@@ -450,6 +492,13 @@ void __attribute__((noreturn, used)) processor_main(void)
         __asm__ volatile("hlt");
 }
 
+static void set_gate(unsigned vector, const char *handler, uint16_t cs)
+{
+    uint64_t at = (uint64_t)handler;
+    idt[2 * vector] = (at & 0xffff) | (uint64_t)cs << 16 | UINT64_C(0x8e00) << 32 | (at >> 16 & 0xffff) << 48;
+    idt[2 * vector + 1] = at >> 32;
+}
+
 static void pause_ticks(uint64_t ticks)
 {
     for (uint64_t begin = __builtin_ia32_rdtsc(); __builtin_ia32_rdtsc() - begin < ticks;)
@@ -469,7 +518,7 @@ static uint32_t number(const char **text)
 void __attribute__((noreturn, used)) run(const uint8_t *boot_params)
 {
     const char *cmdline = (const char *)(uint64_t)*(const uint32_t *)(boot_params + 0x228);
-    uint64_t cr3, handler = (uint64_t)on_interrupt;
+    uint64_t cr3;
     processors = number(&cmdline);
     rounds = number(&cmdline);
     EXPECT(processors >= 2 && processors <= PROCESSORS_MAX && rounds >= 256);
@@ -479,8 +528,8 @@ void __attribute__((noreturn, used)) run(const uint8_t *boot_params)
     __asm__ volatile("movw %%cs, %0" : "=r"(cs));
     EXPECT(cs == 0x10);
     trampoline_cr3 = (uint32_t)cr3;
-    idt[2 * VECTOR] = (handler & 0xffff) | (uint64_t)cs << 16 | UINT64_C(0x8e00) << 32 | (handler >> 16 & 0xffff) << 48;
-    idt[2 * VECTOR + 1] = handler >> 32;
+    set_gate(VECTOR, on_interrupt, cs);
+    set_gate(TIMER_VECTOR, on_timer, cs);
     for (char *from = trampoline, *to = (char *)(uint64_t)TRAMPOLINE; from < trampoline_end;)
         *to++ = *from++;
     *mem32(LAPIC + 0xf0) = 0x1ff;
