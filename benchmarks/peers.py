@@ -96,6 +96,13 @@ def compile_user_loop(folder: Path) -> Path:
     return out
 
 
+def compile_faults(folder: Path) -> Path:
+    """Page faults of several processes, as a static program for any Linux."""
+    out = folder / "faults"
+    _cc(["-O2", "-static", HERE / "faults.c", "-o", out])
+    return out
+
+
 def compile_cpu_loop(folder: Path) -> Path:
     """The kernels on the software processor alone; `needs:` names the sources, as in tests/native."""
     program = HERE / "cpu_loop.c"

@@ -143,6 +143,63 @@ def loops(folder: Path) -> Contest:
     return Contest("Integer loops", what, contestants, ratios, absent, lambda: state.counts, rated)
 
 
+FAULTS_CONFIG = f"""
+version: 1
+name: faults
+machine: {{memory: {MEMORY_MIB}MiB, cpus: 2, entropy: false}}
+boot:
+  kernel: {{distro: "{DISTRO}", package: {PACKAGE}}}
+  cmdline: {CMDLINE}
+  files: [{{path: /faults, source: faults, mode: "0755"}}]
+exec: {{command: [sh, -c, "exec /faults $(sed 's/.*processes=//' /proc/cmdline)"]}}
+"""
+
+
+def faults(folder: Path) -> Contest:
+    """Address translation takes no global lock: two processors do twice the work of one."""
+    program = peers.compile_faults(folder)
+    image, absent = folder / "faults.img", []
+    try:
+        pack(Config.from_text(FAULTS_CONFIG, "faults.yaml", folder), image)
+    except PackError as error:
+        raise AbsentError(str(error)) from None
+    for name in ("kernel", "initrd"):
+        (folder / name).write_bytes(_blob(image, name))
+
+    def contestant(name: str, command: list[str | Path]) -> Contestant:
+        def turn() -> Mapping[str, float]:
+            words = peers.output_of(command).split()
+            return {"page faults": int(words[words.index("faults") + 1]) / 1e9}
+
+        return Contestant(name, turn)
+
+    contestants, ratios = [], []
+    for processes in (1, 2):
+        cmdline = f"{CMDLINE} processes={processes}"
+        contestants.append(contestant(f"native, {processes} at once", [program, str(processes)]))
+        for engine in ENGINES:
+            change = ["--set", f"boot.cmdline={json.dumps(cmdline)}"]
+            command = peers.imgvm("run", image, "--accel", engine, *change)
+            contestants.append(contestant(f"imgvm {engine}, {processes} at once", command))
+        try:
+            in_qemu: list[str | Path] = [
+                peers.qemu(), "-accel", "tcg,thread=multi", "-smp", "2", "-M", "q35", "-nodefaults",
+                "-display", "none", "-no-reboot", "-m", str(MEMORY_MIB), "-serial", "stdio",
+                "-kernel", folder / "kernel", "-initrd", folder / "initrd", "-append", cmdline,
+            ]  # fmt: skip
+            contestants.append(contestant(f"{TCG}, {processes} at once", in_qemu))
+        except AbsentError as missing:
+            absent.append(f"{TCG}: {missing}")
+    for name in [*(f"imgvm {engine}" for engine in ENGINES), TCG, "native"]:
+        if any(contestant.name.startswith(name) for contestant in contestants):
+            ratios.append((f"{name}, 1 at once", f"{name}, 2 at once"))
+    what = (
+        "The same number of page faults in Debian on two processors, by one process and by two at once: the "
+        "ratio is how well it scales. The time is that of the program's clock."
+    )
+    return Contest("Page faults on two processors", what, contestants, ratios, absent)
+
+
 def start(folder: Path) -> Contest:
     image, result = folder / "hello.img", folder / "result.json"
     pack(Config.load(peers.HERE.parent / "examples" / "hello.yaml"), image)
@@ -173,4 +230,9 @@ def _blob(image: Path, name: str) -> bytes:
         return opened.read_config(name)
 
 
-WORKLOADS: dict[str, Callable[[Path], Contest]] = {"boot": boot, "loops": loops, "start": start}
+WORKLOADS: dict[str, Callable[[Path], Contest]] = {
+    "boot": boot,
+    "loops": loops,
+    "faults": faults,
+    "start": start,
+}
