@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "../dev/virtio/blk.h"
+#include "keep.h"
 
 /* ---- the end of a run ---- */
 
@@ -194,11 +195,11 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
 
 static void forget_boot(struct imgvm_vm *vm)
 {
-    free((void *)vm->kernel.data);
-    free((void *)vm->initrd.data);
+    keep_forget(vm->kernel.data, vm->kernel.size);
+    keep_forget(vm->initrd.data, vm->initrd.size);
     free(vm->cmdline);
     for (unsigned i = 0; i < vm->module_count; i++) {
-        free((void *)vm->modules[i].blob.data);
+        keep_forget(vm->modules[i].blob.data, vm->modules[i].blob.size);
         free((void *)vm->modules[i].cmdline);
     }
     free(vm->modules);
@@ -275,12 +276,9 @@ int imgvm_vm_set_gdb(imgvm_vm *vm, const char *address, char *where, uint32_t wh
 
 static int copy_blob(struct boot_blob *out, const void *data, uint64_t size, imgvm_error *err)
 {
-    uint8_t *copy = malloc(size ? size : 1);
-    if (!copy)
+    *out = (struct boot_blob){keep_bytes(data, size), size};
+    if (size && !out->data)
         return error_set(err, ENOMEM, "out of memory for a copy of the boot files");
-    if (size)
-        memcpy(copy, data, size);
-    *out = (struct boot_blob){copy, size};
     return 0;
 }
 
