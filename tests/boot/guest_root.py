@@ -9,14 +9,16 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from py_compile import compile as compile_python
 from tempfile import TemporaryDirectory
 
 import platformdirs
+import pytest
 
+from imgvm.errors import PackError
 from imgvm.machine import Exec
 from imgvm.pack import cpio, initramfs
 from imgvm.pack.deb import DebCache
@@ -27,8 +29,15 @@ PACKAGES = (
     "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libpython3.11-testsuite", "libexpat1",
     "libffi8", "libbz2-1.0", "liblzma5", "libuuid1", "libcrypt1", "libtinfo6",
 )  # fmt: skip
+STRESS_PACKAGES = (
+    "stress-ng", "libapparmor1", "libbsd0", "libmd0", "libegl1", "libgbm1", "libgles2", "libglvnd0", "libdrm2",
+    "libwayland-server0", "libxcb-randr0", "libxcb1", "libxau6", "libxdmcp6", "libipsec-mb1", "libjpeg62-turbo",
+    "libjudydebian1", "libkmod2", "libzstd1", "libsctp1", "libxxhash0",
+)  # fmt: skip
 PYTHON = "usr/lib/python3.11/"
-_LEFT_OUT = re.compile(r"usr/share/(?!zoneinfo)|etc/|usr/lib/python3\.11/(idlelib|lib2to3|tkinter|turtledemo|ensurepip)/")
+_LEFT_OUT = re.compile(
+    r"usr/share/(?!zoneinfo)|etc/|usr/lib/python3\.11/(idlelib|lib2to3|tkinter|turtledemo|ensurepip)/"
+)
 _TESTS = re.compile(  # of the test suite, what the chosen tests import and read
     r"test/(__init__|__main__|regrtest|test_support|test_(float|decimal|int|struct|hashlib|grammar)|ann_module\d?)\.py$"
     r"|test/(support|libregrtest|decimaltestdata|typinganndata)/|test/[\w.]+\.txt$"
@@ -40,7 +49,7 @@ def _wanted(path: str) -> bool:
     if path.startswith(PYTHON + "test/"):
         return bool(_TESTS.match(path.removeprefix(PYTHON)))
     if path.startswith("usr/bin/") or path.startswith("bin/"):
-        return path.rpartition("/")[2] in ("lscpu", "openssl", "python3.11")
+        return path.rpartition("/")[2] in ("lscpu", "openssl", "python3.11", "stress-ng")
     return not _LEFT_OUT.match(path) and "/gconv/" not in path and not path.startswith(("sbin/", "usr/sbin/"))
 
 
@@ -73,15 +82,27 @@ def _compiled(path: str, source: bytes) -> cpio.Entry | None:
         return cpio.file(f"{folder}/__pycache__/{name.removesuffix('.py')}.cpython-311.pyc", out.read_bytes())
 
 
-def build(script: str) -> bytes:
+def build_or_skip(script: str, further: Sequence[str] = ()) -> bytes:
+    """As build; the test is skipped where Debian's archive cannot be had."""
+    try:
+        return build(script, further)
+    except PackError as error:
+        if "cannot be reached" in error.message or "apt-get is not here" in error.message:
+            pytest.skip(error.message)
+        raise
+
+
+def build(script: str, further: Sequence[str] = ()) -> bytes:
     """An initrd that runs `script` with busybox' shell. PackError without Debian's archive."""
     cache = DebCache(platformdirs.user_cache_path("imgvm"))
     busybox, _ = initramfs.find_busybox(cache, DISTRO)
     entries: list[cpio.Entry] = []
-    for name in PACKAGES:
+    for name in (*PACKAGES, *further):
         entries += _members(cache.get(DISTRO, name).path)
     if sys.version_info[:2] == (3, 11):
-        for entry in [entry for entry in entries if entry.path.startswith(PYTHON) and entry.path.endswith(".py")]:
+        for entry in [
+            entry for entry in entries if entry.path.startswith(PYTHON) and entry.path.endswith(".py")
+        ]:
             made = _compiled(entry.path, entry.data)
             entries += [made] if made else []
     entries.append(cpio.file("check.sh", script.encode(), _PROGRAM_MODE))
