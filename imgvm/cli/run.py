@@ -46,7 +46,7 @@ def command(
         ),
     ] = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Count instructions with --accel jit too, and say how many at the end.")
+        bool, typer.Option("--stats", help="Count instructions with --accel jit, too, and say how many.")
     ] = False,
     lockstep: Annotated[
         bool, typer.Option("--lockstep", help="With --accel jit: check all it translates by interpreting.")

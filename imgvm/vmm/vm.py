@@ -32,7 +32,7 @@ class Result:
     status: int
     accel: str
     seconds: float
-    instructions: int | None  # executed in software (under KVM: in hand-overs); None: not counted (Watch.count)
+    instructions: int | None  # in software (under KVM: in hand-overs); None: not counted (Watch.count)
     handovers: int = 0  # times that KVM could not go on and the software processor did
     message: str = ""
     console: str = field(default="", repr=False)
