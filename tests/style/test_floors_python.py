@@ -126,6 +126,12 @@ def test_help_loads_little() -> None:
     assert not loaded & {"imgvm.vmm._native", "_cffi_backend", "yaml", "jsonschema", "imgvm.config", "imgvm.binding"}
 
 
+def test_arguments_are_read_without_a_model_library() -> None:
+    loaded = loaded_by("schema")
+    assert "typer" in loaded
+    assert not loaded & {"pydantic", "rich"}
+
+
 def test_validate_loads_no_native_code() -> None:
     loaded = loaded_by("validate", "examples/hello.yaml")
     assert "imgvm.config" in loaded
