@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from imgvm import units
 from imgvm.config import Config
+from imgvm.config.document import Path as KeyPath
 from imgvm.config.overrides import parse_path
 from imgvm.errors import (
     STATUS_CANNOT_RUN,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from imgvm.qcow2 import Image
     from imgvm.vmm.vm import Drive, Program, Vm, Watch
 
+CONFIG_SNAPSHOT = "imgvm.config"
 CONFIG_TEXT, CONFIG_RESOLVED = "config.yaml", "machine.json"
 KERNEL, INITRD, MODULE = "kernel", "initrd", "module-{}"
 QCOW2_MAGIC = b"QFI\xfb"
@@ -91,10 +93,14 @@ def require_image(path: str | Path) -> None:
         raise ImageError(f"{path} is not an image of imgvm's kind (qcow2)", hint, STATUS_NOT_FOUND)
 
 
+def is_run_key(path: KeyPath) -> bool:
+    """Whether a key of the config still matters after packing."""
+    return path[0] in RUN_KEYS or path[:2] in RUN_PATHS
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
-        path = parse_path(override.partition("=")[0])
-        if path[0] not in RUN_KEYS and path[:2] not in RUN_PATHS:
+        if not is_run_key(parse_path(override.partition("=")[0])):
             allowed = ", ".join([*RUN_KEYS, *(".".join(keys) for keys in RUN_PATHS)])
             raise UsageError(
                 f"--set {override}: this is settled when the image is packed",

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import imgvm
-from imgvm.cli import check, cpu, doctor, extract, inspect, pack, run, schema, validate, verify
+from imgvm.cli import check, config, cpu, doctor, extract, inspect, pack, run, schema, validate, verify
 from imgvm.errors import STATUS_SIGNAL, UsageError
 from imgvm.log import NORMAL, QUIET, VERBOSE, log
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 for _module in (pack, run, validate, inspect, extract, check, verify, schema, doctor, cpu):
     app.command(name=_module.__name__.rpartition(".")[2])(_module.command)
+app.add_typer(config.group, name="config")
 
 
 def _version(asked: bool) -> None:

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from imgvm.cli.options import Allow, ImageFile
+from imgvm.cli.options import Allow, AsJson, ImageFile
 from imgvm.errors import UsageError
 
 
 def command(
     image: ImageFile,
     config: Annotated[bool, typer.Option("--config", help="The config, as it was written.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: AsJson = False,
     allow: Allow = None,
 ) -> int:
     """Show an image's machine, its disk and its blobs."""

@@ -19,6 +19,7 @@ Allow = Annotated[
     str | None,
     typer.Option("--allow", metavar="LIST", help="What an image may use of this host, as backing."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 ImageFile = Annotated[Path, typer.Argument(metavar="IMAGE", help="An image that `imgvm pack` wrote.")]
 
 

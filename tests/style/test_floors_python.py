@@ -28,14 +28,15 @@ FLOORS: dict[str, set[str]] = {
     "pack": GROUND | {"binding", "machine", "config", "qcow2", "vmm"},
     "launch": GROUND | {"binding", "machine", "config", "qcow2", "vmm", "pack"},
     "audit": GROUND | {"binding", "machine", "config", "qcow2", "vmm"},
-    "cli": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "audit", ""},
+    "edit": GROUND | {"machine", "config", "qcow2", "launch"},
+    "cli": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "audit", "edit", ""},
     "__main__": {"cli"},
     "": set(),  # imgvm/__init__.py finds its names when they are used
 }
 # Foreign module -> the only places that import it.
 IMPORTERS = {
     "typer": ("imgvm/cli/",),
-    "yaml": ("imgvm/config/document.py",),
+    "yaml": ("imgvm/config/document.py", "imgvm/config/edit_text.py"),
     "jsonschema": ("imgvm/config/check.py",),
     "cffi": ("imgvm/vmm/_build.py",),
     "pyqcow": ("imgvm/qcow2/",),
