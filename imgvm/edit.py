@@ -155,10 +155,10 @@ def _rewrite(path: str | Path, change: Callable[[str], str], allow: Collection[s
         blobs.setdefault(PACKED_TEXT, blobs[CONFIG_TEXT])
         blobs.setdefault(PACKED_RESOLVED, old_resolved)
         blobs |= {CONFIG_TEXT: new_text.encode(), CONFIG_RESOLVED: resolved_text(machine).encode()}
-        image.set_config(blobs, date=_date(image))
+        image.set_config(blobs, date=config_date(image))
     return Edited(tuple(changes(before, to_document(machine))))
 
 
-def _date(image: Image) -> int:
-    """The date of the config that is replaced: a change of it leaves no time behind."""
+def config_date(image: Image) -> int:
+    """The date of the config, which a change of it keeps: it leaves no time behind."""
     return next((int(row.date) for row in image.snapshots() if row.name == launch.CONFIG_SNAPSHOT), 0)

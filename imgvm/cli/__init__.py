@@ -14,7 +14,8 @@ from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ImgvmError
 from imgvm.log import log, printable
 
 VERBS = (
-    "pack", "run", "validate", "inspect", "extract", "config", "check", "verify", "schema", "doctor", "cpu",
+    "pack", "run", "validate", "inspect", "extract", "unpack", "config", "check", "verify",
+    "schema", "doctor", "cpu",
 )  # fmt: skip
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb
 # Options before the verb that take a value, which is then not the verb.
@@ -92,12 +93,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def with_run(args: list[str]) -> list[str]:
     """`imgvm [options] FILE ...` is `imgvm [options] run FILE ...`; a plain --gdb gets its address."""
     args = [f"--gdb={GDB_ADDRESS}" if word == "--gdb" else word for word in args]
-    index = 0
-    while index < len(args) and args[index].startswith("-"):
-        index += 2 if args[index] in _VALUED else 1
+    index = _verb_index(args)
     if index < len(args) and args[index] not in VERBS and _names_a_file(args[index]):
         return [*args[:index], "run", *args[index:]]
     return args
+
+
+def verb_of(args: Sequence[str]) -> str | None:
+    """The word at the verb's place."""
+    index = _verb_index(args)
+    return args[index] if index < len(args) else None
+
+
+def _verb_index(args: Sequence[str]) -> int:
+    index = 0
+    while index < len(args) and args[index].startswith("-"):
+        index += 2 if args[index] in _VALUED else 1
+    return index
 
 
 def _names_a_file(word: str) -> bool:

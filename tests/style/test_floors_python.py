@@ -29,7 +29,8 @@ FLOORS: dict[str, set[str]] = {
     "launch": GROUND | {"binding", "machine", "config", "qcow2", "vmm", "pack"},
     "audit": GROUND | {"binding", "machine", "config", "qcow2", "vmm"},
     "edit": GROUND | {"machine", "config", "qcow2", "launch"},
-    "cli": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "audit", "edit", ""},
+    "exchange": GROUND | {"machine", "config", "qcow2", "pack", "launch", "edit"},
+    "cli": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "audit", "edit", "exchange", ""},
     "__main__": {"cli"},
     "": set(),  # imgvm/__init__.py finds its names when they are used
 }
