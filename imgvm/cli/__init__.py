@@ -14,7 +14,7 @@ from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ImgvmError
 from imgvm.log import log, printable
 
 VERBS = (
-    "pack", "run", "validate", "inspect", "extract", "unpack", "config", "check", "verify",
+    "pack", "run", "validate", "inspect", "extract", "unpack", "export", "config", "check", "verify",
     "schema", "doctor", "cpu",
 )  # fmt: skip
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb

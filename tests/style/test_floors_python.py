@@ -29,7 +29,7 @@ FLOORS: dict[str, set[str]] = {
     "launch": GROUND | {"binding", "machine", "config", "qcow2", "vmm", "pack"},
     "audit": GROUND | {"binding", "machine", "config", "qcow2", "vmm"},
     "edit": GROUND | {"machine", "config", "qcow2", "launch"},
-    "exchange": GROUND | {"machine", "config", "qcow2", "pack", "launch", "edit"},
+    "exchange": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "edit", ""},
     "cli": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "audit", "edit", "exchange", ""},
     "__main__": {"cli"},
     "": set(),  # imgvm/__init__.py finds its names when they are used
