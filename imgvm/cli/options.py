@@ -19,6 +19,12 @@ Allow = Annotated[
     str | None,
     typer.Option("--allow", metavar="LIST", help="What an image may use of this host, as backing."),
 ]
+PlainHttp = Annotated[
+    bool, typer.Option("--plain-http", help="Talk to the registry without encryption, as to localhost.")
+]
+Reference = Annotated[
+    str, typer.Argument(metavar="REF", help="HOST/NAME:TAG, such as registry.example/team/ci:1.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 ImageFile = Annotated[Path, typer.Argument(metavar="IMAGE", help="An image that `imgvm pack` wrote.")]
 
