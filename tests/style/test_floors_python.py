@@ -39,6 +39,7 @@ IMPORTERS = {
     "typer": ("imgvm/cli/",),
     "yaml": ("imgvm/config/document.py", "imgvm/config/edit_text.py"),
     "jsonschema": ("imgvm/config/check.py",),
+    "cryptography": ("imgvm/exchange/sign.py",),
     "cffi": ("imgvm/vmm/_build.py",),
     "pyqcow": ("imgvm/qcow2/",),
 }
