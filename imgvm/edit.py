@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from imgvm import launch
-from imgvm.config import Config, resolved_text
+from imgvm.config import MAX_RESOLVED_BYTES, Config, resolved_text
+from imgvm.config.document import MAX_TEXT_BYTES, format_path
 from imgvm.config.document import Path as KeyPath
-from imgvm.config.document import format_path
 from imgvm.config.overrides import parse_path
 from imgvm.config.revise import revise
 from imgvm.config.revise import set_values as set_in_text
@@ -59,7 +59,7 @@ def may_change(path: KeyPath) -> bool:
 def read_text(path: str | Path, allow: Collection[str] = ()) -> str:
     """The config of an image, as it was written."""
     with launch.open_image(path, writable=False, allow=allow).image as image:
-        return _text(image)
+        return text_of(image)
 
 
 def resolved(path: str | Path, allow: Collection[str] = ()) -> dict[str, Any]:
@@ -120,21 +120,22 @@ def since_packed(path: str | Path, allow: Collection[str] = ()) -> list[Change]:
     with launch.open_image(path, writable=False, allow=allow).image as image:
         if PACKED_RESOLVED not in {blob.name for blob in image.config_blobs()}:
             return []
-        packed = _document(image.read_config(PACKED_RESOLVED), f"{path}:{PACKED_RESOLVED}")
-        now = _document(image.read_config(CONFIG_RESOLVED), f"{path}:{CONFIG_RESOLVED}")
+        packed, now = (_document(image, name) for name in (PACKED_RESOLVED, CONFIG_RESOLVED))
     return list(changes(packed, now))
 
 
-def _document(text: bytes, file: str) -> dict[str, Any]:
-    return to_document(Config.from_resolved(text, file).machine)
+def _document(image: Image, name: str) -> dict[str, Any]:
+    text = image.read_config(name, MAX_RESOLVED_BYTES)
+    return to_document(Config.from_resolved(text, f"{image.path}:{name}").machine)
 
 
 def _name(path: str | Path) -> str:
     return f"{path}:{CONFIG_TEXT}"
 
 
-def _text(image: Image) -> str:
-    return image.read_config(CONFIG_TEXT).decode("utf-8", "replace")
+def text_of(image: Image) -> str:
+    """The config as it was written."""
+    return image.read_config(CONFIG_TEXT, MAX_TEXT_BYTES).decode("utf-8", "replace")
 
 
 def _rewrite(path: str | Path, change: Callable[[str], str], allow: Collection[str]) -> Edited:
@@ -146,7 +147,7 @@ def _rewrite(path: str | Path, change: Callable[[str], str], allow: Collection[s
         raise ImageError(f"{path} cannot be written", "make it writable, or change a copy") from None
     with opened.image as image:
         blobs = {blob.name: image.read_config(blob.name) for blob in image.config_blobs()}
-        old_text, old_resolved = _text(image), blobs[CONFIG_RESOLVED]
+        old_text, old_resolved = text_of(image), blobs[CONFIG_RESOLVED]
         new_text = change(old_text)
         if new_text == old_text:
             return Edited(())

@@ -16,11 +16,12 @@ import os
 import stat
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgvm import units
-from imgvm.config import Config
+from imgvm.config import MAX_RESOLVED_BYTES, Config
 from imgvm.config.document import Path as KeyPath
 from imgvm.config.overrides import parse_path
 from imgvm.errors import (
@@ -167,7 +168,7 @@ def _reopen_to_write(path: Path, allow: Collection[str]) -> Image:
 
 def _machine(path: Path, image: Image, overrides: Sequence[str]) -> Machine:
     try:
-        text = image.read_config(CONFIG_RESOLVED)
+        text = image.read_config(CONFIG_RESOLVED, MAX_RESOLVED_BYTES)
     except ImageError as error:
         if error.errno != errno.ENOENT:
             raise
@@ -185,14 +186,17 @@ def program(opened: Opened) -> Program:
     """The blobs that are loaded into memory."""
     from imgvm.vmm.vm import Program
 
-    image, names = opened.image, {blob.name for blob in opened.image.config_blobs()}
-    if KERNEL not in names:
+    image, sizes = opened.image, {blob.name: blob.bytes for blob in opened.image.config_blobs()}
+    if KERNEL not in sizes:
         raise ImageError(f"{opened.path} has a config but no kernel", "pack it again", STATUS_CANNOT_RUN)
-    modules: list[bytes] = []
-    while (name := MODULE.format(len(modules))) in names:
-        modules.append(image.read_config(name))
-    initrd = image.read_config(INITRD) if INITRD in names else None
-    return Program(image.read_config(KERNEL), initrd, tuple(modules))
+    modules = list(takewhile(sizes.__contains__, map(MODULE.format, count())))
+    wanted = sum(sizes.get(name, 0) for name in (KERNEL, INITRD, *modules))
+    memory = opened.machine.hardware.memory_bytes
+    if wanted > memory:  # a blob can be far larger than the file: not even to be read
+        message = f"{opened.path}: its kernel and initrd ({wanted >> 20} MiB) do not fit into its memory"
+        raise ImageError(message, f"give it more than {units.format_size(memory)} with -m", STATUS_CANNOT_RUN)
+    initrd = image.read_config(INITRD) if INITRD in sizes else None
+    return Program(image.read_config(KERNEL), initrd, tuple(map(image.read_config, modules)))
 
 
 def drives(opened: Opened) -> list[Drive]:

@@ -32,8 +32,7 @@ from imgvm.pack import disk as disks
 from imgvm.pack import kernel as kernels
 from imgvm.pack.output import Replacement, check_output, host_error, sync
 from imgvm.pack.progress import Progress, choose
-from imgvm.pack.sources import MAX_BLOB_BYTES
-from imgvm.qcow2 import Image
+from imgvm.qcow2 import MAX_BLOB_BYTES, Image
 
 MANIFEST, DISK = "image.json", "disk.raw"
 FORMAT = 1

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from imgvm import launch, units
 from imgvm.edit import config_date
 from imgvm.errors import ImgvmError, UsageError
-from imgvm.pack.sources import MAX_BLOB_BYTES
 from imgvm.qcow2 import Image
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def sign(path: str | Path, key: str | Path, *, disk: bool = False, allow: Collec
         statement = json.dumps(_statement(image, disk=disk), indent=1)
         signature = base64.b64encode(private.sign(_CONTEXT + statement.encode())).decode()
         document = {"version": VERSION, "statement": statement, "signature": signature}
-        blobs = {blob.name: image.read_config(blob.name, MAX_BLOB_BYTES) for blob in image.config_blobs()}
+        blobs = {blob.name: image.read_config(blob.name) for blob in image.config_blobs()}
         blobs.pop(SIGNATURE, None)
         blobs[SIGNATURE] = (json.dumps(document, indent=1) + "\n").encode()
         image.set_config(blobs, date=config_date(image))
@@ -108,7 +107,7 @@ def _changes(image: Image, signed: dict[str, Any]) -> Iterator[str]:
             yield f"{name} was changed after signing"
         else:
             try:
-                image.read_config(name, MAX_BLOB_BYTES)  # what is there has the digest that is said
+                image.read_config(name)  # what is there has the digest that is said
             except ImgvmError as error:
                 yield error.message
     if "disk" in signed and signed["disk"] != now["disk"]:

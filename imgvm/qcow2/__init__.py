@@ -24,7 +24,9 @@ from typing import Any, Self
 from imgvm import binding
 from imgvm.errors import ImageError
 
-__all__ = ["Blob", "Check", "Image", "ImageInfo", "Snapshot"]
+__all__ = ["MAX_BLOB_BYTES", "Blob", "Check", "Image", "ImageInfo", "Snapshot"]
+
+MAX_BLOB_BYTES = 4 << 30  # no blob that anybody packs is larger
 
 Buffer = bytes | bytearray | memoryview
 
@@ -235,11 +237,11 @@ class Image:
             raise ImageError(message, "do not trust this image", errno=errno.EIO)
         return tuple(blobs)
 
-    def read_config(self, name: str, limit_bytes: int | None = None) -> bytes:
-        """One blob, its SHA-256 verified. A blob can be far larger than the file: give a limit."""
+    def read_config(self, name: str, limit_bytes: int = MAX_BLOB_BYTES) -> bytes:
+        """One blob, its SHA-256 verified. A limit, because a blob can be far larger than its file."""
         for index, blob in enumerate(self.config_blobs()):
             if blob.name == name:
-                if limit_bytes is not None and blob.bytes > limit_bytes:
+                if blob.bytes > limit_bytes:
                     message = f"{self.path}: its blob {name} has {blob.bytes} bytes, more than {limit_bytes}"
                     raise ImageError(message, "do not trust this image", errno=errno.EFBIG)
                 data = bytearray(blob.bytes)
