@@ -29,6 +29,7 @@ from imgvm.errors import (
     STATUS_ERROR,
     STATUS_NOT_FOUND,
     ConfigError,
+    ConsentError,
     EngineError,
     ImageError,
     UsageError,
@@ -109,9 +110,10 @@ def check_overrides(overrides: Sequence[str]) -> None:
             )
 
 
-def parse_grants(words: str | None) -> frozenset[str]:
-    """`--allow a,b` as a set."""
-    grants = frozenset(filter(None, (word.strip() for word in (words or "").split(","))))
+def parse_grants(lists: Sequence[str] | None) -> frozenset[str]:
+    """`--allow a,b --allow c` as a set."""
+    words = ",".join(lists or ()).split(",")
+    grants = frozenset(filter(None, map(str.strip, words)))
     for unknown in sorted(grants - set(GRANTS)):
         raise UsageError(f"--allow {unknown}: there is no such grant", "grants: " + ", ".join(GRANTS))
     return grants
@@ -127,8 +129,7 @@ def open_disk(path: str | Path, *, writable: bool = False, allow: Collection[str
     except ImageError as error:
         if error.errno != errno.EPERM or "backing file" not in error.message:
             raise
-        hint = "if you trust the image, --allow backing lets it read that file"
-        raise ImageError(error.message, hint, STATUS_CANNOT_RUN, errno=error.errno) from None
+        raise ConsentError(error.message, BACKING, errno=error.errno) from None
 
 
 def open_image(

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ImgvmError
+from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ConsentError, ImgvmError
 from imgvm.log import log, printable
 
 VERBS = (
@@ -54,12 +54,18 @@ def _ending_signals() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the process status. No exception but SystemExit leaves it."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = with_run(list(sys.argv[1:] if argv is None else argv))
     try:
         with _ending_signals():
             from imgvm.cli import app
 
-            return app.invoke(with_run(args))
+            try:
+                return app.invoke(args)
+            except ConsentError as error:  # before anything was done
+                if not _agrees(error):
+                    raise
+                end = args.index("--") if "--" in args else len(args)
+                return app.invoke([*args[:end], "--allow", error.grant, *args[end:]])
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"{printable(str(problem))}\n")
@@ -88,6 +94,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = f"{type(error).__name__}: {error}"
         log.error(f"a fault of imgvm itself: {what}", "IMGVM_TRACEBACK=1 shows where")
         return STATUS_ERROR
+
+
+def _agrees(error: ConsentError) -> bool:
+    """Asks on a terminal; without one the answer is no."""
+    if not (os.isatty(0) and os.isatty(2)):
+        return False
+    sys.stderr.write(f"imgvm: {printable(error.message)}\nAllow it ({error.grant})? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def with_run(args: list[str]) -> list[str]:

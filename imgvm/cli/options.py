@@ -16,7 +16,7 @@ Sets = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Change a key, as in machine.memory=1GiB. Repeatable."),
 ]
 Allow = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option("--allow", metavar="LIST", help="What an image may use of this host, as backing."),
 ]
 PlainHttp = Annotated[
