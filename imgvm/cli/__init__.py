@@ -14,7 +14,7 @@ from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ConsentError,
 from imgvm.log import log, printable
 
 VERBS = (
-    "pack", "run", "validate", "inspect", "extract", "unpack", "export", "push", "pull", "config",
+    "pack", "run", "validate", "inspect", "extract", "unpack", "export", "import", "push", "pull", "config",
     "check", "verify", "sign", "schema", "doctor", "cpu",
 )  # fmt: skip
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +57,7 @@ def build(verbs: Iterable[str]) -> typer.Typer:
     )
     app.callback()(_global)
     for verb in verbs:
-        module = import_module(f"imgvm.cli.{verb}")
+        module = import_module(f"imgvm.cli.{verb}{'_' if iskeyword(verb) else ''}")
         if hasattr(module, "group"):
             app.add_typer(module.group, name=verb)
         else:
