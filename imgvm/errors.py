@@ -55,6 +55,15 @@ class ImageError(ImgvmError):
     """An image cannot be opened, read, written or trusted."""
 
 
+class ConsentError(ImageError):
+    """An image wants something of this host that its user has not agreed to: `grant` of `--allow`."""
+
+    def __init__(self, message: str, grant: str, *, errno: int = 0) -> None:
+        hint = f"if you trust the image, --allow {grant} lets it"
+        super().__init__(message, hint, STATUS_CANNOT_RUN, errno=errno)
+        self.grant = grant
+
+
 class PackError(ImgvmError):
     """A source named by the config cannot be had or cannot be put into an image."""
 

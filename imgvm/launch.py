@@ -16,17 +16,20 @@ import os
 import stat
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgvm import units
-from imgvm.config import Config
+from imgvm.config import MAX_RESOLVED_BYTES, Config
+from imgvm.config.document import Path as KeyPath
 from imgvm.config.overrides import parse_path
 from imgvm.errors import (
     STATUS_CANNOT_RUN,
     STATUS_ERROR,
     STATUS_NOT_FOUND,
     ConfigError,
+    ConsentError,
     EngineError,
     ImageError,
     UsageError,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from imgvm.qcow2 import Image
     from imgvm.vmm.vm import Drive, Program, Vm, Watch
 
+CONFIG_SNAPSHOT = "imgvm.config"
 CONFIG_TEXT, CONFIG_RESOLVED = "config.yaml", "machine.json"
 KERNEL, INITRD, MODULE = "kernel", "initrd", "module-{}"
 QCOW2_MAGIC = b"QFI\xfb"
@@ -91,10 +95,14 @@ def require_image(path: str | Path) -> None:
         raise ImageError(f"{path} is not an image of imgvm's kind (qcow2)", hint, STATUS_NOT_FOUND)
 
 
+def is_run_key(path: KeyPath) -> bool:
+    """Whether a key of the config still matters after packing."""
+    return path[0] in RUN_KEYS or path[:2] in RUN_PATHS
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
-        path = parse_path(override.partition("=")[0])
-        if path[0] not in RUN_KEYS and path[:2] not in RUN_PATHS:
+        if not is_run_key(parse_path(override.partition("=")[0])):
             allowed = ", ".join([*RUN_KEYS, *(".".join(keys) for keys in RUN_PATHS)])
             raise UsageError(
                 f"--set {override}: this is settled when the image is packed",
@@ -102,9 +110,10 @@ def check_overrides(overrides: Sequence[str]) -> None:
             )
 
 
-def parse_grants(words: str | None) -> frozenset[str]:
-    """`--allow a,b` as a set."""
-    grants = frozenset(filter(None, (word.strip() for word in (words or "").split(","))))
+def parse_grants(lists: Sequence[str] | None) -> frozenset[str]:
+    """`--allow a,b --allow c` as a set."""
+    words = ",".join(lists or ()).split(",")
+    grants = frozenset(filter(None, map(str.strip, words)))
     for unknown in sorted(grants - set(GRANTS)):
         raise UsageError(f"--allow {unknown}: there is no such grant", "grants: " + ", ".join(GRANTS))
     return grants
@@ -120,8 +129,7 @@ def open_disk(path: str | Path, *, writable: bool = False, allow: Collection[str
     except ImageError as error:
         if error.errno != errno.EPERM or "backing file" not in error.message:
             raise
-        hint = "if you trust the image, --allow backing lets it read that file"
-        raise ImageError(error.message, hint, STATUS_CANNOT_RUN, errno=error.errno) from None
+        raise ConsentError(error.message, BACKING, errno=error.errno) from None
 
 
 def open_image(
@@ -161,7 +169,7 @@ def _reopen_to_write(path: Path, allow: Collection[str]) -> Image:
 
 def _machine(path: Path, image: Image, overrides: Sequence[str]) -> Machine:
     try:
-        text = image.read_config(CONFIG_RESOLVED)
+        text = image.read_config(CONFIG_RESOLVED, MAX_RESOLVED_BYTES)
     except ImageError as error:
         if error.errno != errno.ENOENT:
             raise
@@ -179,14 +187,17 @@ def program(opened: Opened) -> Program:
     """The blobs that are loaded into memory."""
     from imgvm.vmm.vm import Program
 
-    image, names = opened.image, {blob.name for blob in opened.image.config_blobs()}
-    if KERNEL not in names:
+    image, sizes = opened.image, {blob.name: blob.bytes for blob in opened.image.config_blobs()}
+    if KERNEL not in sizes:
         raise ImageError(f"{opened.path} has a config but no kernel", "pack it again", STATUS_CANNOT_RUN)
-    modules: list[bytes] = []
-    while (name := MODULE.format(len(modules))) in names:
-        modules.append(image.read_config(name))
-    initrd = image.read_config(INITRD) if INITRD in names else None
-    return Program(image.read_config(KERNEL), initrd, tuple(modules))
+    modules = list(takewhile(sizes.__contains__, map(MODULE.format, count())))
+    wanted = sum(sizes.get(name, 0) for name in (KERNEL, INITRD, *modules))
+    memory = opened.machine.hardware.memory_bytes
+    if wanted > memory:  # a blob can be far larger than the file: not even to be read
+        message = f"{opened.path}: its kernel and initrd ({wanted >> 20} MiB) do not fit into its memory"
+        raise ImageError(message, f"give it more than {units.format_size(memory)} with -m", STATUS_CANNOT_RUN)
+    initrd = image.read_config(INITRD) if INITRD in sizes else None
+    return Program(image.read_config(KERNEL), initrd, tuple(map(image.read_config, modules)))
 
 
 def drives(opened: Opened) -> list[Drive]:

@@ -10,10 +10,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ImgvmError
+from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ConsentError, ImgvmError
 from imgvm.log import log, printable
 
-VERBS = ("pack", "run", "validate", "inspect", "extract", "check", "verify", "schema", "doctor", "cpu")
+VERBS = (
+    "pack", "run", "validate", "inspect", "extract", "unpack", "export", "import", "push", "pull", "config",
+    "check", "verify", "sign", "schema", "doctor", "cpu",
+)  # fmt: skip
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb
 # Options before the verb that take a value, which is then not the verb.
 _VALUED = ("-C", "--directory")
@@ -51,12 +54,18 @@ def _ending_signals() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the process status. No exception but SystemExit leaves it."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = with_run(list(sys.argv[1:] if argv is None else argv))
     try:
         with _ending_signals():
             from imgvm.cli import app
 
-            return app.invoke(with_run(args))
+            try:
+                return app.invoke(args)
+            except ConsentError as error:  # before anything was done
+                if not _agrees(error):
+                    raise
+                end = args.index("--") if "--" in args else len(args)
+                return app.invoke([*args[:end], "--allow", error.grant, *args[end:]])
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"{printable(str(problem))}\n")
@@ -87,15 +96,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         return STATUS_ERROR
 
 
+def _agrees(error: ConsentError) -> bool:
+    """Asks on a terminal; without one the answer is no."""
+    if not (os.isatty(0) and os.isatty(2)):
+        return False
+    sys.stderr.write(f"imgvm: {printable(error.message)}\nAllow it ({error.grant})? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def with_run(args: list[str]) -> list[str]:
     """`imgvm [options] FILE ...` is `imgvm [options] run FILE ...`; a plain --gdb gets its address."""
     args = [f"--gdb={GDB_ADDRESS}" if word == "--gdb" else word for word in args]
-    index = 0
-    while index < len(args) and args[index].startswith("-"):
-        index += 2 if args[index] in _VALUED else 1
+    index = _verb_index(args)
     if index < len(args) and args[index] not in VERBS and _names_a_file(args[index]):
         return [*args[:index], "run", *args[index:]]
     return args
+
+
+def verb_of(args: Sequence[str]) -> str | None:
+    """The word at the verb's place."""
+    index = _verb_index(args)
+    return args[index] if index < len(args) else None
+
+
+def _verb_index(args: Sequence[str]) -> int:
+    index = 0
+    while index < len(args) and args[index].startswith("-"):
+        index += 2 if args[index] in _VALUED else 1
+    return index
 
 
 def _names_a_file(word: str) -> bool:

@@ -5,28 +5,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
+from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import imgvm
-from imgvm.cli import check, cpu, doctor, extract, inspect, pack, run, schema, validate, verify
+from imgvm.cli import VERBS, verb_of
 from imgvm.errors import STATUS_SIGNAL, UsageError
 from imgvm.log import NORMAL, QUIET, VERBOSE, log
-
-app = typer.Typer(
-    name="imgvm",
-    help="Describe a machine in YAML, pack it into one qcow2 file, run it anywhere.\n\n"
-    "`imgvm FILE` is short for `imgvm run FILE`.",
-    add_completion=False,
-    no_args_is_help=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for _module in (pack, run, validate, inspect, extract, check, verify, schema, doctor, cpu):
-    app.command(name=_module.__name__.rpartition(".")[2])(_module.command)
 
 
 def _version(asked: bool) -> None:
@@ -35,7 +25,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _global(
     directory: Annotated[
         Path | None, typer.Option("-C", "--directory", metavar="DIR", help="Go to this folder first.")
@@ -54,12 +43,36 @@ def _global(
             raise UsageError(f"-C {directory}: {error.strerror}") from None
 
 
+def build(verbs: Iterable[str]) -> typer.Typer:
+    """The command with these verbs; a verb's file is loaded when it is put in."""
+    app = typer.Typer(
+        name="imgvm",
+        help="Describe a machine in YAML, pack it into one qcow2 file, run it anywhere.\n\n"
+        "`imgvm FILE` is short for `imgvm run FILE`.",
+        add_completion=False,
+        no_args_is_help=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_global)
+    for verb in verbs:
+        module = import_module(f"imgvm.cli.{verb}{'_' if iskeyword(verb) else ''}")
+        if hasattr(module, "group"):
+            app.add_typer(module.group, name=verb)
+        else:
+            app.command(name=verb)(module.command)
+    return app
+
+
 def invoke(args: list[str]) -> int:
     """Runs the command that `args` name; errors of the command line become UsageError."""
     # Whether typer stands on click or carries it, its usage errors share this base.
     usage_error: Any = typer.BadParameter.__mro__[2]
     if not args:
         args = ["--help"]
+    verb = verb_of(args)
+    app = build([verb] if verb in VERBS else VERBS)
     try:
         status = app(args=args, prog_name="imgvm", standalone_mode=False)
     except usage_error as error:

@@ -5,19 +5,15 @@ from __future__ import annotations
 
 import platform
 import shutil
-from typing import Annotated
 
-import typer
-
+from imgvm.cli.options import AsJson
 from imgvm.errors import STATUS_FINDINGS, ImgvmError
 
 # Programs that pack calls, and what for.
 TOOLS = {"apt-get": "kernels from Debian's archive", "dpkg-deb": "unpacking Debian packages"}
 
 
-def command(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-) -> int:
+def command(as_json: AsJson = False) -> int:
     """Say which engines work here, and what packing will miss. Status 1 when nothing can run."""
     import json
 

@@ -9,18 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from imgvm.cli.options import Allow, ImageFile
+from imgvm.cli.options import Allow, AsJson, ImageFile
 from imgvm.errors import UsageError
 
 
 def command(
     image: ImageFile,
     config: Annotated[bool, typer.Option("--config", help="The config, as it was written.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: AsJson = False,
     allow: Allow = None,
 ) -> int:
     """Show an image's machine, its disk and its blobs."""
-    from imgvm import audit, launch, units
+    from imgvm import audit, edit, launch, units
     from imgvm.log import printable
     from imgvm.machine import to_document
 
@@ -29,7 +29,7 @@ def command(
     opened = launch.open_image(image, writable=False, allow=launch.parse_grants(allow))
     with opened.image:
         if config:
-            text = opened.image.read_config(launch.CONFIG_TEXT).decode("utf-8", "replace")
+            text = edit.text_of(opened.image)
             sys.stdout.write(text if text.endswith("\n") else text + "\n")
             return 0
         facts = audit.describe(opened.image)
@@ -47,6 +47,8 @@ def command(
     if machine.boot is not None:
         print(f"boot      {machine.boot.protocol}: {printable(machine.boot.cmdline)}")
     print(f"disk      {size(facts['disk_bytes'])}, clusters of {size(facts['cluster_bytes'])}")
+    if facts["backing_file"] is not None:
+        print(f"backing   {printable(facts['backing_file'])}")
     for blob in facts["blobs"]:
-        print(f"blob      {blob['name']:12} {blob['bytes']:>10} bytes  sha256 {blob['sha256']}")
+        print(f"blob      {printable(blob['name']):12} {blob['bytes']:>10} bytes  sha256 {blob['sha256']}")
     return 0

@@ -16,9 +16,16 @@ Sets = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Change a key, as in machine.memory=1GiB. Repeatable."),
 ]
 Allow = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option("--allow", metavar="LIST", help="What an image may use of this host, as backing."),
 ]
+PlainHttp = Annotated[
+    bool, typer.Option("--plain-http", help="Talk to the registry without encryption, as to localhost.")
+]
+Reference = Annotated[
+    str, typer.Argument(metavar="REF", help="HOST/NAME:TAG, such as registry.example/team/ci:1.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 ImageFile = Annotated[Path, typer.Argument(metavar="IMAGE", help="An image that `imgvm pack` wrote.")]
 
 

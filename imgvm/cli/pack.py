@@ -15,7 +15,9 @@ from imgvm.log import log
 
 
 def command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a folder that `imgvm unpack` made.")
+    ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The image; by default NAME.img.")
     ] = None,
@@ -28,6 +30,13 @@ def command(
     """Pack a config into an image. Prints the image's name."""
     from imgvm.config import Config
 
+    if config.is_dir():
+        from imgvm.exchange import folder
+
+        if folder.is_unpacked(config):
+            target = output or Path(f"{folder.name_of(config)}.img")
+            print(folder.assemble(config, target, sets=sets or (), force=force))
+            return 0
     refuse_image(config)
     loaded = Config.load(config, sets or ())
     target = output or Path(f"{loaded.machine.name}.img")

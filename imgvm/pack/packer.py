@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from imgvm.pack import disk, initramfs, sources
 from imgvm.pack import kernel as kernels
 from imgvm.pack.deb import DebCache
 from imgvm.pack.modules import DEVICE_MODULES, ENTROPY_MODULES, LATE_MODULES, ModuleTree, find_tree
+from imgvm.pack.output import Replacement, check_output, full, host_error, sync
 from imgvm.pack.progress import Progress, choose
 from imgvm.pack.sources import Source
 from imgvm.qcow2 import Image
@@ -75,7 +75,7 @@ class Packer:
         self._mtime_sec = source_date_epoch()
 
     def write(self, output: Path, *, force: bool) -> PackResult:
-        _check_output(output, force=force)
+        check_output(output, force=force)
         blobs, parts = self._blobs()
         machine_disk = self._machine.disks[0] if self._machine.disks else None
         if len(self._machine.disks) > 1:
@@ -86,7 +86,7 @@ class Packer:
         with closing(source) if source else _Nothing():
             size = disk.disk_bytes(self._machine, source)
             cluster_bytes = self._machine.image.cluster_bytes
-            with _Replacement(output) as temporary:
+            with Replacement(output) as temporary:
                 with Image.create(temporary, size, cluster_bytes=cluster_bytes) as image:
                     if source is not None and machine_disk is not None:
                         origin = machine_disk.source or ""
@@ -95,7 +95,7 @@ class Packer:
                     blobs[LOCK] = self._lock()
                     self._progress.step(f"writing {output.name}")
                     image.set_config(blobs, date=self._mtime_sec)
-                _sync(temporary)
+                sync(temporary)
         return PackResult(
             path=output,
             disk_bytes=size,
@@ -224,10 +224,10 @@ def pack(
     try:
         return Packer(config, shown, cache).write(Path(output), force=force)
     except OSError as error:
-        raise _host_error(error, output) from error
+        raise host_error(error, output) from error
     except ImageError as error:
         if error.errno == errno.ENOSPC:
-            raise _full(output) from error
+            raise full(output) from error
         raise
     finally:
         shown.finish()
@@ -261,64 +261,9 @@ def _check_memory(machine: Machine, blobs: Mapping[str, bytes]) -> None:
         )
 
 
-def _check_output(output: Path, *, force: bool) -> None:
-    if output.is_dir():
-        raise PackError(f"{output} is a folder", hint="name the image, such as -o ci.img")
-    if output.exists() or output.is_symlink():
-        if not force:
-            raise PackError(f"{output} exists", hint="--force replaces it")
-        if not output.is_file():
-            raise PackError(f"{output} is no ordinary file, and is not replaced")
-    if not output.resolve().parent.is_dir():
-        raise PackError(f"{output}: the folder {output.parent} does not exist", hint="make it first")
-
-
-def _host_error(error: OSError, output: str | Path) -> PackError:
-    if error.errno == errno.ENOSPC:
-        return _full(output)
-    return PackError(f"{error.filename or output}: {error.strerror or error}", errno=error.errno or 0)
-
-
-def _full(output: str | Path) -> PackError:
-    where = Path(output).resolve().parent
-    return PackError(
-        f"{output}: no space left in {where}; nothing was written",
-        hint="free some, or name another place with -o",
-        errno=errno.ENOSPC,
-    )  # fmt: skip
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
 class _Nothing:
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, *_: object) -> None:
         return None
-
-
-class _Replacement:
-    """A name beside `output` to write to; at the end it takes `output`'s place, or is gone after an error."""
-
-    def __init__(self, output: Path) -> None:
-        self._output = output.resolve()
-        self._folder: Path | None = None
-
-    def __enter__(self) -> Path:
-        # A folder of our own: Image.create insists on making its file itself.
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self._output.name}.", dir=self._output.parent))
-        return self._folder / self._output.name
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        assert self._folder is not None
-        temporary = self._folder / self._output.name
-        try:
-            if kind is None:
-                temporary.replace(self._output)
-        finally:
-            temporary.unlink(missing_ok=True)
-            self._folder.rmdir()

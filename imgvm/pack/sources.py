@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgvm.errors import PackError
-
-MAX_BLOB_BYTES = 4 << 30
+from imgvm.qcow2 import MAX_BLOB_BYTES
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ from typing import Any, Self
 from imgvm import binding
 from imgvm.errors import ImageError
 
-__all__ = ["Blob", "Check", "Image", "ImageInfo", "Snapshot"]
+__all__ = ["MAX_BLOB_BYTES", "Blob", "Check", "Image", "ImageInfo", "Snapshot"]
+
+MAX_BLOB_BYTES = 4 << 30  # no blob that anybody packs is larger
 
 Buffer = bytes | bytearray | memoryview
 
@@ -229,12 +231,19 @@ class Image:
             binding.call(ImageError, "imgvm_image_config_info", self.handle, index, out)
             digest = bytes(binding.ffi().buffer(out.sha256)).hex()
             blobs.append(Blob(binding.text(out.name), out.bytes, digest))
+        # Of two of a name one would be checked, and the other one used.
+        if len({blob.name for blob in blobs}) != len(blobs):
+            message = f"{self.path}: its embedded configuration is damaged: a name is given twice"
+            raise ImageError(message, "do not trust this image", errno=errno.EIO)
         return tuple(blobs)
 
-    def read_config(self, name: str) -> bytes:
-        """One blob, its SHA-256 verified."""
+    def read_config(self, name: str, limit_bytes: int = MAX_BLOB_BYTES) -> bytes:
+        """One blob, its SHA-256 verified. A limit, because a blob can be far larger than its file."""
         for index, blob in enumerate(self.config_blobs()):
             if blob.name == name:
+                if blob.bytes > limit_bytes:
+                    message = f"{self.path}: its blob {name} has {blob.bytes} bytes, more than {limit_bytes}"
+                    raise ImageError(message, "do not trust this image", errno=errno.EFBIG)
                 data = bytearray(blob.bytes)
                 view = binding.ffi().from_buffer(data)
                 binding.call(ImageError, "imgvm_image_config_read", self.handle, index, view, blob.bytes)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import shutil
 import signal
@@ -162,6 +163,27 @@ def test_backing_files_elsewhere_need_consent(verb: str, image_of: Images, tmp_p
     overlay(inner, str(secret), "mid.img")
     assert main([verb, str(overlay(inner, "mid.img", form="qcow2")), *rest]) == 126
     complaint(capfd)
+
+
+@needs_qemu_img
+@pytest.mark.parametrize(("answer", "status"), [("y\n", 4), ("yes\n", 4), ("n\n", 126), ("\n", 126), ("\x04", 126)])
+def test_on_a_terminal_consent_is_asked_for(answer: str, status: int, image_of: Images, tmp_path: Path) -> None:
+    image = image_of(leave(4))
+    (tmp_path / "away").mkdir()
+    away = overlay(tmp_path / "away" / "x", str(image), form="qcow2")
+    controller, terminal = pty.openpty()
+    words = [sys.executable, "-m", "imgvm", "-q", "run", str(away)]
+    process = subprocess.Popen(words, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    try:
+        os.write(controller, answer.encode())
+        assert process.wait(30) == status
+        said = os.read(controller, 4096).decode()
+        assert f"its backing file {image}" in said.replace("\r\n", "") and "Allow it (backing)? [y/N]" in said
+    finally:
+        process.kill()
+        process.wait()
+        os.close(controller)
+        os.close(terminal)
 
 
 @needs_qemu_img

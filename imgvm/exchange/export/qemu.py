@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""QEMU: a script with the command line, and what it names beside it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from imgvm.exchange.export.parts import Parts
+from imgvm.launch import INITRD, KERNEL, MODULE
+
+if TYPE_CHECKING:
+    from imgvm.vmm.vm import Program
+
+DISK = "disk.qcow2"
+# The nearest of QEMU's processors that hosts and its own translator both have.
+CPU_MODELS = {
+    "portable": "Nehalem", "x86-64": "qemu64", "x86-64-v2": "Nehalem", "x86-64-v3": "Haswell-noTSX",
+    "host": "max",
+}  # fmt: skip
+
+_SCRIPT = """\
+#!/bin/sh
+# The machine {name} on QEMU. QEMU_ACCEL=tcg takes its translator even where there is KVM.
+cd "$(dirname "$0")" || exit
+{command} "$@"
+{ending}"""
+_STATUS = """\
+status=$?
+# isa-debug-exit makes (status << 1) | 1 of what the guest reports.
+[ $((status & 1)) = 1 ] && exit $((status >> 1))
+exit $status
+"""
+
+
+def write(parts: Parts, _target: str) -> None:
+    program = parts.program(multiboot=True)
+    if parts.has_disk:
+        parts.qcow2_disk(DISK)
+    lines = [" ".join(words) for words in command(parts, program)]
+    if parts.timeout_sec is not None:
+        lines.insert(0, f"timeout --foreground {parts.timeout_sec}")
+    ending = _STATUS if parts.status_port is not None else ""
+    script = _SCRIPT.format(name=parts.machine.name, command=" \\\n    ".join(lines), ending=ending)
+    parts.text("run.sh", script, executable=True)
+    if parts.status_port is not None:
+        parts.note("an error of QEMU itself (status 1) cannot be told from a guest's status 0")
+    if parts.machine.debug_exit is not None and parts.machine.debug_exit.mapping == "qemu":
+        parts.note("run.sh gives what the guest wrote; imgvm gives (value << 1) | 1")
+
+
+def command(parts: Parts, program: Program) -> list[list[str]]:
+    """The command line, a list for each option with its value, quoted for a shell."""
+    machine = parts.machine
+    hardware = machine.hardware
+    cpu = ",".join([CPU_MODELS[hardware.cpu.model], *hardware.cpu.features])
+    options: list[list[str]] = [
+        ["qemu-system-x86_64"],
+        ["-name", shlex.quote(machine.name)],
+        ["-nodefaults", "-no-user-config"],
+        ["-machine", 'pc,accel="${QEMU_ACCEL:-kvm:tcg}"'],
+        ["-cpu", cpu],
+        ["-m", f"{parts.memory_mib}M"],
+        ["-smp", str(hardware.cpus)],
+        ["-display", "none"],
+        ["-serial", "stdio" if machine.console.device == "serial" else "null"],
+        ["-kernel", KERNEL],
+    ]
+    if program.initrd is not None:
+        options.append(["-initrd", INITRD])
+    elif program.modules:
+        modules = (_module(parts, index) for index in range(len(program.modules)))
+        options.append(["-initrd", shlex.quote(",".join(modules))])
+    if parts.cmdline:
+        options.append(["-append", shlex.quote(parts.cmdline)])
+    for disk in machine.disks[:1]:
+        read_only = ",read-only=on" if disk.read_only else ""
+        options += [
+            ["-drive", f"if=none,id=disk0,file={DISK},format=qcow2{read_only}"],
+            ["-device", shlex.quote(f"virtio-blk-pci,drive=disk0,serial={disk.serial.replace(',', ',,')}")],
+        ]
+    if hardware.entropy:
+        options.append(["-device", "virtio-rng-pci"])
+    if parts.status_port is not None:
+        options.append(["-device", f"isa-debug-exit,iobase={parts.status_port:#x},iosize=4"])
+    if machine.exit.on_reboot == "exit":
+        options.append(["-no-reboot"])
+    return options
+
+
+def _module(parts: Parts, index: int) -> str:
+    """A Multiboot module: the file and its arguments; QEMU doubles commas."""
+    boot = parts.machine.boot
+    words = boot.modules[index].split(None, 1) if boot and index < len(boot.modules) else []
+    return " ".join([MODULE.format(index), *words[1:]]).replace(",", ",,")

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: MIT
+"""`imgvm push` and `pull`: end to end with a real registry, and with one that asks for tokens and lies."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from multiboot_guest import leave, say
+
+from imgvm.cli import main
+from imgvm.errors import UsageError
+from imgvm.exchange import oci, registry
+from imgvm.exchange.registry import Ref, parse_ref
+
+Images = Callable[..., Path]
+DISK = "disks: [{name: data, source: source.raw}]\nlabels: {team: ci}\ndescription: For tests"
+
+
+@pytest.mark.parametrize(
+    ("text", "ref"),
+    [
+        ("localhost:5000/a", Ref("localhost:5000", "a", "latest")),
+        ("registry.example/team/ci:1.2", Ref("registry.example", "team/ci", "1.2")),
+        ("[::1]:5000/a:b", Ref("[::1]:5000", "a", "b")),
+        ("r.io/a@sha256:" + "0" * 64, Ref("r.io", "a", "sha256:" + "0" * 64)),
+    ],
+)
+def test_references(text: str, ref: Ref) -> None:
+    assert parse_ref(text) == ref
+    assert parse_ref(str(ref)) == ref
+
+
+@pytest.mark.parametrize("text", ["", "ci", "team/ci:1", "r.io/", "r.io/A", "r.io/a:", "r.io/a@sha256:12", "r.io/a:b c", "r.io/../x", "r.io@x/a"])
+def test_what_is_no_reference(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_ref(text)
+
+
+@pytest.fixture
+def image(image_of: Images, tmp_path: Path) -> Path:
+    (tmp_path / "source.raw").write_bytes(bytes(range(256)) * 12000)
+    return image_of(say("pulled\n") + leave(6), DISK)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[str]:
+    """A registry of Debian's package, on a port of its own."""
+    if shutil.which("docker-registry") is None:
+        pytest.skip("docker-registry is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    config = tmp_path / "registry.yml"
+    config.write_text(f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}\nhttp: {{addr: '{address}'}}\n")
+    with (tmp_path / "registry.log").open("w") as log:
+        process = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log)
+    try:
+        for _ in range(200):
+            try:
+                socket.create_connection(tuple(address.split(":")), 1).close()  # type: ignore[arg-type]
+                break
+            except OSError:
+                assert process.poll() is None, (tmp_path / "registry.log").read_text()
+                time.sleep(0.05)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_push_and_pull(image: Path, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "CHUNK_BYTES", 1 << 20)  # several chunks
+    assert main(["push", str(image), f"{host}/team/ci:1"]) == 0
+    name = capfd.readouterr().out.strip()
+    assert name.startswith(f"{host}/team/ci@sha256:")
+    request = urllib.request.Request(f"http://{host}/v2/team/ci/manifests/1", headers={"Accept": registry.MANIFEST_TYPE})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+        data = answer.read()
+    assert name.endswith(sha256(data).hexdigest())
+    manifest = json.loads(data)
+    assert manifest["layers"][0]["mediaType"] == "application/vnd.kubevirt.disk.qcow2"
+    assert manifest["annotations"] == {
+        "org.opencontainers.image.title": "small", "org.opencontainers.image.description": "For tests", "team": "ci",
+    }  # fmt: skip
+    for ref in (f"{host}/team/ci:1", name):
+        assert main(["pull", ref, "--force"]) == 0
+        assert capfd.readouterr().out == "ci.img\n"
+        assert (tmp_path / "ci.img").read_bytes() == image.read_bytes()
+    assert main(["push", str(image), f"{host}/team/ci:2"]) == 0  # the blobs are there
+    assert capfd.readouterr().out.strip() == name
+    assert main(["-q", "run", "ci.img"]) == 6
+    assert main(["pull", f"{host}/team/ci:none", "-o", "none.img"]) == 127
+    assert "there is no such image" in capfd.readouterr().err
+    assert main(["pull", f"{host}/team/ci:1"]) == 125
+    assert "ci.img exists" in capfd.readouterr().err
+
+
+class Fake(BaseHTTPRequestHandler):
+    """A registry that wants a token, sends blobs from elsewhere, and damages what it is told to."""
+
+    blob = b"QFI\xfb" + bytes(1000)
+    damage = ""
+    seen: list[tuple[str, str | None]] = []  # noqa: RUF012 (the fixture makes a new one)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        authorization = self.headers.get("Authorization")
+        self.seen.append((self.path.partition("?")[0], authorization))
+        port = self.server.server_address[1]
+        size, digest = len(self.blob), f"sha256:{sha256(self.blob).hexdigest()}"
+        if self.path.startswith("/token"):
+            assert "scope=repository%3Aa%3Apull" in self.path and "service=fake" in self.path
+            self.answer(200, b'{"token": "secret"}') if self.damage != "token" else self.answer(200, b"[]")
+        elif self.path.startswith("/elsewhere"):
+            self.answer(200, self.blob + b"x" if self.damage == "longer" else self.blob.replace(b"Q", b"q") if self.damage == "content" else self.blob)
+        elif authorization != "Bearer secret":
+            realm = "http://192.0.2.1/token" if self.damage == "realm" else f"http://127.0.0.1:{port}/token"
+            challenge = "Magic" if self.damage == "challenge" else f'Bearer realm="{realm}",service="fake"'
+            self.answer(401, b'{"errors": [{"code": "UNAUTHORIZED"}]}', WWW_Authenticate=challenge)
+        elif "/blobs/" in self.path:
+            self.answer(307, Location=f"http://localhost:{port}/elsewhere")
+        else:
+            size = {"size": -1, "huge": 1 << 60}.get(self.damage, size)
+            digest = "sha256:../../x" if self.damage == "digest" else digest
+            kind = "text/plain" if self.damage == "type" else oci.LAYER_TYPE
+            manifest = {"layers": [{"mediaType": kind, "digest": digest, "size": size}]}
+            body = {"json": b"{", "list": b"[]", "deep": b"[" * 10**5, "big": bytes(5 << 20), "layers": b'{"layers": 5}'}
+            self.answer(200, body.get(self.damage, json.dumps(manifest).encode()))
+
+
+@pytest.fixture
+def fake() -> Iterator[str]:
+    Fake.seen, Fake.damage = [], ""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Fake)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_tokens_go_where_they_belong(fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    login = base64.b64encode(b"me:password").decode()
+    (tmp_path / "auth.json").write_text(json.dumps({"auths": {fake: {"auth": login}}}))
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    assert main(["pull", f"{fake}/a:1", "-o", str(tmp_path / "a.img")]) == 0
+    assert (tmp_path / "a.img").read_bytes() == Fake.blob
+    assert ("/token", f"Basic {login}") in Fake.seen
+    assert [value for path, value in Fake.seen if path == "/elsewhere"] == [None]  # another host: no token
+    assert all(value in (None, "Bearer secret") for path, value in Fake.seen if path != "/token")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["token", "realm", "challenge", "content", "longer", "size", "huge", "digest", "type", "json", "list", "deep", "big", "layers"],
+)
+def test_what_a_registry_sends_is_checked(damage: str, fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "none"))
+    Fake.damage = damage
+    assert main(["pull", f"{fake}/a:1", "-o", str(tmp_path / "a.img")]) == 125
+    said = capfd.readouterr().err
+    assert said.count("\n") == 2 and "hint" in said and "fault of imgvm" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_registry_that_is_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["pull", "127.0.0.1:1/a:1", "-o", str(tmp_path / "a.img")]) == 125
+    assert "Connection refused" in capfd.readouterr().err
+
+
+def test_encryption_is_not_given_up_silently(fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(registry, "_LOCAL", ())
+    assert main(["pull", f"{fake}/a:1", "-o", str(tmp_path / "a.img")]) == 125
+    assert "--plain-http" in capfd.readouterr().err
+    assert Fake.seen == []
+    assert main(["pull", f"{fake}/a:1", "-o", str(tmp_path / "a.img"), "--plain-http"]) == 0
