@@ -13,7 +13,10 @@ from collections.abc import Iterator, Sequence
 from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ImgvmError
 from imgvm.log import log, printable
 
-VERBS = ("pack", "run", "validate", "inspect", "extract", "check", "verify", "schema", "doctor", "cpu")
+VERBS = (
+    "pack", "run", "validate", "inspect", "extract", "check", "verify", "convert", "snapshot", "resize", "schema",
+    "doctor", "cpu",
+)  # fmt: skip
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb
 # Options before the verb that take a value, which is then not the verb.
 _VALUED = ("-C", "--directory")

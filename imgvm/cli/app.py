@@ -11,7 +11,21 @@ from typing import Annotated, Any
 import typer
 
 import imgvm
-from imgvm.cli import check, cpu, doctor, extract, inspect, pack, run, schema, validate, verify
+from imgvm.cli import (
+    check,
+    convert,
+    cpu,
+    doctor,
+    extract,
+    inspect,
+    pack,
+    resize,
+    run,
+    schema,
+    snapshot,
+    validate,
+    verify,
+)
 from imgvm.errors import STATUS_SIGNAL, UsageError
 from imgvm.log import NORMAL, QUIET, VERBOSE, log
 
@@ -25,7 +39,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (pack, run, validate, inspect, extract, check, verify, schema, doctor, cpu):
+_MODULES = (
+    pack, run, validate, inspect, extract, check, verify, convert, snapshot, resize, schema, doctor, cpu,
+)  # fmt: skip
+for _module in _MODULES:
     app.command(name=_module.__name__.rpartition(".")[2])(_module.command)
 
 

@@ -127,8 +127,9 @@ static bool mend_l2(struct qcow2 *q, uint8_t *table)
             good = false;
         if (good)
             continue;
-        if (entry.word & ENTRY_COMPRESSED && !map_decode(q, (struct l2_entry){entry.word & ~ENTRY_COPIED, 0}, 0, &mapping, NULL))
-            l2_format(q, at, (struct l2_entry){entry.word & ~ENTRY_COPIED, 0});
+        struct l2_entry uncopied = {entry.word & ~ENTRY_COPIED, 0};
+        if (entry.word & ENTRY_COMPRESSED && !map_decode(q, uncopied, 0, &mapping, NULL))
+            l2_format(q, at, uncopied);
         else
             memset(at, 0, BIT(q->cluster_bits - q->l2_bits));
         changed = true;
@@ -221,7 +222,9 @@ int qcow2_repair(struct qcow2 *q, bool all, imgvm_error *err)
             result = qcow2_set_incompatible(q, INCOMPATIBLE_CORRUPT | INCOMPATIBLE_DIRTY, false, err);
         return result;
     }
-    if ((result = recount_begin(q, &recount, err)))
+    /* Where there is damage, a count that is too high may be one that is about to be needed. */
+    if ((result = qcow2_check(q, &leaks, &corruptions, err)) || corruptions ||
+        (result = recount_begin(q, &recount, err)))
         return result;
     result = correct_counts(&recount, true, err);
     recount_end(&recount);

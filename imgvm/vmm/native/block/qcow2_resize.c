@@ -32,9 +32,9 @@ int l1_replace(struct qcow2 *q, uint64_t *entries, uint64_t count, uint64_t disk
     }
     /* From here on the clusters stay allocated even in failure: the header may name the new table. */
     store_be64(field, disk_bytes);
-    store_be32(field + HEADER_CRYPT - HEADER_DISK_BYTES, CRYPT_NONE);
-    store_be32(field + HEADER_L1_ENTRIES - HEADER_DISK_BYTES, (uint32_t)count);
-    store_be64(field + HEADER_L1_OFFSET - HEADER_DISK_BYTES, offset);
+    store_be32(field + (HEADER_CRYPT - HEADER_DISK_BYTES), CRYPT_NONE);
+    store_be32(field + (HEADER_L1_ENTRIES - HEADER_DISK_BYTES), (uint32_t)count);
+    store_be64(field + (HEADER_L1_OFFSET - HEADER_DISK_BYTES), offset);
     if ((result = qcow2_write_header(q, HEADER_DISK_BYTES, field, sizeof field, err)))
         return result;
     free(q->l1.entries);
