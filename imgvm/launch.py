@@ -47,7 +47,7 @@ KERNEL, INITRD, MODULE = "kernel", "initrd", "module-{}"
 QCOW2_MAGIC = b"QFI\xfb"
 
 # What an image may use of this host once its user agrees (`--allow`).
-BACKING = "backing"  # backing files outside the image's folder
+BACKING = "backing"  # backing and data files outside the image's folder
 GRANTS = (BACKING,)
 
 # What can still be changed when the image is packed.
@@ -119,15 +119,18 @@ def parse_grants(lists: Sequence[str] | None) -> frozenset[str]:
     return grants
 
 
-def open_disk(path: str | Path, *, writable: bool = False, allow: Collection[str] = ()) -> Image:
+def open_disk(
+    path: str | Path, *, writable: bool = False, repair: bool = False, allow: Collection[str] = ()
+) -> Image:
     """Opens an image that may come from anywhere. What it asks of this host must be in `allow`."""
     from imgvm.qcow2 import Image
 
     require_image(path)
     try:
-        return Image.open(path, writable=writable, keep_to_folder=BACKING not in allow)
+        keep = BACKING not in allow
+        return Image.open(path, writable=writable, repair=repair, keep_to_folder=keep)
     except ImageError as error:
-        if error.errno != errno.EPERM or "backing file" not in error.message:
+        if error.errno != errno.EPERM or "is not inside its folder" not in error.message:
             raise
         raise ConsentError(error.message, BACKING, errno=error.errno) from None
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,12 +92,51 @@ class Image:
         self.writable = writable
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], disk_bytes: int, *, cluster_bytes: int = 65536) -> Self:
-        """Make an empty qcow2 image and open it for writing. An existing file is an error."""
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        disk_bytes: int,
+        *,
+        cluster_bytes: int = 65536,
+        version: int = 3,
+        refcount_bits: int = 16,
+        extended_l2: bool = False,
+        lazy_refcounts: bool = False,
+        compression: str = "zlib",
+        backing_file: str | None = None,
+        backing_format: str | None = None,
+        data_file: str | None = None,
+        data_file_raw: bool = False,
+    ) -> Self:
+        """Make an empty qcow2 image and open it for writing. An existing file is an error.
+
+        `backing_file` must be there; `data_file` is made. Names are relative to the image.
+        """
         name = os.fspath(path)
         _check_unsigned(disk_bytes, "the disk's size")
-        _check_unsigned(cluster_bytes, "the cluster size", bits=32)
-        binding.call(ImageError, "imgvm_image_create", binding.path_bytes(name), disk_bytes, cluster_bytes)
+        numbers = {"cluster size": cluster_bytes, "version": version, "refcount": refcount_bits}
+        for what, value in numbers.items():
+            _check_unsigned(value, f"the {what}", bits=32)
+        if compression not in ("zlib", "zstd"):
+            raise ImageError(f"compression {compression}: zlib or zstd", errno=errno.EINVAL)
+        ffi = binding.ffi()
+        texts = {"backing_file": backing_file, "backing_format": backing_format, "data_file": data_file}
+        kept = {key: ffi.new("char[]", binding.path_bytes(text)) for key, text in texts.items() if text}
+        options = ffi.new(
+            "imgvm_image_options *",
+            {
+                "disk_bytes": disk_bytes,
+                "cluster_bytes": cluster_bytes,
+                "version": version,
+                "refcount_bits": refcount_bits,
+                "extended_l2": extended_l2,
+                "lazy_refcounts": lazy_refcounts,
+                "zstd": compression == "zstd",
+                "data_file_raw": data_file_raw,
+                **kept,
+            },
+        )
+        binding.call(ImageError, "imgvm_image_create_with", binding.path_bytes(name), options)
         try:
             return cls.open(name, writable=True)
         except ImageError:
@@ -106,17 +145,26 @@ class Image:
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, writable: bool = False, keep_to_folder: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        writable: bool = False,
+        keep_to_folder: bool = False,
+        repair: bool = False,
     ) -> Self:
         """Open by content: qcow2 with its backing files, or else a raw disk.
 
-        `keep_to_folder`, for images from elsewhere: errno EPERM when a backing file lies outside the folder.
+        `keep_to_folder`, for images from elsewhere: errno EPERM when a backing or data file lies outside the
+        folder. `repair`: for writing, and also an image that is marked corrupt; call `repair` on it.
         """
         name = os.fspath(path)
         lib = binding.lib()
+        writable = writable or repair
         mode = lib.IMGVM_IMAGE_READ_WRITE if writable else lib.IMGVM_IMAGE_READ_ONLY
         if keep_to_folder:
             mode |= lib.IMGVM_IMAGE_KEEP_TO_FOLDER
+        if repair:
+            mode |= lib.IMGVM_IMAGE_REPAIR
         handle = binding.open_handle(ImageError, "imgvm_image_open", binding.path_bytes(name), mode)
         return cls(handle, name, writable=writable)
 
@@ -183,6 +231,41 @@ class Image:
         view = binding.ffi().from_buffer(data)
         binding.call(ImageError, "imgvm_image_write", self.handle, offset, view, len(view))
 
+    def write_compressed(self, offset: int, data: Buffer, *, threads: int | None = None) -> None:
+        """Write whole clusters (or up to the disk's end), compressed. The bytes do not depend on threads."""
+        _check_unsigned(offset, "the offset")
+        count = threads or min(len(os.sched_getaffinity(0)), 64)
+        view = binding.ffi().from_buffer(data)
+        binding.call(
+            ImageError, "imgvm_image_write_compressed", self.handle, offset, view, len(view), count
+        )
+
+    def zero(self, offset: int, size: int, *, give_back: bool = True) -> None:
+        """Make a part of the disk read as zeros; with `give_back` the host gets its space."""
+        _check_unsigned(offset, "the offset")
+        _check_unsigned(size, "the size")
+        binding.call(ImageError, "imgvm_image_zero", self.handle, offset, size, give_back)
+
+    def discard(self, offset: int, size: int) -> None:
+        """Nobody needs this part: what gives space back reads as zeros, the rest stays."""
+        _check_unsigned(offset, "the offset")
+        _check_unsigned(size, "the size")
+        binding.call(ImageError, "imgvm_image_discard", self.handle, offset, size)
+
+    def extents(self, offset: int = 0, size: int | None = None) -> Iterator[tuple[int, int, bool]]:
+        """The disk as (offset, size, whether it is known to be zeros)."""
+        end = self.info.disk_bytes if size is None else offset + size
+        run = binding.ffi().new("uint64_t *")
+        while offset < end:
+            zero = binding.call(ImageError, "imgvm_image_extent", self.handle, offset, end - offset, run)
+            yield offset, run[0], bool(zero)
+            offset += run[0]
+
+    def resize(self, disk_bytes: int) -> None:
+        """Cut the disk, or lengthen it with zeros. Its partitions and file systems are the owner's affair."""
+        _check_unsigned(disk_bytes, "the disk's size")
+        binding.call(ImageError, "imgvm_image_resize", self.handle, disk_bytes)
+
     def flush(self) -> None:
         """Everything written before survives a power loss from here on."""
         binding.call(ImageError, "imgvm_image_flush", self.handle)
@@ -201,6 +284,58 @@ class Image:
             date=out.date_sec + out.date_nsec / 1e9,
             vm_clock_ns=out.vm_clock_ns,
         )
+
+    def create_snapshot(
+        self, name: str, *, date: float, state: Buffer = b"", vm_clock_ns: int = 0
+    ) -> None:
+        """Keep the disk as it is now under a name, with the machine's state if given. `date`: since 1970."""
+        ffi = binding.ffi()
+        view = ffi.from_buffer(state)
+        seconds = int(date)
+        _check_unsigned(seconds, "the date", bits=32)
+        what = {
+            "data": view,
+            "bytes": len(view),
+            "vm_clock_ns": vm_clock_ns,
+            "date_sec": seconds,
+            "date_nsec": int((date - seconds) * 1e9),
+        }
+        state_struct = ffi.new("imgvm_snapshot_state *", what)
+        raw = binding.path_bytes(name)
+        binding.call(ImageError, "imgvm_image_snapshot_create", self.handle, raw, state_struct)
+
+    def apply_snapshot(self, name: str) -> None:
+        """The disk becomes the snapshot's, in content and size; what it held before is gone."""
+        binding.call(ImageError, "imgvm_image_snapshot_apply", self.handle, self._snapshot_index(name))
+
+    def delete_snapshot(self, name: str) -> None:
+        binding.call(ImageError, "imgvm_image_snapshot_delete", self.handle, self._snapshot_index(name))
+
+    def read_snapshot(self, name: str, offset: int, size: int, *, state: bool = False) -> bytes:
+        """A part of a snapshot's disk, or of its machine's state."""
+        index = self._snapshot_index(name)
+        found = self._snapshot(index)
+        if offset + size > (found.vm_state_bytes if state else found.disk_bytes):  # before allocating for it
+            raise ImageError(f"{self.path}: {size} bytes at {offset} are beyond the end of snapshot {name}")
+        data = bytearray(size)
+        view = binding.ffi().from_buffer(data)
+        binding.call(ImageError, "imgvm_image_snapshot_read", self.handle, index, state, offset, view, size)
+        return bytes(data)
+
+    def _snapshot_index(self, name: str) -> int:
+        """By name, or else by id."""
+        found = self.snapshots()
+        for key in ("name", "id"):
+            for index, snapshot in enumerate(found):
+                if getattr(snapshot, key) == name:
+                    return index
+        names = ", ".join(snapshot.name for snapshot in found)
+        hint = f"there are {names}" if names else "it has none"
+        raise ImageError(f"{self.path} has no snapshot {name}", hint, errno=errno.ENOENT)
+
+    def repair(self, *, everything: bool = False) -> None:
+        """Give leaked clusters back; with `everything`, make the tables agree with what can be followed."""
+        binding.call(ImageError, "imgvm_image_repair", self.handle, everything)
 
     def check(self) -> Check:
         """Recount all references of the file, as `qemu-img check` does."""

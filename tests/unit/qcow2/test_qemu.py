@@ -310,20 +310,6 @@ def test_bitmaps_are_invalidated_by_a_writer_only(tmp_path: Path, qemu_img: Tool
         assert not image.info.autoclear & 1
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("extended_l2=on", "extended L2"),
-        ("data_file=a.data", "external data file"),
-    ],
-)
-def test_unsupported_features_are_named(tmp_path: Path, qemu_img: Tool, options: str, words: str) -> None:
-    qemu_img("create", "-q", "-f", "qcow2", "-o", options, "a.img", DISK)
-    with pytest.raises(ImageError, match=words) as caught:
-        Image.open(tmp_path / "a.img")
-    assert caught.value.hint
-
-
 def test_qemu_and_we_lock_each_other_out(tmp_path: Path, qemu_img: Tool, qemu_io: Tool) -> None:
     path = tmp_path / "a.img"
     with Image.create(path, DISK):

@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "../base/error.h"
+#include "vec.h"
 
 struct block_file {
     int fd;
@@ -26,9 +27,27 @@ int file_open(struct block_file *file, const char *path, bool writable, imgvm_er
 int file_create(struct block_file *file, const char *path, imgvm_error *err);
 void file_close(struct block_file *file);
 
+/* The file's length; other threads may be writing beyond it. */
+static inline uint64_t file_bytes(const struct block_file *file)
+{
+    return __atomic_load_n(&file->bytes, __ATOMIC_RELAXED);
+}
+
 /* Bytes past the end of the file read as zero. */
 int file_read(struct block_file *file, uint64_t offset, void *data, uint64_t bytes, imgvm_error *err);
 int file_write(struct block_file *file, uint64_t offset, const void *data, uint64_t bytes, imgvm_error *err);
+int file_readv(struct block_file *file, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
+int file_writev(struct block_file *file, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
+int file_write_zeros(struct block_file *file, uint64_t offset, uint64_t bytes, imgvm_error *err);
+/* Makes the range read as zeros; with `give_back` the file system takes the space where it can. */
+int file_zero(struct block_file *file, uint64_t offset, uint64_t bytes, bool give_back, imgvm_error *err);
+/* Gives the space of a range back whose contents nobody needs; where that is impossible nothing happens. */
+void file_punch(struct block_file *file, uint64_t offset, uint64_t bytes);
+/* Regular files only: cuts the file, or lengthens it with a hole. */
+int file_set_size(struct block_file *file, uint64_t bytes, imgvm_error *err);
+/* From `offset` on, at most `bytes`: is it data (true) or a hole, and how far does that reach? Where the file system
+ * does not say, all is data. */
+bool file_is_data(struct block_file *file, uint64_t offset, uint64_t bytes, uint64_t *run);
 int file_sync(struct block_file *file, imgvm_error *err);
 
 /* file_lock.c: -EBUSY when another process (or handle) uses the image in a way that excludes ours. */

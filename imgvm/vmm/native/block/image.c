@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The handle: opening by content, the backing chain, request checks, one lock. */
+#define _GNU_SOURCE
 #include "image.h"
 
 #include <errno.h>
@@ -20,7 +21,9 @@ static int open_one(const char *path, int mode, enum probe probe, imgvm_image *o
 static void destroy(imgvm_image *image)
 {
     file_close(&image->file);
+    file_close(&image->data_file);
     pthread_mutex_destroy(&image->lock);
+    pthread_rwlock_destroy(&image->turn);
     free(image);
 }
 
@@ -45,8 +48,8 @@ static int starts_with(const char *text, const char *prefix)
     return !strncmp(text, prefix, strlen(prefix));
 }
 
-/* Backing names are relative to the folder of the image that holds them. */
-static int resolve_backing(const imgvm_image *image, const char *name, char *out, size_t size, imgvm_error *err)
+static int join_path(const imgvm_image *image, const char *what, const char *name, char *out, size_t size,
+                     imgvm_error *err)
 {
     if (starts_with(name, "file:"))
         name += strlen("file:");
@@ -54,8 +57,8 @@ static int resolve_backing(const imgvm_image *image, const char *name, char *out
         /* A protocol is what stands before a colon that no slash precedes: nbd:..., json:{...}, https://... */
         const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
         if (colon && (!slash || colon < slash)) {
-            error_set(err, ENOTSUP, "%s: backing file %.200s is not a local file", image->file.path, name);
-            return error_hint(err, "`qemu-img convert` makes an image that needs no backing file");
+            error_set(err, ENOTSUP, "%s: %s %.200s is not a local file", image->file.path, what, name);
+            return error_hint(err, "`qemu-img convert` makes an image that needs no %s", what);
         }
     }
     int length;
@@ -65,12 +68,13 @@ static int resolve_backing(const imgvm_image *image, const char *name, char *out
     else
         length = snprintf(out, size, "%.*s/%s", (int)(slash - image->file.path), image->file.path, name);
     if (length < 0 || (size_t)length >= size)
-        return error_set(err, ENAMETOOLONG, "%s: the name of its backing file is too long", image->file.path);
+        return error_set(err, ENAMETOOLONG, "%s: the name of its %s is too long", image->file.path, what);
     return 0;
 }
 
 /* An image from elsewhere could name any file here and show it to its guest. Symbolic links are followed first. */
-static int refuse_outside(const imgvm_image *image, const char *name, const char *path, imgvm_error *err)
+static int refuse_outside(const imgvm_image *image, const char *what, const char *name, const char *path,
+                          imgvm_error *err)
 {
     char here[PATH_MAX], there[PATH_MAX];
     if (!image->keep_to_folder || !realpath(path, there)) /* opening says what is wrong */
@@ -80,8 +84,15 @@ static int refuse_outside(const imgvm_image *image, const char *name, const char
         if (!strncmp(here, there, folder_bytes))
             return 0;
     }
-    error_set(err, EPERM, "%.180s: its backing file %.200s is not inside its folder", image->file.path, name);
-    return error_hint(err, "`qemu-img convert` makes an image that needs no backing file");
+    error_set(err, EPERM, "%.180s: its %s %.200s is not inside its folder", image->file.path, what, name);
+    return error_hint(err, "`qemu-img convert` makes an image that needs no %s", what);
+}
+
+int image_resolve(const imgvm_image *image, const char *what, const char *name, char *out, size_t size,
+                  imgvm_error *err)
+{
+    int result = join_path(image, what, name, out, size, err);
+    return result ? result : refuse_outside(image, what, name, out, err);
 }
 
 static int open_backing(imgvm_image *image, const struct backing_name *backing, imgvm_error *err)
@@ -97,10 +108,7 @@ static int open_backing(imgvm_image *image, const struct backing_name *backing, 
                   image->file.path, backing->format);
         return error_hint(err, "`qemu-img convert -O qcow2` converts the backing file");
     }
-    int result = resolve_backing(image, backing->name, path, sizeof path, err);
-    if (result)
-        return result;
-    result = refuse_outside(image, backing->name, path, err);
+    int result = image_resolve(image, "backing file", backing->name, path, sizeof path, err);
     if (result)
         return result;
     if (image->depth + 1 >= BACKING_DEPTH_MAX)
@@ -130,7 +138,7 @@ static int refuse_loop(const char *path, const imgvm_image *overlay, imgvm_error
 static int open_one(const char *path, int mode, enum probe probe, imgvm_image *overlay, imgvm_image **out,
                     imgvm_error *err)
 {
-    bool writable = mode & IMGVM_IMAGE_READ_WRITE;
+    bool writable = mode & (IMGVM_IMAGE_READ_WRITE | IMGVM_IMAGE_REPAIR);
     int result = refuse_loop(path, overlay, err);
     if (result)
         return result;
@@ -143,7 +151,15 @@ static int open_one(const char *path, int mode, enum probe probe, imgvm_image *o
         return result;
     }
     pthread_mutex_init(&image->lock, NULL);
+    pthread_rwlockattr_t attributes;
+    pthread_rwlockattr_init(&attributes);
+    /* A stream of reads must not keep a flush waiting. */
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&image->turn, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+    image->data_file.fd = -1;
     image->writable = writable;
+    image->repairing = mode & IMGVM_IMAGE_REPAIR;
     image->keep_to_folder = mode & IMGVM_IMAGE_KEEP_TO_FOLDER;
     image->overlay = overlay;
     image->depth = overlay ? overlay->depth + 1 : 0;
@@ -193,17 +209,6 @@ static int check_range(const imgvm_image *image, uint64_t offset, uint64_t bytes
                      image->file.path, bytes, offset, image->disk_bytes);
 }
 
-int imgvm_image_read(imgvm_image *image, uint64_t offset, void *data, uint64_t bytes, imgvm_error *err)
-{
-    int result = check_range(image, offset, bytes, err);
-    if (result)
-        return result;
-    pthread_mutex_lock(&image->lock);
-    result = image->ops->read(image, offset, data, bytes, err);
-    pthread_mutex_unlock(&image->lock);
-    return result;
-}
-
 static int refuse_read_only(const imgvm_image *image, imgvm_error *err)
 {
     if (image->writable)
@@ -211,16 +216,98 @@ static int refuse_read_only(const imgvm_image *image, imgvm_error *err)
     return error_set(err, EROFS, "%s is open for reading only", image->file.path);
 }
 
-int imgvm_image_write(imgvm_image *image, uint64_t offset, const void *data, uint64_t bytes, imgvm_error *err)
+static int check_change(const imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err)
 {
     int result = refuse_read_only(image, err);
-    if (!result)
-        result = check_range(image, offset, bytes, err);
+    return result ? result : check_range(image, offset, bytes, err);
+}
+
+/* ---- turns ---- */
+
+static void share(imgvm_image *image) { pthread_rwlock_rdlock(&image->turn); }
+static void exclude(imgvm_image *image) { pthread_rwlock_wrlock(&image->turn); }
+static void leave(imgvm_image *image) { pthread_rwlock_unlock(&image->turn); }
+
+int image_read(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err)
+{
+    int result = check_range(image, offset, bytes, err);
     if (result)
         return result;
-    pthread_mutex_lock(&image->lock);
-    result = image->ops->write(image, offset, data, bytes, err);
-    pthread_mutex_unlock(&image->lock);
+    share(image);
+    result = image->ops->read(image, offset, vec, bytes, err);
+    leave(image);
+    return result;
+}
+
+int image_write(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err)
+{
+    uint64_t done;
+    int result = check_change(image, offset, bytes, err);
+    if (result)
+        return result;
+    share(image);
+    result = image->ops->write_in_place(image, offset, vec, bytes, &done, err);
+    leave(image);
+    if (result || done == bytes)
+        return result;
+    exclude(image);
+    result = image->ops->write(image, offset + done, vec, bytes - done, err);
+    leave(image);
+    return result;
+}
+
+int image_extent(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero, imgvm_error *err)
+{
+    int result = check_range(image, offset, bytes, err);
+    if (result)
+        return result;
+    share(image);
+    result = image->ops->extent(image, offset, bytes, run, is_zero, err);
+    leave(image);
+    return result;
+}
+
+int imgvm_image_read(imgvm_image *image, uint64_t offset, void *data, uint64_t bytes, imgvm_error *err)
+{
+    const struct iovec piece = {data, bytes};
+    struct vec vec = {.piece = &piece};
+    return image_read(image, offset, &vec, bytes, err);
+}
+
+int imgvm_image_write(imgvm_image *image, uint64_t offset, const void *data, uint64_t bytes, imgvm_error *err)
+{
+    const struct iovec piece = {(void *)data, bytes};
+    struct vec vec = {.piece = &piece};
+    return image_write(image, offset, &vec, bytes, err);
+}
+
+int imgvm_image_extent(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, imgvm_error *err)
+{
+    bool is_zero = false;
+    *run = 0;
+    int result = bytes ? image_extent(image, offset, bytes, run, &is_zero, err) : 0;
+    return result ? result : is_zero;
+}
+
+int imgvm_image_zero(imgvm_image *image, uint64_t offset, uint64_t bytes, bool give_back, imgvm_error *err)
+{
+    int result = check_change(image, offset, bytes, err);
+    if (result)
+        return result;
+    exclude(image);
+    result = image->ops->zero(image, offset, bytes, give_back, err);
+    leave(image);
+    return result;
+}
+
+int imgvm_image_discard(imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err)
+{
+    int result = check_change(image, offset, bytes, err);
+    if (result)
+        return result;
+    exclude(image);
+    result = image->ops->discard(image, offset, bytes, err);
+    leave(image);
     return result;
 }
 
@@ -228,33 +315,140 @@ int imgvm_image_flush(imgvm_image *image, imgvm_error *err)
 {
     if (!image->writable)
         return 0;
-    pthread_mutex_lock(&image->lock);
-    int result = image->ops->flush(image, err);
-    pthread_mutex_unlock(&image->lock);
+    share(image);
+    int result = image->ops->flush_data(image, err);
+    leave(image);
+    if (result)
+        return MIN(result, 0);
+    exclude(image);
+    result = image->ops->flush(image, err);
+    leave(image);
+    return result;
+}
+
+int imgvm_image_resize(imgvm_image *image, uint64_t disk_bytes, imgvm_error *err)
+{
+    int result = refuse_read_only(image, err);
+    if (result)
+        return result;
+    exclude(image);
+    result = image->ops->resize(image, disk_bytes, err);
+    leave(image);
     return result;
 }
 
 int imgvm_image_get_info(imgvm_image *image, imgvm_image_info *out)
 {
     memset(out, 0, sizeof *out);
-    pthread_mutex_lock(&image->lock);
+    exclude(image);
     out->disk_bytes = image->disk_bytes;
-    out->file_bytes = image->file.bytes;
+    out->file_bytes = file_bytes(&image->file);
     if (image->qcow2)
         qcow2_info(image->qcow2, out);
-    pthread_mutex_unlock(&image->lock);
+    leave(image);
     return 0;
 }
 
 int imgvm_image_snapshot(imgvm_image *image, uint32_t index, imgvm_snapshot_info *out, imgvm_error *err)
 {
     memset(out, 0, sizeof *out);
-    pthread_mutex_lock(&image->lock);
+    exclude(image);
     int result = -ENOENT;
     if (image->qcow2)
         result = qcow2_snapshot_info(image->qcow2, index, out);
-    pthread_mutex_unlock(&image->lock);
+    leave(image);
     return result ? error_set(err, ENOENT, "%s has no snapshot number %u", image->file.path, index) : 0;
+}
+
+static int refuse_raw(const imgvm_image *image, const char *what, imgvm_error *err)
+{
+    if (image->qcow2)
+        return 0;
+    error_set(err, ENOTSUP, "%s is a raw image and cannot %s", image->file.path, what);
+    return error_hint(err, "`imgvm convert` makes one that can");
+}
+
+static int check_snapshot(const imgvm_image *image, uint32_t index, bool change, imgvm_error *err)
+{
+    imgvm_snapshot_info info;
+    int result = change ? refuse_read_only(image, err) : 0;
+    if (!result)
+        result = refuse_raw(image, "have snapshots", err);
+    if (result)
+        return result;
+    if (qcow2_snapshot_info(image->qcow2, index, &info))
+        return error_set(err, ENOENT, "%s has no snapshot number %u", image->file.path, index);
+    return 0;
+}
+
+int imgvm_image_snapshot_create(imgvm_image *image, const char *name, const imgvm_snapshot_state *state,
+                                imgvm_error *err)
+{
+    int result = refuse_read_only(image, err);
+    if (!result)
+        result = refuse_raw(image, "have snapshots", err);
+    if (result)
+        return result;
+    exclude(image);
+    result = snapshot_create(image->qcow2, name, state, err);
+    leave(image);
+    return result;
+}
+
+int imgvm_image_snapshot_apply(imgvm_image *image, uint32_t index, imgvm_error *err)
+{
+    exclude(image);
+    int result = check_snapshot(image, index, true, err);
+    if (!result)
+        result = snapshot_apply(image->qcow2, index, err);
+    leave(image);
+    return result;
+}
+
+int imgvm_image_snapshot_delete(imgvm_image *image, uint32_t index, imgvm_error *err)
+{
+    exclude(image);
+    int result = check_snapshot(image, index, true, err);
+    if (!result)
+        result = snapshot_delete(image->qcow2, index, err);
+    leave(image);
+    return result;
+}
+
+int imgvm_image_snapshot_read(imgvm_image *image, uint32_t index, bool state, uint64_t offset, void *data,
+                              uint64_t bytes, imgvm_error *err)
+{
+    exclude(image);
+    int result = check_snapshot(image, index, false, err);
+    if (!result)
+        result = snapshot_read(image->qcow2, index, state, offset, data, bytes, err);
+    leave(image);
+    return result;
+}
+
+int imgvm_image_write_compressed(imgvm_image *image, uint64_t offset, const void *data, uint64_t bytes,
+                                 uint32_t threads, imgvm_error *err)
+{
+    int result = check_change(image, offset, bytes, err);
+    if (!result)
+        result = refuse_raw(image, "be compressed", err);
+    if (result)
+        return result;
+    exclude(image);
+    result = qcow2_write_compressed(image, offset, data, bytes, threads, err);
+    leave(image);
+    return result;
+}
+
+int imgvm_image_repair(imgvm_image *image, bool all, imgvm_error *err)
+{
+    int result = refuse_read_only(image, err);
+    if (result || !image->qcow2)
+        return result;
+    exclude(image);
+    result = qcow2_repair(image->qcow2, all, err);
+    leave(image);
+    return result;
 }
 
 int imgvm_image_check(imgvm_image *image, uint64_t *leaks, uint64_t *corruptions, imgvm_error *err)
@@ -262,11 +456,11 @@ int imgvm_image_check(imgvm_image *image, uint64_t *leaks, uint64_t *corruptions
     *leaks = *corruptions = 0;
     if (!image->qcow2)
         return 0; /* a raw image cannot be inconsistent */
-    pthread_mutex_lock(&image->lock);
+    exclude(image);
     int result = image->writable ? image->ops->flush(image, err) : 0;
     if (!result)
         result = qcow2_check(image->qcow2, leaks, corruptions, err);
-    pthread_mutex_unlock(&image->lock);
+    leave(image);
     if (result < 0)
         return result;
     return (*leaks ? IMGVM_CHECK_LEAKS : 0) | (*corruptions ? IMGVM_CHECK_CORRUPT : 0);
@@ -278,13 +472,13 @@ static int with_config(imgvm_image *image, imgvm_error *err, imgvm_image **out)
     for (imgvm_image *at = image; at; at = at->backing) {
         if (!at->qcow2)
             continue;
-        pthread_mutex_lock(&at->lock);
+        exclude(at);
         int result = config_load(at->qcow2, err);
         if (!result) {
-            *out = at; /* locked */
+            *out = at; /* in its exclusive turn */
             return 0;
         }
-        pthread_mutex_unlock(&at->lock);
+        leave(at);
         if (result != -ENOENT)
             return result;
     }
@@ -299,7 +493,7 @@ int imgvm_image_config_count(imgvm_image *image, uint32_t *count, imgvm_error *e
     if (result)
         return result;
     *count = config_count(holder->qcow2);
-    pthread_mutex_unlock(&holder->lock);
+    leave(holder);
     return 0;
 }
 
@@ -310,7 +504,7 @@ int imgvm_image_config_info(imgvm_image *image, uint32_t index, imgvm_blob_info 
     if (result)
         return result;
     result = config_info(holder->qcow2, index, out, err);
-    pthread_mutex_unlock(&holder->lock);
+    leave(holder);
     return result;
 }
 
@@ -321,7 +515,7 @@ int imgvm_image_config_read(imgvm_image *image, uint32_t index, void *data, uint
     if (result)
         return result;
     result = config_read(holder->qcow2, index, data, bytes, err);
-    pthread_mutex_unlock(&holder->lock);
+    leave(holder);
     return result;
 }
 
@@ -330,12 +524,10 @@ int imgvm_image_set_config(imgvm_image *image, const imgvm_payload *payload, uin
     int result = refuse_read_only(image, err);
     if (result)
         return result;
-    if (!image->qcow2) {
-        error_set(err, ENOTSUP, "%s is a raw image and cannot hold a configuration", image->file.path);
-        return error_hint(err, "`qemu-img convert -O qcow2` makes one that can");
-    }
-    pthread_mutex_lock(&image->lock);
+    if ((result = refuse_raw(image, "hold a configuration", err)))
+        return result;
+    exclude(image);
     result = config_set(image->qcow2, payload, date_sec, err);
-    pthread_mutex_unlock(&image->lock);
+    leave(image);
     return result;
 }

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* What stands behind an imgvm_image handle: a raw or a qcow2 file, and the chain of images under it.
- * image.c checks every request and serialises them per handle; the formats see valid ones only. */
+ *
+ * image.c checks every request and gives it its turn. Shared turns (reads, writes in place) go on side by side: they look
+ * the map up under `lock`, and change nothing but data. In the exclusive turn (everything else) nobody else is there. Turns
+ * and locks are taken from overlay to backing file, never the other way. */
 #ifndef IMGVM_BLOCK_IMAGE_H
 #define IMGVM_BLOCK_IMAGE_H
 
@@ -13,17 +16,32 @@
 struct qcow2;
 
 struct image_ops {
-    int (*read)(imgvm_image *image, uint64_t offset, void *data, uint64_t bytes, imgvm_error *err);
-    int (*write)(imgvm_image *image, uint64_t offset, const void *data, uint64_t bytes, imgvm_error *err);
+    /* Shared. */
+    int (*read)(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
+    /* As far as nothing but data changes: *done bytes, which may be 0. */
+    int (*write_in_place)(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
+                          imgvm_error *err);
+    /* How far from `offset` on all is zero, or all may be something else. */
+    int (*extent)(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero, imgvm_error *err);
+    /* 1 when data alone was to be flushed and is; 0 when that takes the exclusive turn. */
+    int (*flush_data)(imgvm_image *image, imgvm_error *err);
+    /* Exclusive. */
+    int (*write)(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
+    int (*zero)(imgvm_image *image, uint64_t offset, uint64_t bytes, bool give_back, imgvm_error *err);
+    int (*discard)(imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err);
     int (*flush)(imgvm_image *image, imgvm_error *err);
+    int (*resize)(imgvm_image *image, uint64_t disk_bytes, imgvm_error *err);
     int (*close)(imgvm_image *image, imgvm_error *err); /* flushes and frees what the format allocated */
 };
 
 struct imgvm_image {
     const struct image_ops *ops;
-    pthread_mutex_t lock; /* taken from overlay to backing file, never the other way */
+    pthread_rwlock_t turn; /* held for reading in a shared turn */
+    pthread_mutex_t lock;  /* the map, in a shared turn */
     struct block_file file;
+    struct block_file data_file; /* qcow2's external one; fd -1: none */
     bool writable;
+    bool repairing;      /* opened to be repaired: its flags and refcounts are not believed */
     bool keep_to_folder; /* a backing file elsewhere is refused */
     uint64_t disk_bytes;
     imgvm_image *overlay; /* who has us as backing file; only while opening */
@@ -32,12 +50,22 @@ struct imgvm_image {
     struct qcow2 *qcow2; /* NULL: raw */
 };
 
-/* Fills *image, whose file is open. The name of the backing file and its format (may be "") come back;
+/* Fills *image, whose file is open, and opens its data file. The name of the backing file and its format (may be "") come back;
  * image.c opens it. */
 struct backing_name {
     char name[1024];
     char format[32];
 };
+
+/* For devices and for overlays: the pieces of memory at `vec`, which are consumed. The range is inside the disk. */
+int image_read(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
+int image_write(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
+int image_extent(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero, imgvm_error *err);
+
+/* Names in an image are relative to its folder. -EPERM when the image must keep to its folder and `name` leads out of
+ * it; `what` says what kind of file it is. */
+int image_resolve(const imgvm_image *image, const char *what, const char *name, char *out, size_t size,
+                  imgvm_error *err);
 
 extern const struct image_ops raw_ops;
 void raw_open(imgvm_image *image);

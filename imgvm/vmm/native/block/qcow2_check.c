@@ -6,14 +6,6 @@
 
 #include "qcow2.h"
 
-struct recount {
-    struct qcow2 *q;
-    uint32_t *counts; /* a file cluster each */
-    uint64_t clusters;
-    bool active; /* the walk is in the live L1 tree, whose COPIED bits must be true */
-    uint64_t corruptions;
-};
-
 static void count_one(struct recount *recount, uint64_t host)
 {
     uint64_t cluster = host >> recount->q->cluster_bits;
@@ -64,7 +56,7 @@ static int count_bitmaps(struct recount *recount, imgvm_error *err)
     uint64_t at = q->bitmaps_offset, end = at + q->bitmaps_bytes;
     if (!q->bitmaps_count)
         return 0;
-    if (at > q->file->bytes || q->bitmaps_bytes > q->file->bytes - at)
+    if (at > file_bytes(q->file) || q->bitmaps_bytes > file_bytes(q->file) - at)
         return broken(recount, NULL, at, err);
     count_range(recount, at, q->bitmaps_bytes);
     for (uint32_t i = 0; i < q->bitmaps_count; i++) {
@@ -74,8 +66,8 @@ static int count_bitmaps(struct recount *recount, imgvm_error *err)
             return result == -EIO ? broken(recount, NULL, at, err) : result;
         uint64_t table = load_be64(head), entries = load_be32(head + 8);
         uint64_t bytes = align_up(24 + load_be32(head + 20) + (uint64_t)load_be16(head + 18), 8);
-        if (bytes > end - at || table & (q->cluster_bytes - 1) || table > q->file->bytes ||
-            entries * 8 > q->file->bytes - table)
+        if (bytes > end - at || table & (q->cluster_bytes - 1) || table > file_bytes(q->file) ||
+            entries * 8 > file_bytes(q->file) - table)
             return broken(recount, NULL, table, err);
         at += bytes;
         count_range(recount, table, entries * 8);
@@ -97,9 +89,10 @@ static int count_all(struct recount *recount, imgvm_error *err)
     count_range(recount, q->refcounts.offset, q->refcounts.count * 8);
     for (uint64_t i = 0; i < q->refcounts.count; i++) {
         uint64_t block = q->refcounts.entries[i] & ENTRY_OFFSET_MASK;
-        if (block & (q->cluster_bytes - 1))
+        if (block & (q->cluster_bytes - 1) || block >= file_bytes(q->file)) {
             recount->corruptions++;
-        else if (block)
+            recount->broken_blocks = true;
+        } else if (block)
             count_one(recount, block);
     }
     count_range(recount, q->snapshots_offset, q->snapshot_table_bytes);
@@ -110,9 +103,9 @@ static int count_all(struct recount *recount, imgvm_error *err)
     return result ? result : l1_walk(q, q->l1.offset, q->l1.count, &walker, err);
 }
 
-static int recount_begin(struct qcow2 *q, struct recount *recount, imgvm_error *err)
+int recount_begin(struct qcow2 *q, struct recount *recount, imgvm_error *err)
 {
-    *recount = (struct recount){.q = q, .clusters = clusters_of(q, q->file->bytes)};
+    *recount = (struct recount){.q = q, .clusters = clusters_of(q, file_bytes(q->file))};
     if (recount->clusters > UINT64_C(1) << 28)
         return error_set(err, EFBIG, "%s has too many clusters to examine", q->file->path);
     recount->counts = calloc(recount->clusters, sizeof *recount->counts);
@@ -122,6 +115,11 @@ static int recount_begin(struct qcow2 *q, struct recount *recount, imgvm_error *
     if (result)
         free(recount->counts);
     return result;
+}
+
+void recount_end(struct recount *recount)
+{
+    free(recount->counts);
 }
 
 int qcow2_check(struct qcow2 *q, uint64_t *leaks, uint64_t *corruptions, imgvm_error *err)
@@ -143,32 +141,6 @@ int qcow2_check(struct qcow2 *q, uint64_t *leaks, uint64_t *corruptions, imgvm_e
         recount.corruptions += refcount < recount.counts[i];
     }
     *corruptions = recount.corruptions + !!(q->incompatible & INCOMPATIBLE_CORRUPT);
-    free(recount.counts);
+    recount_end(&recount);
     return 0;
-}
-
-int qcow2_repair_refcounts(struct qcow2 *q, imgvm_error *err)
-{
-    struct recount recount;
-    int result = qcow2_begin_modify(q, err);
-    if (result || (result = recount_begin(q, &recount, err)))
-        return result;
-    for (uint64_t i = 0; !result && i < recount.clusters; i++) {
-        uint64_t refcount;
-        result = refcount_get(q, i, &refcount, err);
-        if (!result && refcount != recount.counts[i])
-            result = refcount_set(q, i, recount.counts[i], err);
-        if (!result)
-            result = qcow2_trim(q, err);
-    }
-    free(recount.counts);
-    if (!result)
-        result = qcow2_write_back(q, err);
-    if (!result)
-        result = map_refresh_copied(q, err);
-    if (result && err && err->code == -EIO) {
-        error_set(err, EIO, "%s was not closed properly and its refcounts cannot be repaired here", q->file->path);
-        error_hint(err, "try `qemu-img check -r all` on a copy");
-    }
-    return result;
 }

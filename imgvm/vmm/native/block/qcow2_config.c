@@ -10,8 +10,6 @@
 #include "../base/sha256.h"
 #include "qcow2.h"
 
-#define WRITE_CHUNK_BYTES (UINT64_C(1) << 20)
-
 static bool is_named_config(const struct qcow2 *q, const struct snapshot *snapshot)
 {
     const uint8_t *name = q->snapshot_table + snapshot->at + SNAPSHOT_FIXED_BYTES + snapshot->extra_bytes +
@@ -41,55 +39,11 @@ static int damaged(const struct qcow2 *q, imgvm_error *err, const char *what)
     return error_hint(err, "pack the image again, or restore a copy");
 }
 
-/* Reads through the snapshot's own L1 table; nothing of it is cached. */
-static int read_virtual(struct qcow2 *q, const struct snapshot *snapshot, uint64_t at, uint8_t *data, uint64_t bytes,
-                        imgvm_error *err)
-{
-    uint64_t table_index = UINT64_MAX, l1_bytes = (uint64_t)snapshot->l1_entries * 8;
-    uint8_t *table = malloc(q->cluster_bytes);
-    int result = table ? 0 : qcow2_no_memory(err);
-    if (!result && (snapshot->l1_offset & (q->cluster_bytes - 1) || snapshot->l1_offset > q->file->bytes ||
-                    l1_bytes > q->file->bytes - snapshot->l1_offset))
-        result = damaged(q, err, "its L1 table is not in the file");
-    while (!result && bytes) {
-        uint64_t l1_index = at >> (q->cluster_bits + q->l2_bits), in_cluster = at & (q->cluster_bytes - 1);
-        uint64_t part = MIN(bytes, q->cluster_bytes - in_cluster);
-        struct mapping mapping;
-        if (l1_index != table_index) {
-            uint8_t entry[8];
-            if ((result = file_read(q->file, snapshot->l1_offset + 8 * l1_index, entry, 8, err)))
-                break;
-            uint64_t offset = load_be64(entry) & ENTRY_OFFSET_MASK;
-            if (!offset || offset & (q->cluster_bytes - 1) || offset >= q->file->bytes) {
-                result = damaged(q, err, "an L2 table of it is not in the file");
-                break;
-            }
-            if ((result = file_read(q->file, offset, table, q->cluster_bytes, err)))
-                break;
-            table_index = l1_index;
-        }
-        uint64_t entry = load_be64(table + 8 * (at >> q->cluster_bits & (BIT(q->l2_bits) - 1)));
-        if ((result = map_decode(q, entry, &mapping, err)))
-            break;
-        if (mapping.kind == CLUSTER_DATA)
-            result = file_read(q->file, mapping.host + in_cluster, data, part, err);
-        else if (mapping.kind == CLUSTER_NONE)
-            result = damaged(q, err, "a part of it is missing");
-        else if (!(result = cluster_read(q, entry, at - in_cluster, q->bounce, err)))
-            memcpy(data, q->bounce + in_cluster, part);
-        data += part;
-        at += part;
-        bytes -= part;
-    }
-    free(table);
-    return result;
-}
-
 /* Head and index in one buffer: its digest is checked before anything in it is believed. */
 static int read_index(struct qcow2 *q, const struct snapshot *snapshot, struct config *config, imgvm_error *err)
 {
     uint8_t head[PAYLOAD_HEAD_BYTES], digest[SHA256_BYTES];
-    int result = read_virtual(q, snapshot, config->virtual_offset, head, sizeof head, err);
+    int result = beyond_read(q, snapshot, config->virtual_offset, head, sizeof head, err);
     if (result)
         return result;
     config->count = load_be32(head + 12);
@@ -104,7 +58,7 @@ static int read_index(struct qcow2 *q, const struct snapshot *snapshot, struct c
         free(index);
         return qcow2_no_memory(err);
     }
-    result = read_virtual(q, snapshot, config->virtual_offset + PAYLOAD_HEAD_BYTES, index, index_bytes, err);
+    result = beyond_read(q, snapshot, config->virtual_offset + PAYLOAD_HEAD_BYTES, index, index_bytes, err);
     struct sha256 sha;
     sha256_init(&sha);
     sha256_update(&sha, head, PAYLOAD_HASHED_HEAD_BYTES);
@@ -155,7 +109,7 @@ int config_load(struct qcow2 *q, imgvm_error *err)
     q->config->snapshot = index;
     q->config->virtual_offset = load_be64(extra + 16);
     q->config->bytes = load_be64(extra + 24);
-    uint64_t mapped = (uint64_t)snapshot->l1_entries << (q->cluster_bits + q->l2_bits);
+    uint64_t mapped = (uint64_t)snapshot->l1_entries << l1_shift(q);
     int result = 0;
     if (q->config->bytes < PAYLOAD_HEAD_BYTES || q->config->virtual_offset & (q->cluster_bytes - 1) ||
         q->config->virtual_offset > mapped || q->config->bytes > mapped - q->config->virtual_offset)
@@ -191,7 +145,7 @@ int config_read(struct qcow2 *q, uint32_t index, void *data, uint64_t bytes, img
         return error_set(err, EINVAL, "%s: its configuration has no blob number %u of %" PRIu64 " bytes",
                          q->file->path, index, bytes);
     const struct blob *blob = &q->config->blobs[index];
-    int result = read_virtual(q, &q->snapshots[q->config->snapshot], q->config->virtual_offset + blob->offset, data,
+    int result = beyond_read(q, &q->snapshots[q->config->snapshot], q->config->virtual_offset + blob->offset, data,
                               bytes, err);
     if (result)
         return result;
@@ -206,78 +160,20 @@ int config_read(struct qcow2 *q, uint32_t index, void *data, uint64_t bytes, img
 
 /* ---- writing ---- */
 
-struct run {
-    uint64_t offset, count;
-};
-
 struct writer {
     struct qcow2 *q;
     const imgvm_payload *payload;
     struct payload_layout layout;
-    struct run *runs; /* all that was allocated, to take it back in failure */
-    size_t run_count;
-    uint64_t *clusters; /* host offset of each payload cluster */
-    uint8_t *chunk;
-    uint64_t l1_offset, l1_entries, l1_first;
+    struct beyond beyond;
     uint64_t *old; /* host offsets that the replaced config referred to */
     size_t old_count, old_room;
     bool old_shared; /* some of them are also in use elsewhere (`qemu-img snapshot -a` did that) */
 };
 
-static int writer_alloc(struct writer *w, uint64_t min, uint64_t max, uint64_t *offset, uint64_t *got,
-                        imgvm_error *err)
+static void fill(void *opaque, uint64_t at, uint8_t *out, uint64_t bytes)
 {
-    struct run *runs = realloc(w->runs, (w->run_count + 1) * sizeof *runs);
-    if (!runs)
-        return qcow2_no_memory(err);
-    w->runs = runs;
-    int result = clusters_alloc(w->q, min, max, offset, got, err);
-    if (!result)
-        runs[w->run_count++] = (struct run){*offset, *got};
-    return result;
-}
-
-static int write_payload(struct writer *w, uint64_t count, imgvm_error *err)
-{
-    struct qcow2 *q = w->q;
-    uint64_t chunk_clusters = MAX(WRITE_CHUNK_BYTES >> q->cluster_bits, 1), offset, got;
-    for (uint64_t done = 0; done < count; done += got) {
-        int result = writer_alloc(w, 1, MIN(count - done, chunk_clusters), &offset, &got, err);
-        if (result)
-            return result;
-        payload_fill(w->payload, &w->layout, done << q->cluster_bits, w->chunk, got << q->cluster_bits);
-        if ((result = file_write(q->file, offset, w->chunk, got << q->cluster_bits, err)))
-            return result;
-        for (uint64_t i = 0; i < got; i++)
-            w->clusters[done + i] = offset + (i << q->cluster_bits);
-    }
-    return 0;
-}
-
-/* The L2 tables of the payload, then an L1 table whose disk part is empty. COPIED bits are for the active tree. */
-static int write_tables(struct writer *w, uint64_t count, imgvm_error *err)
-{
-    struct qcow2 *q = w->q;
-    uint64_t tables = w->l1_entries - w->l1_first, got;
-    uint64_t l1_clusters = MAX(clusters_of(q, w->l1_entries * 8), 1);
-    uint8_t *l1 = calloc(l1_clusters, q->cluster_bytes);
-    int result = l1 ? 0 : qcow2_no_memory(err);
-    for (uint64_t i = 0; !result && i < tables; i++) {
-        uint64_t offset;
-        if ((result = writer_alloc(w, 1, 1, &offset, &got, err)))
-            break;
-        memset(w->chunk, 0, q->cluster_bytes);
-        for (uint64_t j = 0; j < BIT(q->l2_bits) && (i << q->l2_bits) + j < count; j++)
-            store_be64(w->chunk + 8 * j, w->clusters[(i << q->l2_bits) + j]);
-        result = file_write(q->file, offset, w->chunk, q->cluster_bytes, err);
-        store_be64(l1 + 8 * (w->l1_first + i), offset);
-    }
-    if (!result)
-        result = writer_alloc(w, l1_clusters, l1_clusters, &w->l1_offset, &got, err);
-    if (!result)
-        result = file_write(q->file, w->l1_offset, l1, l1_clusters << q->cluster_bits, err);
-    free(l1);
-    return result;
+    const struct writer *w = opaque;
+    payload_fill(w->payload, &w->layout, at, out, bytes);
 }
 
 static int remember(void *opaque, enum reference kind, uint64_t host, uint64_t entry, imgvm_error *err)
@@ -308,22 +204,6 @@ static int refuse_broken(void *opaque, const char *what, uint64_t value, imgvm_e
     return qcow2_corrupt(w->q, err, "%s in snapshot " CONFIG_SNAPSHOT_NAME " is %#" PRIx64, what, value);
 }
 
-/* One more than the largest number among the ids, as QEMU chooses them. */
-static unsigned long next_id(const struct qcow2 *q)
-{
-    unsigned long largest = 0;
-    for (uint32_t i = 0; i < q->snapshot_count; i++) {
-        const struct snapshot *snapshot = &q->snapshots[i];
-        const uint8_t *id = q->snapshot_table + snapshot->at + SNAPSHOT_FIXED_BYTES + snapshot->extra_bytes;
-        unsigned long number = 0;
-        for (unsigned j = 0; j < snapshot->id_bytes && number < UINT32_MAX; j++)
-            number = id[j] >= '0' && id[j] <= '9' ? number * 10 + (id[j] - '0') : UINT32_MAX;
-        if (number < UINT32_MAX)
-            largest = MAX(largest, number);
-    }
-    return largest + 1;
-}
-
 static size_t make_record(const struct writer *w, uint32_t index, uint32_t date_sec, uint8_t out[512])
 {
     const struct qcow2 *q = w->q;
@@ -335,11 +215,11 @@ static size_t make_record(const struct writer *w, uint32_t index, uint32_t date_
         id_bytes = old->id_bytes;
         memcpy(id, q->snapshot_table + old->at + SNAPSHOT_FIXED_BYTES + old->extra_bytes, id_bytes);
     } else
-        id_bytes = (size_t)sprintf((char *)id, "%lu", next_id(q));
+        id_bytes = (size_t)sprintf((char *)id, "%lu", snapshots_next_id(q));
     memcpy(id + id_bytes, CONFIG_SNAPSHOT_NAME, strlen(CONFIG_SNAPSHOT_NAME));
 
-    store_be64(out + SNAPSHOT_L1_OFFSET, w->l1_offset);
-    store_be32(out + SNAPSHOT_L1_ENTRIES, (uint32_t)w->l1_entries);
+    store_be64(out + SNAPSHOT_L1_OFFSET, w->beyond.l1_offset);
+    store_be32(out + SNAPSHOT_L1_ENTRIES, (uint32_t)w->beyond.l1_entries);
     store_be16(out + SNAPSHOT_ID_BYTES, (uint16_t)id_bytes);
     store_be16(out + SNAPSHOT_NAME_BYTES, (uint16_t)strlen(CONFIG_SNAPSHOT_NAME));
     store_be32(out + SNAPSHOT_DATE_SEC, date_sec);
@@ -348,27 +228,9 @@ static size_t make_record(const struct writer *w, uint32_t index, uint32_t date_
     store_be64(extra + EXTRA_ICOUNT, UINT64_MAX); /* none */
     memcpy(extra + EXTRA_KNOWN_BYTES, CONFIG_EXTRA_MAGIC, 8);
     store_be32(extra + EXTRA_KNOWN_BYTES + 8, CONFIG_VERSION);
-    store_be64(extra + EXTRA_KNOWN_BYTES + 16, w->l1_first << (q->cluster_bits + q->l2_bits));
+    store_be64(extra + EXTRA_KNOWN_BYTES + 16, w->beyond.offset);
     store_be64(extra + EXTRA_KNOWN_BYTES + 24, w->layout.bytes);
     return (size_t)(id - out) + id_bytes + strlen(CONFIG_SNAPSHOT_NAME);
-}
-
-static int plan(struct writer *w, uint64_t *count, imgvm_error *err)
-{
-    struct qcow2 *q = w->q;
-    int result = payload_layout(w->payload, &w->layout, err);
-    if (result)
-        return result;
-    *count = clusters_of(q, w->layout.bytes);
-    w->l1_first = l1_entries_of(q->cluster_bits, q->image->disk_bytes);
-    w->l1_entries = w->l1_first + (*count >> q->l2_bits) + !!(*count & (BIT(q->l2_bits) - 1));
-    if (w->l1_entries > L1_BYTES_MAX / 8) {
-        error_set(err, EFBIG, "%s: no room for the configuration beyond its disk", q->file->path);
-        return error_hint(err, "larger clusters leave more room");
-    }
-    w->clusters = malloc(*count * sizeof *w->clusters);
-    w->chunk = malloc(MAX(WRITE_CHUNK_BYTES, q->cluster_bytes));
-    return w->clusters && w->chunk ? 0 : qcow2_no_memory(err);
 }
 
 /* A snapshot of that name which is not ours may hold somebody's data. */
@@ -385,10 +247,9 @@ static int refuse_foreign(const struct qcow2 *q, imgvm_error *err)
 
 int config_set(struct qcow2 *q, const imgvm_payload *payload, uint32_t date_sec, imgvm_error *err)
 {
-    struct writer w = {.q = q, .payload = payload};
+    struct writer w = {.q = q, .payload = payload, .beyond.q = q};
     uint8_t record[512];
     uint32_t index;
-    uint64_t count = 0;
     int result = qcow2_begin_modify(q, err);
     if (result || (result = refuse_foreign(q, err)))
         return result;
@@ -399,20 +260,19 @@ int config_set(struct qcow2 *q, const imgvm_payload *payload, uint32_t date_sec,
     if (!result)
         result = releases_reserve(q, w.old_count, err);
     if (!result)
-        result = plan(&w, &count, err);
-    if (!result)
-        result = write_payload(&w, count, err);
-    if (!result)
-        result = write_tables(&w, count, err);
+        result = payload_layout(w.payload, &w.layout, err);
+    if (!result) {
+        const struct beyond_source source = {fill, &w, w.layout.bytes};
+        result = beyond_write(&w.beyond, q, &source, NULL, err);
+    }
     if (!result) {
         size_t bytes = make_record(&w, index, date_sec, record);
         result = snapshots_replace(q, index, record, bytes, err);
     }
     config_forget(q);
-    if (result && !q->failed) {
-        for (size_t i = 0; i < w.run_count; i++)
-            clusters_unalloc(q, w.runs[i].offset, w.runs[i].count);
-    } else if (!result) {
+    if (result) {
+        beyond_undo(&w.beyond);
+    } else {
         releases_reserve(q, w.old_count, NULL);
         for (size_t i = 0; i < w.old_count; i++)
             cluster_release_later(q, w.old[i], NULL);
@@ -421,9 +281,7 @@ int config_set(struct qcow2 *q, const imgvm_payload *payload, uint32_t date_sec,
             result = map_refresh_copied(q, err);
     }
     payload_layout_free(&w.layout);
-    free(w.runs);
-    free(w.clusters);
-    free(w.chunk);
+    beyond_free(&w.beyond);
     free(w.old);
     return result;
 }

@@ -54,13 +54,17 @@
 #define INCOMPATIBLE_COMPRESSION BIT(3)   /* the compression type is not 0 */
 #define INCOMPATIBLE_EXTENDED_L2 BIT(4)   /* L2 entries of 16 bytes, with subclusters */
 
-#define AUTOCLEAR_BITMAPS BIT(0) /* the bitmaps extension is consistent with the data */
+#define COMPATIBLE_LAZY_REFCOUNTS BIT(0) /* a writer may leave refcounts stale while the dirty bit says so */
+
+#define AUTOCLEAR_BITMAPS BIT(0)  /* the bitmaps extension is consistent with the data */
+#define AUTOCLEAR_RAW_DATA BIT(1) /* the external data file is at all times the disk, as a raw file */
 
 /* Header extensions follow the header: type (4), length (4), data, padding to 8. Type 0 ends them. */
 #define EXTENSION_END 0x00000000u
 #define EXTENSION_BACKING_FORMAT 0xe2792acau
 #define EXTENSION_FEATURE_NAMES 0x6803f857u /* records of: kind (1), bit (1), name (46) */
 #define EXTENSION_BITMAPS 0x23852875u
+#define EXTENSION_DATA_FILE 0x44415441u /* name of the external data file */
 #define FEATURE_NAME_RECORD_BYTES 48
 
 /* L1 entry, refcount table entry:
@@ -73,18 +77,27 @@
  *     63   62  61   56 55                                   9 8      1  0
  *     | C | 0 | resvd |  host offset (0: none)               | resvd  | Z |
  *
- * C: the refcount is exactly one, so it may be written in place. Z: reads as zero (version 3).
+ * C: the refcount is exactly one, so it may be written in place. Z: reads as zero (version 3). In an external data
+ * file every cluster has its place, offset 0 too: there C says that the entry has one.
  *
  * L2 entry of a compressed cluster, x = 62 - (cluster bits - 8):
  *
  *     63   62  61                 x  x-1                                  0
  *     | 0 | 1 | further sectors     | host offset, any byte               |
+ *
+ * Extended L2 entries (16 bytes, clusters of 16 KiB and more) go on with a bit map of the cluster's 32 subclusters; Z is
+ * not used then:
+ *
+ *     63                      32 31                       0
+ *     | subcluster reads as zero | subcluster is allocated |      neither: from the backing file
  */
 #define ENTRY_COPIED BIT(63)
 #define ENTRY_COMPRESSED BIT(62)
 #define ENTRY_ZERO BIT(0)
 #define ENTRY_OFFSET_MASK UINT64_C(0x00fffffffffffe00)
 #define COMPRESSED_SECTOR_BYTES 512
+#define SUBCLUSTERS 32u
+#define EXTENDED_CLUSTER_BITS_MIN 14
 
 /* A snapshot's record in the snapshot table, padded to 8 bytes. */
 #define SNAPSHOT_L1_OFFSET 0

@@ -2,6 +2,7 @@
 /* Opening: every field of the header is checked before anything is built on it. */
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,14 +30,6 @@ int qcow2_corrupt(const struct qcow2 *q, imgvm_error *err, const char *format, .
 int qcow2_no_memory(imgvm_error *err)
 {
     return error_set(err, ENOMEM, "out of memory");
-}
-
-int qcow2_sync(struct qcow2 *q, imgvm_error *err)
-{
-    int result = file_sync(q->file, err);
-    /* The kernel reports lost pages once and then calls them clean: nothing may build on them. */
-    q->failed |= result != 0;
-    return result;
 }
 
 static bool overlaps(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
@@ -75,12 +68,8 @@ static void feature_name(const uint8_t *names, size_t bytes, unsigned bit, char 
 
 static int check_features(const struct qcow2 *q, const uint8_t *names, size_t names_bytes, imgvm_error *err)
 {
-    static const char convert[] = "`qemu-img convert -O qcow2` writes an image without it";
-    if (q->incompatible & INCOMPATIBLE_EXTERNAL_DATA)
-        return unsupported(q, err, "an external data file", convert);
-    if (q->incompatible & INCOMPATIBLE_EXTENDED_L2)
-        return unsupported(q, err, "extended L2 entries (subclusters)", convert);
-    uint64_t known = INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT | INCOMPATIBLE_COMPRESSION;
+    uint64_t known = INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT | INCOMPATIBLE_EXTERNAL_DATA |
+                     INCOMPATIBLE_COMPRESSION | INCOMPATIBLE_EXTENDED_L2;
     for (unsigned bit = 0; bit < 64; bit++)
         if ((q->incompatible & ~known) >> bit & 1) {
             char name[48], what[128];
@@ -89,9 +78,9 @@ static int check_features(const struct qcow2 *q, const uint8_t *names, size_t na
                                                 : "an unknown feature%s (incompatible bit %u)", name, bit);
             return unsupported(q, err, what, "a newer imgvm or the program that wrote the image may know it");
         }
-    if (q->image->writable && q->incompatible & INCOMPATIBLE_CORRUPT) {
+    if (q->image->writable && !q->image->repairing && q->incompatible & INCOMPATIBLE_CORRUPT) {
         error_set(err, EIO, "%s is marked corrupt and can only be read", q->file->path);
-        return error_hint(err, "copy it, then try `qemu-img check -r all` on the copy");
+        return error_hint(err, "copy it, then try `imgvm check --repair all` on the copy");
     }
     return 0;
 }
@@ -128,6 +117,10 @@ static int parse_extensions(struct qcow2 *q, const uint8_t *head, size_t head_by
             q->bitmaps_count = load_be32(data);
             q->bitmaps_bytes = load_be64(data + 8);
             q->bitmaps_offset = load_be64(data + 16);
+        } else if (type == EXTENSION_DATA_FILE) {
+            if (bytes >= sizeof q->data_file)
+                return qcow2_corrupt(q, err, "the name of its data file has %zu bytes", bytes);
+            memcpy(q->data_file, data, bytes);
         }
         at += align_up(bytes, 8);
     }
@@ -163,6 +156,8 @@ static int parse_version(struct qcow2 *q, const uint8_t *head, uint64_t *header_
         return qcow2_corrupt(q, err, "its cluster size is 2^%u bytes", q->cluster_bits);
     q->cluster_bytes = BIT(q->cluster_bits);
     q->l2_bits = q->cluster_bits - 3;
+    q->subclusters = 1;
+    q->subcluster_bits = q->cluster_bits;
     q->refcount_order = 4;
     *header_bytes = HEADER_V2_BYTES;
     if (q->version == 3) {
@@ -177,6 +172,13 @@ static int parse_version(struct qcow2 *q, const uint8_t *head, uint64_t *header_
             return qcow2_corrupt(q, err, "its header has %" PRIu64 " bytes", *header_bytes);
         if (*header_bytes > HEADER_COMPRESSION)
             q->compression = head[HEADER_COMPRESSION];
+    }
+    if (q->incompatible & INCOMPATIBLE_EXTENDED_L2) {
+        if (q->cluster_bits < EXTENDED_CLUSTER_BITS_MIN)
+            return qcow2_corrupt(q, err, "its clusters of 2^%u bytes are too small for subclusters", q->cluster_bits);
+        q->l2_bits = q->cluster_bits - 4;
+        q->subclusters = SUBCLUSTERS;
+        q->subcluster_bits = q->cluster_bits - 5;
     }
     return 0;
 }
@@ -195,9 +197,9 @@ static int parse_tables(struct qcow2 *q, const uint8_t *head, imgvm_error *err)
     uint64_t disk_bytes = load_be64(head + HEADER_DISK_BYTES);
     q->l1.count = load_be32(head + HEADER_L1_ENTRIES);
     q->l1.offset = load_be64(head + HEADER_L1_OFFSET);
-    if (disk_bytes > INT64_MAX || l1_entries_of(q->cluster_bits, disk_bytes) > L1_BYTES_MAX / 8)
+    if (disk_bytes > INT64_MAX || l1_entries_of(l1_shift(q), disk_bytes) > L1_BYTES_MAX / 8)
         return qcow2_corrupt(q, err, "a disk of %" PRIu64 " bytes is too large for its clusters", disk_bytes);
-    if (q->l1.count > L1_BYTES_MAX / 8 || q->l1.count < l1_entries_of(q->cluster_bits, disk_bytes))
+    if (q->l1.count > L1_BYTES_MAX / 8 || q->l1.count < l1_entries_of(l1_shift(q), disk_bytes))
         return qcow2_corrupt(q, err, "its L1 table has %" PRIu64 " entries for a disk of %" PRIu64 " bytes",
                              q->l1.count, disk_bytes);
     q->image->disk_bytes = disk_bytes;
@@ -239,7 +241,30 @@ static int make_caches(struct qcow2 *q, imgvm_error *err)
     q->bounce = malloc(q->cluster_bytes);
     if (!result && !q->bounce)
         result = qcow2_no_memory(err);
-    return result;
+    return result ? result : inflaters_init(q, err);
+}
+
+static int open_data_file(struct qcow2 *q, imgvm_error *err)
+{
+    imgvm_image *image = q->image;
+    char path[PATH_MAX];
+    if (!(q->incompatible & INCOMPATIBLE_EXTERNAL_DATA))
+        return 0;
+    if (!q->data_file[0]) {
+        error_set(err, ENOTSUP, "%s does not name its external data file", q->file->path);
+        return error_hint(err, "`qemu-img amend -o data_file=NAME` writes the name into it");
+    }
+    int result = image_resolve(image, "data file", q->data_file, path, sizeof path, err);
+    if (!result)
+        result = file_open(&image->data_file, path, image->writable, err);
+    if (result) {
+        image->data_file.fd = -1;
+        return result;
+    }
+    if (image->data_file.device == q->file->device && image->data_file.inode == q->file->inode)
+        return qcow2_corrupt(q, err, "it is its own data file");
+    q->data = &image->data_file;
+    return 0;
 }
 
 static int open_checked(struct qcow2 *q, uint8_t *head, size_t head_bytes, struct backing_name *backing,
@@ -267,9 +292,10 @@ static int open_checked(struct qcow2 *q, uint8_t *head, size_t head_bytes, struc
     default:
         return qcow2_corrupt(q, err, "its encryption method is %u", load_be32(head + HEADER_CRYPT));
     }
-    if ((result = parse_backing_name(q, head, head_bytes, backing, err)) || (result = parse_tables(q, head, err)))
+    if ((result = parse_backing_name(q, head, head_bytes, backing, err)) || (result = parse_tables(q, head, err)) ||
+        (result = make_caches(q, err)))
         return result;
-    return make_caches(q, err);
+    return open_data_file(q, err);
 }
 
 int qcow2_open(imgvm_image *image, struct backing_name *backing, imgvm_error *err)
@@ -281,7 +307,7 @@ int qcow2_open(imgvm_image *image, struct backing_name *backing, imgvm_error *er
     int result = q && head ? 0 : qcow2_no_memory(err);
     if (!result) {
         q->image = image;
-        q->file = &image->file;
+        q->file = q->data = &image->file;
         result = file_read(q->file, 0, head, head_bytes, err);
     }
     if (!result)
@@ -299,75 +325,9 @@ int qcow2_open(imgvm_image *image, struct backing_name *backing, imgvm_error *er
 int qcow2_open_finish(imgvm_image *image, imgvm_error *err)
 {
     struct qcow2 *q = image->qcow2;
-    if (!image->writable || !(q->incompatible & INCOMPATIBLE_DIRTY))
+    if (!image->writable || image->repairing || !(q->incompatible & INCOMPATIBLE_DIRTY))
         return 0;
     /* Somebody with lazy refcounts did not close the image: count anew before allocating anything. */
     int result = qcow2_repair_refcounts(q, err);
-    if (result)
-        return result;
-    uint8_t bits[8];
-    q->incompatible &= ~INCOMPATIBLE_DIRTY;
-    store_be64(bits, q->incompatible);
-    return qcow2_write_header(q, HEADER_INCOMPATIBLE, bits, sizeof bits, err);
-}
-
-void qcow2_info(const struct qcow2 *q, imgvm_image_info *out)
-{
-    out->version = q->version;
-    out->cluster_bytes = (uint32_t)q->cluster_bytes;
-    out->snapshots = q->snapshot_count;
-    out->incompatible = q->incompatible;
-    out->compatible = q->compatible;
-    out->autoclear = q->autoclear;
-    memcpy(out->backing_file, q->backing_file, sizeof out->backing_file);
-}
-
-/* All that precedes is on disk before the header changes, and the header before anything that follows. */
-int qcow2_write_header(struct qcow2 *q, unsigned at, const void *data, size_t bytes, imgvm_error *err)
-{
-    int result = qcow2_sync(q, err);
-    if (result)
-        return result;
-    result = file_write(q->file, at, data, bytes, err);
-    q->failed |= result != 0; /* who knows which header the disk has now */
-    return result ? result : qcow2_sync(q, err);
-}
-
-int qcow2_begin_modify(struct qcow2 *q, imgvm_error *err)
-{
-    if (unlikely(q->failed)) {
-        error_set(err, EIO, "%s: an earlier flush failed; nothing more is written", q->file->path);
-        return error_hint(err, "check the host's disk, then the image with `imgvm check`");
-    }
-    if (likely(q->modified))
-        return 0;
-    if (q->autoclear) {
-        /* Features that would have to be kept up to date with every change, by who knows them. */
-        static const uint8_t none[8];
-        int result = qcow2_write_header(q, HEADER_AUTOCLEAR, none, sizeof none, err);
-        if (result)
-            return result;
-        q->autoclear = 0;
-        q->bitmaps_count = 0;
-    }
-    q->modified = true;
-    return 0;
-}
-
-void qcow2_free(struct qcow2 *q)
-{
-    if (!q)
-        return;
-    cache_free(&q->l2_cache);
-    cache_free(&q->block_cache);
-    config_forget(q);
-    free(q->l1.entries);
-    free(q->refcounts.entries);
-    free(q->frees);
-    free(q->snapshot_table);
-    free(q->snapshots);
-    free(q->bounce);
-    free(q->inflated);
-    free(q->deflated);
-    free(q);
+    return result ? result : qcow2_set_incompatible(q, INCOMPATIBLE_DIRTY, false, err);
 }

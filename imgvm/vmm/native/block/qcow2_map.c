@@ -9,26 +9,73 @@
 /* Clusters waiting to be freed before a write-back is forced. */
 #define RELEASES_MAX 65536
 
-int map_decode(const struct qcow2 *q, uint64_t entry, struct mapping *out, imgvm_error *err)
+struct l2_entry l2_parse(const struct qcow2 *q, const uint8_t *data)
+{
+    struct l2_entry entry = {.word = load_be64(data)};
+    if (entry.word & ENTRY_COMPRESSED)
+        return entry;
+    if (q->subclusters > 1) {
+        entry.word &= ~ENTRY_ZERO;
+        entry.bitmap = load_be64(data + 8);
+    } else {
+        bool zero = entry.word & ENTRY_ZERO && q->version >= 3;
+        bool placed = entry.word & ENTRY_OFFSET_MASK || (has_data_file(q) && entry.word & ENTRY_COPIED);
+        entry.word &= ~ENTRY_ZERO;
+        entry.bitmap = zero ? bitmap_zero(q) : placed ? bitmap_allocated(q) : 0;
+    }
+    return entry;
+}
+
+struct l2_entry l2_load(const struct qcow2 *q, const struct table *table, uint64_t index)
+{
+    return l2_parse(q, table->data + (index << (q->cluster_bits - q->l2_bits)));
+}
+
+void l2_format(const struct qcow2 *q, uint8_t *data, struct l2_entry entry)
+{
+    if (q->subclusters > 1)
+        store_be64(data + 8, entry.bitmap);
+    else if (entry.bitmap & bitmap_zero(q))
+        entry.word |= ENTRY_ZERO;
+    store_be64(data, entry.word);
+}
+
+void l2_store(struct qcow2 *q, struct table *table, uint64_t index, struct l2_entry entry)
+{
+    l2_format(q, table->data + (index << (q->cluster_bits - q->l2_bits)), entry);
+    cache_dirty(&q->l2_cache, table);
+}
+
+struct l2_entry l2_data_entry(const struct qcow2 *q, uint64_t host, bool copied)
+{
+    return (struct l2_entry){host | (copied ? ENTRY_COPIED : 0), bitmap_allocated(q)};
+}
+
+int map_decode(const struct qcow2 *q, struct l2_entry entry, unsigned subcluster, struct mapping *out,
+               imgvm_error *err)
 {
     *out = (struct mapping){.kind = CLUSTER_NONE};
-    if (entry & ENTRY_COMPRESSED) {
+    if (entry.word & ENTRY_COMPRESSED) {
         unsigned offset_bits = 62 - (q->cluster_bits - 8);
-        uint64_t host = entry & (BIT(offset_bits) - 1);
-        uint64_t sectors = bits_get(entry, 61, offset_bits) + 1;
+        uint64_t host = entry.word & (BIT(offset_bits) - 1);
+        uint64_t sectors = bits_get(entry.word, 61, offset_bits) + 1;
         out->kind = CLUSTER_COMPRESSED;
         out->host = host;
         out->bytes = sectors * COMPRESSED_SECTOR_BYTES - host % COMPRESSED_SECTOR_BYTES;
-        if (!host || host >= q->file->bytes)
+        if (!host || host >= file_bytes(q->file) || has_data_file(q))
             return qcow2_corrupt(q, err, "a compressed cluster lies at offset %#" PRIx64, host);
         return 0;
     }
-    out->host = entry & ENTRY_OFFSET_MASK;
+    out->host = entry.word & ENTRY_OFFSET_MASK;
+    out->placed = out->host || (has_data_file(q) && entry.word & ENTRY_COPIED);
     if (out->host & (q->cluster_bytes - 1))
         return qcow2_corrupt(q, err, "a cluster lies at offset %#" PRIx64, out->host);
-    if (entry & ENTRY_ZERO && q->version >= 3)
+    if (entry.bitmap & entry.bitmap >> SUBCLUSTERS & bitmap_allocated(q) ||
+        (entry.bitmap & bitmap_allocated(q) && !out->placed))
+        return qcow2_corrupt(q, err, "the subclusters at offset %#" PRIx64 " contradict each other", out->host);
+    if (entry.bitmap >> (SUBCLUSTERS + subcluster) & 1)
         out->kind = CLUSTER_ZERO;
-    else if (out->host)
+    else if (entry.bitmap >> subcluster & 1)
         out->kind = CLUSTER_DATA;
     return 0;
 }
@@ -93,10 +140,10 @@ int map_l2_for_write(struct qcow2 *q, uint64_t l1_index, struct table **out, img
 
 int map_release(struct qcow2 *q, const struct mapping *mapping, imgvm_error *err)
 {
-    if (!mapping->host)
-        return 0;
-    if (mapping->kind != CLUSTER_COMPRESSED)
-        return cluster_release_later(q, mapping->host, err);
+    if (mapping->kind != CLUSTER_COMPRESSED) {
+        bool counted = mapping->placed && !has_data_file(q);
+        return counted ? cluster_release_later(q, mapping->host, err) : 0;
+    }
     /* Every host cluster that the compressed data touches counts one reference for it. */
     uint64_t first = mapping->host >> q->cluster_bits;
     uint64_t last = (mapping->host + mapping->bytes - 1) >> q->cluster_bits;
@@ -135,7 +182,7 @@ static bool has_changes(const struct offset_table *table)
     return table->dirty_from < table->dirty_to;
 }
 
-/*      refcount blocks, data  ->  refcount table  ->  L2 tables  ->  L1 table  ->  references dropped
+/*      data, refcount blocks  ->  refcount table  ->  L2 tables  ->  L1 table  ->  references dropped
  *
  * Each arrow is an fdatasync; stages with nothing to write are skipped. */
 int qcow2_write_back(struct qcow2 *q, imgvm_error *err)
@@ -162,38 +209,47 @@ int qcow2_write_back(struct qcow2 *q, imgvm_error *err)
     return 0;
 }
 
-/* The entry with its COPIED bit as the refcount wants it. */
-static int refresh_entry(struct qcow2 *q, uint64_t entry, uint64_t *out, imgvm_error *err)
+/* The word with its COPIED bit as the refcount wants it. */
+static int refresh_word(struct qcow2 *q, uint64_t word, uint64_t *out, imgvm_error *err)
 {
-    uint64_t host = entry & ENTRY_OFFSET_MASK, count;
-    *out = entry;
-    if (!host || entry & ENTRY_COMPRESSED)
+    uint64_t host = word & ENTRY_OFFSET_MASK, count;
+    *out = word;
+    if (!host || word & ENTRY_COMPRESSED)
         return 0;
     int result = refcount_get(q, host >> q->cluster_bits, &count, err);
-    *out = (entry & ~ENTRY_COPIED) | (count == 1 ? ENTRY_COPIED : 0);
+    *out = (word & ~ENTRY_COPIED) | (count == 1 ? ENTRY_COPIED : 0);
     return result;
+}
+
+static int refresh_table(struct qcow2 *q, struct table *table, imgvm_error *err)
+{
+    for (uint64_t j = 0; j < BIT(q->l2_bits); j++) {
+        struct l2_entry entry = l2_load(q, table, j);
+        uint64_t word;
+        int result = refresh_word(q, entry.word, &word, err);
+        if (result)
+            return result;
+        if (word != entry.word) {
+            entry.word = word;
+            l2_store(q, table, j, entry);
+        }
+    }
+    return 0;
 }
 
 int map_refresh_copied(struct qcow2 *q, imgvm_error *err)
 {
     for (uint64_t i = 0; i < q->l1.count; i++) {
         struct table *table;
-        uint64_t entry;
+        uint64_t word;
         int result = qcow2_trim(q, err);
         if (result || (result = map_l2(q, i, &table, err)) ||
-            (result = refresh_entry(q, q->l1.entries[i], &entry, err)))
+            (result = refresh_word(q, q->l1.entries[i], &word, err)))
             return result;
-        if (entry != q->l1.entries[i])
-            offset_table_set(&q->l1, i, entry);
-        for (uint64_t j = 0; table && j < BIT(q->l2_bits); j++) {
-            uint64_t old = load_be64(table->data + 8 * j);
-            if ((result = refresh_entry(q, old, &entry, err)))
-                return result;
-            if (entry != old) {
-                store_be64(table->data + 8 * j, entry);
-                cache_dirty(&q->l2_cache, table);
-            }
-        }
+        if (word != q->l1.entries[i])
+            offset_table_set(&q->l1, i, word);
+        if (table && !has_data_file(q) && (result = refresh_table(q, table, err)))
+            return result;
     }
     return qcow2_write_back(q, err);
 }

@@ -69,13 +69,18 @@ int refcount_get(struct qcow2 *q, uint64_t cluster, uint64_t *out, imgvm_error *
     return result;
 }
 
+uint64_t refcount_max(const struct qcow2 *q)
+{
+    return UINT64_MAX >> (64 - (1u << q->refcount_order));
+}
+
 int refcount_set(struct qcow2 *q, uint64_t cluster, uint64_t value, imgvm_error *err)
 {
     uint64_t block = cluster >> block_bits(q), offset = block_offset(q, block);
     struct table *table;
     if (!offset)
         return qcow2_corrupt(q, err, "cluster %llu has no refcount", (unsigned long long)cluster);
-    if (value > bits_mask_bytes(8) >> (64 - (1u << q->refcount_order)))
+    if (value > refcount_max(q))
         return error_set(err, EOVERFLOW, "%s: a cluster has more references than its refcount can hold",
                          q->file->path);
     int result = cache_load(q, &q->block_cache, block, offset, &table, err);
@@ -123,20 +128,6 @@ static struct growth plan_growth(const struct qcow2 *q, uint64_t start, uint64_t
     }
 }
 
-static int write_zeros(struct qcow2 *q, uint64_t offset, uint64_t bytes, imgvm_error *err)
-{
-    static const uint8_t zeros[65536];
-    while (bytes) {
-        uint64_t part = MIN(bytes, sizeof zeros);
-        int result = file_write(q->file, offset, zeros, part, err);
-        if (result)
-            return result;
-        offset += part;
-        bytes -= part;
-    }
-    return 0;
-}
-
 /* The part of a growth that can fail: memory, and disk space for the new metadata, whose contents are
  * written by qcow2_write_back and must not find the disk full then. */
 static int prepare_growth(struct qcow2 *q, uint64_t start, uint64_t run, const struct growth *plan, imgvm_error *err)
@@ -164,7 +155,7 @@ static int prepare_growth(struct qcow2 *q, uint64_t start, uint64_t run, const s
         memset(grown + q->refcounts.count, 0, (entries - q->refcounts.count) * 8);
         q->refcounts.entries = grown;
     }
-    return write_zeros(q, (start + run) << q->cluster_bits, extras << q->cluster_bits, err);
+    return file_write_zeros(q->file, (start + run) << q->cluster_bits, extras << q->cluster_bits, err);
 }
 
 static int add_blocks(struct qcow2 *q, uint64_t start, uint64_t run, const struct growth *plan, imgvm_error *err)
@@ -267,6 +258,7 @@ int clusters_alloc(struct qcow2 *q, uint64_t min, uint64_t max, uint64_t *offset
 
 void clusters_unalloc(struct qcow2 *q, uint64_t offset, uint64_t count)
 {
+    q->packed_at = 0;
     for (uint64_t i = 0; i < count; i++)
         refcount_set(q, (offset >> q->cluster_bits) + i, 0, NULL); /* at worst a leak */
 }
@@ -292,15 +284,89 @@ int cluster_release_later(struct qcow2 *q, uint64_t offset, imgvm_error *err)
     return result;
 }
 
+static int by_number(const void *a, const void *b)
+{
+    const uint64_t *na = a, *nb = b;
+    return (*na > *nb) - (*na < *nb);
+}
+
+/* Nobody uses these clusters any more: the host gets their space. An image that lies may say so of its own tables. */
+static void give_back(struct qcow2 *q, uint64_t cluster, uint64_t count)
+{
+    uint64_t offset = cluster << q->cluster_bits, bytes = count << q->cluster_bits;
+    if (count && !qcow2_is_fixed_metadata(q, offset, bytes))
+        file_punch(q->file, offset, bytes);
+}
+
 void releases_apply(struct qcow2 *q)
 {
+    uint64_t run_at = 0, run = 0;
+    if (!q->free_count)
+        return;
+    inflaters_forget(q);
+    q->packed_at = 0;
+    qsort(q->frees, q->free_count, sizeof *q->frees, by_number);
     for (size_t i = 0; i < q->free_count; i++) {
         uint64_t count;
         /* What fails here leaks a cluster, no more. */
-        if (!refcount_get(q, q->frees[i], &count, NULL) && count)
-            refcount_set(q, q->frees[i], count - 1, NULL);
+        if (refcount_get(q, q->frees[i], &count, NULL) || !count || refcount_set(q, q->frees[i], count - 1, NULL) ||
+            count > 1)
+            continue;
+        if (!run || q->frees[i] != run_at + run) {
+            give_back(q, run_at, run);
+            run_at = q->frees[i];
+            run = 0;
+        }
+        run++;
     }
-    if (q->free_count)
-        q->inflated_entry = 0; /* its clusters may get new contents now */
+    give_back(q, run_at, run);
     q->free_count = 0;
+}
+
+/* One reference more to a cluster in use; false when its refcount can hold no more. */
+static int add_reference(struct qcow2 *q, uint64_t cluster, bool *done, imgvm_error *err)
+{
+    uint64_t count;
+    int result = refcount_get(q, cluster, &count, err);
+    *done = !result && count && count < refcount_max(q);
+    return *done ? refcount_set(q, cluster, count + 1, err) : result;
+}
+
+int bytes_alloc(struct qcow2 *q, uint64_t bytes, uint64_t *offset, imgvm_error *err)
+{
+    uint64_t at = q->packed_at, room = align_up(at, q->cluster_bytes) - at, next;
+    bool shared = false;
+    int result = 0;
+    if (at && bytes <= room) {
+        if ((result = add_reference(q, at >> q->cluster_bits, &shared, err)))
+            return result;
+        next = at;
+    }
+    if (!shared) {
+        if ((result = clusters_alloc(q, 1, 1, &next, NULL, err)))
+            return result;
+        /* Right behind what is there? Then the data begins in the cluster before. */
+        if (at && room && room < bytes && next == at + room) {
+            if ((result = add_reference(q, at >> q->cluster_bits, &shared, err))) {
+                clusters_unalloc(q, next, 1);
+                return result;
+            }
+            next = shared ? at : next;
+        }
+    }
+    *offset = next;
+    q->packed_at = next + bytes;
+    if (!(q->packed_at & (q->cluster_bytes - 1)))
+        q->packed_at = 0;
+    return 0;
+}
+
+void bytes_unalloc(struct qcow2 *q, uint64_t offset, uint64_t bytes)
+{
+    q->packed_at = 0;
+    for (uint64_t i = offset >> q->cluster_bits; i <= (offset + bytes - 1) >> q->cluster_bits; i++) {
+        uint64_t count;
+        if (!refcount_get(q, i, &count, NULL) && count)
+            refcount_set(q, i, count - 1, NULL); /* at worst a leak */
+    }
 }

@@ -19,23 +19,23 @@ static int walk_l2(struct qcow2 *q, const uint8_t *table, const struct walker *w
 {
     int result = 0;
     for (uint64_t i = 0; !result && i < BIT(q->l2_bits); i++) {
-        uint64_t entry = load_be64(table + 8 * i);
+        struct l2_entry entry = l2_parse(q, table + (i << (q->cluster_bits - q->l2_bits)));
         struct mapping mapping;
-        if (!entry)
+        if (!entry.word && !entry.bitmap)
             continue;
-        if (map_decode(q, entry, &mapping, NULL)) {
-            result = walker->broken(walker->opaque, "a cluster's offset", entry, err);
+        if (map_decode(q, entry, 0, &mapping, NULL)) {
+            result = walker->broken(walker->opaque, "a cluster's offset", entry.word, err);
             continue;
         }
         if (mapping.kind != CLUSTER_COMPRESSED) {
-            if (mapping.host)
-                result = walker->visit(walker->opaque, REFERENCE_DATA, mapping.host, entry, err);
+            if (mapping.placed && !has_data_file(q))
+                result = walker->visit(walker->opaque, REFERENCE_DATA, mapping.host, entry.word, err);
             continue;
         }
         uint64_t last = align_down(mapping.host + mapping.bytes - 1, q->cluster_bytes);
         for (uint64_t host = align_down(mapping.host, q->cluster_bytes); !result && host <= last;
              host += q->cluster_bytes)
-            result = walker->visit(walker->opaque, REFERENCE_COMPRESSED, host, entry, err);
+            result = walker->visit(walker->opaque, REFERENCE_COMPRESSED, host, entry.word, err);
     }
     return result;
 }
@@ -78,10 +78,10 @@ int l1_walk(struct qcow2 *q, uint64_t l1_offset, uint64_t l1_entries, const stru
         return error_set(err, EFBIG, "%s has too many clusters to examine", q->file->path);
     uint8_t *l1 = malloc(bytes), *seen = calloc(1, file_clusters / 8 + 1), *table = malloc(q->cluster_bytes);
     int result = l1 && seen && table ? 0 : qcow2_no_memory(err);
+    if (!result) /* first of all: a visitor may release what it sees */
+        result = file_read(q->file, l1_offset, l1, bytes, err);
     for (uint64_t at = 0; !result && at < bytes; at += q->cluster_bytes)
         result = walker->visit(walker->opaque, REFERENCE_L1, l1_offset + at, 0, err);
-    if (!result)
-        result = file_read(q->file, l1_offset, l1, bytes, err);
     if (!result)
         result = walk_l1(q, l1, l1_entries, seen, table, walker, err);
     free(l1);

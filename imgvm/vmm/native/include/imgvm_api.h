@@ -27,6 +27,8 @@ typedef struct imgvm_image imgvm_image;
 #define IMGVM_IMAGE_READ_WRITE 1
 #define IMGVM_IMAGE_KEEP_TO_FOLDER 2 /* added: -EPERM when a backing file lies outside its image's folder */
 
+#define IMGVM_IMAGE_REPAIR 4 /* read and write, for imgvm_image_repair: also an image that is marked corrupt */
+
 #define IMGVM_CHECK_LEAKS 1
 #define IMGVM_CHECK_CORRUPT 2
 
@@ -49,14 +51,51 @@ typedef struct {
 
 /* cluster_bytes 0 means 65536. Fails with -EEXIST rather than overwrite. */
 int imgvm_image_create(const char *path, uint64_t disk_bytes, uint32_t cluster_bytes, imgvm_error *err);
+/* Zero, false, NULL and "" are the defaults. A data file is made with the image, a backing file must be there; both names
+ * are relative to the image. */
+typedef struct {
+    uint64_t disk_bytes;
+    uint32_t cluster_bytes, version, refcount_bits; /* 65536, 3, 16 */
+    bool extended_l2, lazy_refcounts, zstd, data_file_raw;
+    const char *backing_file, *backing_format, *data_file;
+} imgvm_image_options;
+int imgvm_image_create_with(const char *path, const imgvm_image_options *options, imgvm_error *err);
 int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error *err);
 /* Flushes; the handle is gone whatever is returned. */
 int imgvm_image_close(imgvm_image *image, imgvm_error *err);
 int imgvm_image_get_info(imgvm_image *image, imgvm_image_info *out);
 int imgvm_image_read(imgvm_image *image, uint64_t offset, void *data, uint64_t bytes, imgvm_error *err);
 int imgvm_image_write(imgvm_image *image, uint64_t offset, const void *data, uint64_t bytes, imgvm_error *err);
+/* The range reads as zeros afterwards; with give_back the host gets the space. */
+int imgvm_image_zero(imgvm_image *image, uint64_t offset, uint64_t bytes, bool give_back, imgvm_error *err);
+/* Nobody needs the range: what gives space back reads as zeros, the rest stays. */
+int imgvm_image_discard(imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err);
+/* 1 when *run bytes from offset on are known to be zeros, 0 when they may be anything. */
+int imgvm_image_extent(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, imgvm_error *err);
 int imgvm_image_flush(imgvm_image *image, imgvm_error *err);
+/* Smaller: what lies behind the new end is gone. Larger: the new part reads as zeros. */
+int imgvm_image_resize(imgvm_image *image, uint64_t disk_bytes, imgvm_error *err);
 int imgvm_image_snapshot(imgvm_image *image, uint32_t index, imgvm_snapshot_info *out, imgvm_error *err);
+typedef struct {
+    const void *data; /* the machine's state; NULL and 0: a disk-only snapshot */
+    uint64_t bytes;
+    uint64_t vm_clock_ns;
+    uint32_t date_sec, date_nsec;
+} imgvm_snapshot_state;
+int imgvm_image_snapshot_create(imgvm_image *image, const char *name, const imgvm_snapshot_state *state,
+                                imgvm_error *err);
+/* The disk becomes the snapshot's, in content and size. */
+int imgvm_image_snapshot_apply(imgvm_image *image, uint32_t index, imgvm_error *err);
+int imgvm_image_snapshot_delete(imgvm_image *image, uint32_t index, imgvm_error *err);
+/* A part of the snapshot's disk, or of its machine's state. */
+int imgvm_image_snapshot_read(imgvm_image *image, uint32_t index, bool state, uint64_t offset, void *data,
+                              uint64_t bytes, imgvm_error *err);
+/* Whole clusters (or up to the disk's end), compressed as the image's header says. */
+int imgvm_image_write_compressed(imgvm_image *image, uint64_t offset, const void *data, uint64_t bytes,
+                                 uint32_t threads, imgvm_error *err);
+/* Gives leaked clusters back; with `all`, also makes refcounts true and cuts references that lead nowhere, whose data is
+ * lost then. The image was opened with IMGVM_IMAGE_REPAIR. */
+int imgvm_image_repair(imgvm_image *image, bool all, imgvm_error *err);
 /* flags: IMGVM_CHECK_* bits found; counts of leaked clusters and of corruptions. */
 int imgvm_image_check(imgvm_image *image, uint64_t *leaks, uint64_t *corruptions, imgvm_error *err);
 

@@ -8,8 +8,10 @@
 #include <string.h>
 
 #include "../../base/bits.h"
+#include "../../block/image.h"
 
 #define QUEUE_SIZE 256
+#define WORKERS_MAX 4 /* requests in flight; each waits for the host's disk in a thread of its own */
 #define SECTOR 512u
 
 /* Feature bits (5.2.3). */
@@ -17,12 +19,20 @@
 #define VIRTIO_BLK_F_RO 5
 #define VIRTIO_BLK_F_BLK_SIZE 6
 #define VIRTIO_BLK_F_FLUSH 9
+#define VIRTIO_BLK_F_DISCARD 13
+#define VIRTIO_BLK_F_WRITE_ZEROES 14
 
-/* Device configuration (5.2.4): capacity, size_max, seg_max, geometry, blk_size. */
+/* Device configuration (5.2.4). */
 #define CONFIG_CAPACITY 0
 #define CONFIG_SEG_MAX 12
 #define CONFIG_BLK_SIZE 20
-#define CONFIG_BYTES 24
+#define CONFIG_MAX_DISCARD_SECTORS 36
+#define CONFIG_MAX_DISCARD_SEG 40
+#define CONFIG_DISCARD_ALIGNMENT 44
+#define CONFIG_MAX_ZEROES_SECTORS 48
+#define CONFIG_MAX_ZEROES_SEG 52
+#define CONFIG_ZEROES_MAY_UNMAP 56
+#define CONFIG_BYTES 60
 
 /* Request (5.2.6): u32 type, u32 reserved, u64 sector; data; u8 status, the last byte that the device may write. */
 #define HEADER_BYTES 16u
@@ -30,23 +40,39 @@
 #define VIRTIO_BLK_T_OUT 1
 #define VIRTIO_BLK_T_FLUSH 4
 #define VIRTIO_BLK_T_GET_ID 8
+#define VIRTIO_BLK_T_DISCARD 11
+#define VIRTIO_BLK_T_WRITE_ZEROES 13
 #define VIRTIO_BLK_S_OK 0
 #define VIRTIO_BLK_S_IOERR 1
 #define VIRTIO_BLK_S_UNSUPP 2
 
-/* Guarded by the board lock, except what the comments give to the worker. */
+/* A range to discard or to zero: u64 sector, u32 sectors, u32 flags. */
+#define RANGE_BYTES 16u
+#define RANGES_MAX 64u
+#define RANGE_UNMAP 1u
+#define RANGE_SECTORS_MAX (UINT32_MAX / SECTOR)
+
+struct worker {
+    struct virtio_blk *blk;
+    pthread_t thread;
+    struct virtq_chain chain; /* its own while it serves a request, without the board lock */
+    struct iovec pieces[VIRTQ_SPANS_MAX];
+};
+
+/* Guarded by the board lock, except what a worker has of its own. */
 struct virtio_blk {
     struct virtio_device device;
     imgvm_image *image;
     bool read_only;
     char id[VIRTIO_BLK_ID_BYTES];
     uint64_t sectors;
-    pthread_t worker;
-    pthread_cond_t work; /* kicked, running or stop changed */
-    pthread_cond_t idle; /* busy became false */
-    bool kicked, busy, stop;
+    struct worker *workers[WORKERS_MAX];
+    unsigned worker_count, sleeping;
+    unsigned busy;        /* requests in flight */
+    pthread_cond_t work;  /* kicked or stop changed */
+    pthread_cond_t idle;  /* busy became 0 */
+    bool kicked, stop;
     struct virtio_blk_stats stats;
-    struct virtq_chain chain; /* the worker's, while busy */
 };
 
 static struct virtio_blk *blk_of(struct virtio_device *device)
@@ -63,36 +89,33 @@ struct outcome {
 };
 
 /* `bytes` of the image at `offset`, to the in part or from the out part behind the header. */
-static int transfer(struct virtio_blk *blk, uint64_t offset, uint32_t bytes, bool write, imgvm_error *err)
+static int transfer(struct worker *w, uint64_t offset, uint32_t bytes, bool write, imgvm_error *err)
 {
-    const struct virtq_chain *chain = &blk->chain;
-    uint32_t skip = write ? HEADER_BYTES : 0;
-    for (const struct virtq_span *span = &chain->spans[write ? 0 : chain->out_count]; bytes; span++) {
-        if (skip >= span->bytes) {
-            skip -= span->bytes;
-            continue;
-        }
-        uint32_t n = MIN(bytes, span->bytes - skip);
-        int rc = write ? imgvm_image_write(blk->image, offset, span->host + skip, n, err)
-                       : imgvm_image_read(blk->image, offset, span->host + skip, n, err);
-        if (!write) /* even when it failed, some of it may have been changed */
-            guest_mem_written(blk->device.mem, span->gpa + skip, n);
-        if (rc < 0)
-            return rc;
-        offset += n;
-        bytes -= n;
-        skip = 0;
+    struct virtio_blk *blk = w->blk;
+    const struct virtq_chain *chain = &w->chain;
+    const struct virtq_span *span = &chain->spans[write ? 0 : chain->out_count];
+    unsigned count = write ? chain->out_count : chain->in_count;
+    for (unsigned i = 0; i < count; i++)
+        w->pieces[i] = (struct iovec){span[i].host, span[i].bytes};
+    struct vec vec = {.piece = w->pieces};
+    if (!bytes)
+        return 0;
+    if (write) {
+        vec_skip(&vec, HEADER_BYTES);
+        return image_write(blk->image, offset, &vec, bytes, err);
     }
-    return 0;
+    int rc = image_read(blk->image, offset, &vec, bytes, err);
+    for (uint32_t n; bytes; span++, bytes -= n) { /* even when it failed, some of it may have been changed */
+        n = MIN(bytes, span->bytes);
+        guest_mem_written(blk->device.mem, span->gpa, n);
+    }
+    return rc;
 }
 
 /* A driver that does not know FLUSH must find its data safe when the write is done (5.2.6.2). */
-static int write_out(struct virtio_blk *blk, uint64_t offset, uint32_t bytes, imgvm_error *err)
+static int write_through(struct virtio_blk *blk, int rc, imgvm_error *err)
 {
-    int rc = transfer(blk, offset, bytes, true, err);
-    if (!rc && !virtio_has_feature(&blk->device, VIRTIO_BLK_F_FLUSH))
-        rc = imgvm_image_flush(blk->image, err);
-    return rc;
+    return rc || virtio_has_feature(&blk->device, VIRTIO_BLK_F_FLUSH) ? rc : imgvm_image_flush(blk->image, err);
 }
 
 static bool in_range(const struct virtio_blk *blk, uint64_t sector, uint32_t bytes)
@@ -102,9 +125,34 @@ static bool in_range(const struct virtio_blk *blk, uint64_t sector, uint32_t byt
 
 static uint8_t status_of(int rc) { return rc < 0 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK; }
 
-static struct outcome serve(struct virtio_blk *blk, uint32_t *type_out)
+/* DISCARD and WRITE_ZEROES (5.2.6.2): the status. All ranges are checked before the first is touched. */
+static uint8_t serve_ranges(struct worker *w, uint32_t bytes, bool zero, imgvm_error *err)
 {
-    const struct virtq_chain *chain = &blk->chain;
+    struct virtio_blk *blk = w->blk;
+    uint8_t ranges[RANGES_MAX * RANGE_BYTES];
+    int rc = 0;
+    if (blk->read_only || !bytes || bytes % RANGE_BYTES || bytes > sizeof ranges ||
+        virtq_chain_read(&w->chain, HEADER_BYTES, ranges, bytes) != bytes)
+        return VIRTIO_BLK_S_IOERR;
+    for (const uint8_t *range = ranges; range < ranges + bytes; range += RANGE_BYTES) {
+        uint32_t sectors = load_le32(range + 8);
+        if (load_le32(range + 12) & ~(zero ? RANGE_UNMAP : 0))
+            return VIRTIO_BLK_S_UNSUPP;
+        if (sectors > RANGE_SECTORS_MAX || !in_range(blk, load_le64(range), sectors * SECTOR))
+            return VIRTIO_BLK_S_IOERR;
+    }
+    for (const uint8_t *range = ranges; !rc && range < ranges + bytes; range += RANGE_BYTES) {
+        uint64_t offset = load_le64(range) * SECTOR, length = (uint64_t)load_le32(range + 8) * SECTOR;
+        rc = zero ? imgvm_image_zero(blk->image, offset, length, load_le32(range + 12) & RANGE_UNMAP, err)
+                  : imgvm_image_discard(blk->image, offset, length, err);
+    }
+    return status_of(write_through(blk, rc, err));
+}
+
+static struct outcome serve(struct worker *w, uint32_t *type_out)
+{
+    struct virtio_blk *blk = w->blk;
+    const struct virtq_chain *chain = &w->chain;
     struct outcome outcome = {.status = VIRTIO_BLK_S_IOERR};
     uint8_t header[HEADER_BYTES];
     if (virtq_chain_read(chain, 0, header, sizeof header) != sizeof header || !chain->in_bytes) {
@@ -117,11 +165,17 @@ static struct outcome serve(struct virtio_blk *blk, uint32_t *type_out)
     switch (type) {
     case VIRTIO_BLK_T_IN:
         if (in_range(blk, sector, in))
-            outcome.status = status_of(transfer(blk, sector * SECTOR, in, false, &outcome.error));
+            outcome.status = status_of(transfer(w, sector * SECTOR, in, false, &outcome.error));
         break;
     case VIRTIO_BLK_T_OUT:
-        if (!blk->read_only && in_range(blk, sector, out))
-            outcome.status = status_of(write_out(blk, sector * SECTOR, out, &outcome.error));
+        if (!blk->read_only && in_range(blk, sector, out)) {
+            int rc = transfer(w, sector * SECTOR, out, true, &outcome.error);
+            outcome.status = status_of(write_through(blk, rc, &outcome.error));
+        }
+        break;
+    case VIRTIO_BLK_T_DISCARD:
+    case VIRTIO_BLK_T_WRITE_ZEROES:
+        outcome.status = serve_ranges(w, out, type == VIRTIO_BLK_T_WRITE_ZEROES, &outcome.error);
         break;
     case VIRTIO_BLK_T_FLUSH:
         outcome.status = blk->read_only ? VIRTIO_BLK_S_OK : status_of(imgvm_image_flush(blk->image, &outcome.error));
@@ -143,7 +197,7 @@ static struct outcome serve(struct virtio_blk *blk, uint32_t *type_out)
     return outcome;
 }
 
-/* ---- the worker ---- */
+/* ---- the workers ---- */
 
 static void count(struct virtio_blk *blk, uint32_t type, const struct outcome *outcome)
 {
@@ -156,50 +210,86 @@ static void count(struct virtio_blk *blk, uint32_t type, const struct outcome *o
         stats->first_error = outcome->error;
 }
 
-static void complete(struct virtio_blk *blk, uint32_t type, const struct outcome *outcome)
+static void complete(struct worker *w, uint32_t type, const struct outcome *outcome)
 {
+    struct virtio_blk *blk = w->blk;
     struct virtio_device *device = &blk->device;
     count(blk, type, outcome);
     if (device->resetting) {
-        virtio_reset_done(device);
+        if (!blk->busy)
+            virtio_reset_done(device);
     } else if (outcome->malformed) {
         virtqueue_break(&device->queues[0], "a block request without header or status");
         virtio_needs_reset(device);
     } else {
-        virtio_push(device, 0, blk->chain.head, blk->chain.in_bytes);
+        virtio_push(device, 0, w->chain.head, w->chain.in_bytes);
         virtio_interrupt(device, 0);
     }
 }
 
-static void *worker(void *opaque)
+static bool add_worker(struct virtio_blk *blk);
+
+static void *work(void *opaque)
 {
-    struct virtio_blk *blk = opaque;
+    struct worker *w = opaque;
+    struct virtio_blk *blk = w->blk;
     struct virtio_device *device = &blk->device;
     pthread_mutex_lock(device->lock);
     while (!blk->stop) {
         if (!blk->kicked || !virtio_running(device)) {
+            blk->sleeping++;
             pthread_cond_wait(&blk->work, device->lock);
+            blk->sleeping--;
             continue;
         }
         virtqueue_busy(&device->queues[0]);
-        int got = virtqueue_pop(&device->queues[0], &blk->chain);
+        int got = virtqueue_pop(&device->queues[0], &w->chain);
         if (got <= 0) {
             blk->kicked = false;
             if (got < 0)
                 virtio_needs_reset(device);
             continue;
         }
-        blk->busy = true;
+        blk->busy++;
+        if (virtqueue_pending(&device->queues[0])) { /* somebody else may take the next one meanwhile */
+            if (blk->sleeping)
+                pthread_cond_signal(&blk->work);
+            else
+                add_worker(blk);
+        }
         pthread_mutex_unlock(device->lock);
         uint32_t type = UINT32_MAX;
-        struct outcome outcome = serve(blk, &type);
+        struct outcome outcome = serve(w, &type);
         pthread_mutex_lock(device->lock);
-        blk->busy = false;
-        complete(blk, type, &outcome);
-        pthread_cond_broadcast(&blk->idle);
+        blk->busy--;
+        complete(w, type, &outcome);
+        if (!blk->busy)
+            pthread_cond_broadcast(&blk->idle);
     }
     pthread_mutex_unlock(device->lock);
     return NULL;
+}
+
+/* Workers take no signals: they are for the process's owner and for the vCPU threads. Not enough memory or threads for
+ * another one is no error as long as there is one. */
+static bool add_worker(struct virtio_blk *blk)
+{
+    sigset_t all, old;
+    struct worker *w = blk->worker_count < WORKERS_MAX ? calloc(1, sizeof *w) : NULL;
+    if (!w)
+        return false;
+    w->blk = blk;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = pthread_create(&w->thread, NULL, work, w);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc) {
+        free(w);
+        return false;
+    }
+    pthread_setname_np(w->thread, "imgvm-disk");
+    blk->workers[blk->worker_count++] = w;
+    return true;
 }
 
 /* ---- the device ---- */
@@ -231,28 +321,18 @@ static void destroy(struct virtio_device *device)
     struct virtio_blk *blk = blk_of(device);
     pthread_mutex_lock(device->lock);
     blk->stop = true;
-    pthread_cond_signal(&blk->work);
+    pthread_cond_broadcast(&blk->work);
     pthread_mutex_unlock(device->lock);
-    pthread_join(blk->worker, NULL);
+    for (unsigned i = 0; i < blk->worker_count; i++) { /* none is added once stop is set */
+        pthread_join(blk->workers[i]->thread, NULL);
+        free(blk->workers[i]);
+    }
     pthread_cond_destroy(&blk->work);
     pthread_cond_destroy(&blk->idle);
     free(blk);
 }
 
 static const struct virtio_device_ops blk_ops = {.notify = notify, .reset = reset, .drain = drain, .destroy = destroy};
-
-/* The worker takes no signals: they are for the process's owner and for the vCPU threads. */
-static int start_worker(struct virtio_blk *blk)
-{
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(&blk->worker, NULL, worker, blk);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (!rc)
-        pthread_setname_np(blk->worker, "imgvm-disk");
-    return rc;
-}
 
 int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config *config, imgvm_error *err)
 {
@@ -266,7 +346,8 @@ int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config
     const struct virtio_device_config device = {
         .name = "virtio-blk", .id = VIRTIO_ID_BLOCK, .class_code = 0x018000,
         .features = BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH) |
-                    (config->read_only ? BIT(VIRTIO_BLK_F_RO) : 0),
+                    (config->read_only ? BIT(VIRTIO_BLK_F_RO)
+                                       : BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES)),
         .config_bytes = CONFIG_BYTES, .queue_count = 1, .queue_size = QUEUE_SIZE,
         .mem = config->mem, .lock = config->lock,
     };
@@ -279,14 +360,22 @@ int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config
     store_le64(blk->device.config + CONFIG_CAPACITY, blk->sectors);
     store_le32(blk->device.config + CONFIG_SEG_MAX, QUEUE_SIZE - 2); /* header and status take a descriptor each */
     store_le32(blk->device.config + CONFIG_BLK_SIZE, SECTOR);
+    if (!config->read_only) {
+        uint32_t cluster_sectors = MAX(info.cluster_bytes / SECTOR, 1);
+        store_le32(blk->device.config + CONFIG_MAX_DISCARD_SECTORS, RANGE_SECTORS_MAX);
+        store_le32(blk->device.config + CONFIG_MAX_DISCARD_SEG, RANGES_MAX);
+        store_le32(blk->device.config + CONFIG_DISCARD_ALIGNMENT, cluster_sectors);
+        store_le32(blk->device.config + CONFIG_MAX_ZEROES_SECTORS, RANGE_SECTORS_MAX);
+        store_le32(blk->device.config + CONFIG_MAX_ZEROES_SEG, RANGES_MAX);
+        blk->device.config[CONFIG_ZEROES_MAY_UNMAP] = 1;
+    }
     pthread_cond_init(&blk->work, NULL);
     pthread_cond_init(&blk->idle, NULL);
-    rc = start_worker(blk);
-    if (rc) {
+    if (!add_worker(blk)) {
         pthread_cond_destroy(&blk->work);
         pthread_cond_destroy(&blk->idle);
         free(blk);
-        return error_set(err, rc, "virtio-blk: cannot start its thread: %s", strerror(rc));
+        return error_set(err, EAGAIN, "virtio-blk: cannot start its thread");
     }
     *out = &blk->device;
     return 0;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* virtio-blk (VIRTIO 1.2, 5.2) over an image. One worker thread per disk does the I/O, so that no vCPU waits for it;
- * it takes the board lock only to fetch a request and to return it. Requests are served in order.
- * Features: SEG_MAX, BLK_SIZE, FLUSH (write-back; each write is flushed for a driver that does not take it), RO.
- * No discard, no multiqueue. */
+/* virtio-blk (VIRTIO 1.2, 5.2) over an image. A few worker threads per disk, made as they are needed, do the I/O, a request
+ * each at a time, so that no vCPU waits for it; they take the board lock only to fetch a request and to return it. Requests
+ * in flight have no order; a flush makes durable what was returned before it was fetched, as the specification asks.
+ * Features: SEG_MAX, BLK_SIZE, FLUSH (write-back; each change is flushed for a driver that does not take it), DISCARD,
+ * WRITE_ZEROES, RO. No multiqueue. */
 #ifndef IMGVM_DEV_VIRTIO_BLK_H
 #define IMGVM_DEV_VIRTIO_BLK_H
 
@@ -23,7 +24,7 @@ struct virtio_blk_stats {
     imgvm_error first_error; /* code 0: none yet */
 };
 
-/* Gives the device for virtio_pci_create; its destroy stops the worker (the board lock must be free). */
+/* Gives the device for virtio_pci_create; its destroy stops the workers (the board lock must be free). */
 int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config *config, imgvm_error *err);
 void virtio_blk_stats(struct virtio_device *device, struct virtio_blk_stats *out);
 

@@ -221,6 +221,11 @@ void virtqueue_busy(struct virtqueue *queue)
 
 /* ---- giving them back ---- */
 
+bool virtqueue_pending(const struct virtqueue *queue)
+{
+    return queue->enabled && !queue->broken && ring_load(queue->avail + 2) != queue->next_avail;
+}
+
 void virtqueue_push(struct virtqueue *queue, uint16_t head, uint32_t written)
 {
     if (queue->broken || !queue->enabled)

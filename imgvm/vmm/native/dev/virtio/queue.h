@@ -61,6 +61,8 @@ void virtqueue_attach(struct virtqueue *queue);
 
 /* 1: *chain is the next chain. 0: none left, and the driver has been asked to notify about the next. -1: broken. */
 int virtqueue_pop(struct virtqueue *queue, struct virtq_chain *chain);
+/* Has the driver offered more than was popped? A hint, as the driver may go on at any time. */
+bool virtqueue_pending(const struct virtqueue *queue);
 /* Return the chain; `written` bytes from the start of its in part hold data. */
 void virtqueue_push(struct virtqueue *queue, uint16_t head, uint32_t written);
 /* After pushing: does the driver want an interrupt? */

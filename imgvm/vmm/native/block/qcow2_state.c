@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/* An open image as it changes: the first modification, header fields, flush and close. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "qcow2.h"
+
+int qcow2_sync(struct qcow2 *q, imgvm_error *err)
+{
+    int result = has_data_file(q) ? file_sync(q->data, err) : 0;
+    if (!result)
+        result = file_sync(q->file, err);
+    /* The kernel reports lost pages once and then calls them clean: nothing may build on them. */
+    q->failed |= result != 0;
+    return result;
+}
+
+/* All that precedes is on disk before the header changes, and the header before anything that follows. */
+int qcow2_write_header(struct qcow2 *q, unsigned at, const void *data, size_t bytes, imgvm_error *err)
+{
+    int result = qcow2_sync(q, err);
+    if (result)
+        return result;
+    result = file_write(q->file, at, data, bytes, err);
+    q->failed |= result != 0; /* who knows which header the disk has now */
+    return result ? result : qcow2_sync(q, err);
+}
+
+int qcow2_set_incompatible(struct qcow2 *q, uint64_t bits, bool on, imgvm_error *err)
+{
+    uint8_t field[8];
+    uint64_t value = on ? q->incompatible | bits : q->incompatible & ~bits;
+    if (q->version < 3 || value == q->incompatible)
+        return 0;
+    store_be64(field, value);
+    int result = qcow2_write_header(q, HEADER_INCOMPATIBLE, field, sizeof field, err);
+    if (!result)
+        q->incompatible = value;
+    return result;
+}
+
+int qcow2_begin_modify(struct qcow2 *q, imgvm_error *err)
+{
+    if (unlikely(q->failed)) {
+        error_set(err, EIO, "%s: an earlier flush failed; nothing more is written", q->file->path);
+        return error_hint(err, "check the host's disk, then the image with `imgvm check`");
+    }
+    if (likely(q->modified))
+        return 0;
+    if (q->autoclear) {
+        /* Features that would have to be kept up to date with every change, by who knows them. */
+        uint64_t kept = has_data_file(q) ? q->autoclear & AUTOCLEAR_RAW_DATA : 0;
+        uint8_t bits[8];
+        store_be64(bits, kept);
+        int result = kept == q->autoclear ? 0 : qcow2_write_header(q, HEADER_AUTOCLEAR, bits, sizeof bits, err);
+        if (result)
+            return result;
+        q->autoclear = kept;
+        q->bitmaps_count = 0;
+    }
+    q->modified = true;
+    return 0;
+}
+
+void qcow2_free(struct qcow2 *q)
+{
+    if (!q)
+        return;
+    cache_free(&q->l2_cache);
+    cache_free(&q->block_cache);
+    config_forget(q);
+    free(q->l1.entries);
+    free(q->refcounts.entries);
+    free(q->frees);
+    free(q->snapshot_table);
+    free(q->snapshots);
+    free(q->bounce);
+    inflaters_free(q);
+    free(q);
+}
+
+void qcow2_info(const struct qcow2 *q, imgvm_image_info *out)
+{
+    out->version = q->version;
+    out->cluster_bytes = (uint32_t)q->cluster_bytes;
+    out->snapshots = q->snapshot_count;
+    out->incompatible = q->incompatible;
+    out->compatible = q->compatible;
+    out->autoclear = q->autoclear;
+    memcpy(out->backing_file, q->backing_file, sizeof out->backing_file);
+}
+
+static bool metadata_is_clean(const struct qcow2 *q)
+{
+    return !q->l2_cache.dirty_count && !q->block_cache.dirty_count && !q->free_count &&
+           q->l1.dirty_from >= q->l1.dirty_to && q->refcounts.dirty_from >= q->refcounts.dirty_to &&
+           q->refcounts.offset == q->refcount_offset_on_disk;
+}
+
+static int qcow2_flush_data(imgvm_image *image, imgvm_error *err)
+{
+    struct qcow2 *q = image->qcow2;
+    pthread_mutex_lock(&image->lock);
+    bool clean = !q->failed && metadata_is_clean(q), modified = q->modified;
+    pthread_mutex_unlock(&image->lock);
+    if (!clean || !modified)
+        return clean;
+    int result = has_data_file(q) ? file_sync(q->data, err) : file_sync(q->file, err);
+    if (result) {
+        pthread_mutex_lock(&image->lock);
+        q->failed = true;
+        pthread_mutex_unlock(&image->lock);
+    }
+    return result ? result : 1;
+}
+
+static int qcow2_flush(imgvm_image *image, imgvm_error *err)
+{
+    struct qcow2 *q = image->qcow2;
+    if (!q->modified)
+        return 0;
+    int result = qcow2_begin_modify(q, err); /* not after a failed flush */
+    return result ? result : qcow2_write_back(q, err);
+}
+
+static int qcow2_close(imgvm_image *image, imgvm_error *err)
+{
+    struct qcow2 *q = image->qcow2;
+    int result = image->writable ? qcow2_flush(image, err) : 0;
+    /* The first write-back dropped references; the second records that. */
+    if (!result && q->block_cache.dirty_count)
+        result = qcow2_flush(image, err);
+    qcow2_free(q);
+    image->qcow2 = NULL;
+    return result;
+}
+
+const struct image_ops qcow2_ops = {
+    .read = qcow2_read_shared, .write_in_place = qcow2_write_shared, .extent = qcow2_extent_shared,
+    .flush_data = qcow2_flush_data, .write = qcow2_write, .zero = qcow2_zero, .discard = qcow2_discard,
+    .flush = qcow2_flush, .resize = qcow2_resize, .close = qcow2_close,
+};
