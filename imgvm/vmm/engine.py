@@ -92,11 +92,11 @@ def choose(accel: str, host: Callable[[], Host] = inspect_host) -> Choice:
     found = host()
     if accel == KVM:
         if found.obstacle:
-            hint = "; ".join(filter(None, (found.hint, "or take --accel interp")))
+            hint = "; ".join(filter(None, (found.hint, "or take --accel jit")))
             raise EngineError(f"KVM cannot be used: {found.obstacle}", hint, STATUS_CANNOT_RUN)
         return Choice(KVM, "as asked" if found.hardware else "as asked, but without hardware (no vmx or svm)")
     if found.obstacle:
-        return Choice(INTERP, f"because {found.obstacle}")
+        return Choice(JIT, f"because {found.obstacle}")
     if not found.hardware:
-        return Choice(INTERP, f"because {DEV_KVM} is not backed by hardware (no vmx or svm in {CPUINFO})")
+        return Choice(JIT, f"because {DEV_KVM} is not backed by hardware (no vmx or svm in {CPUINFO})")
     return Choice(KVM, f"with {found.hardware}")

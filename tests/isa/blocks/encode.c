@@ -242,8 +242,6 @@ bool row_wanted(unsigned number, enum mode mode, const struct feature_set *featu
         return false;
     if (has_class(row, CLASS_VSIB_X, CLASS_VSIB_DQ))
         return false; /* its addresses are vectors: nothing would be there */
-    if (info->feature == FEATURE_SHA)
-        return false; /* to be taken in again: translated, a misaligned operand does not fault as the interpreter's does */
     switch (row->op) {
     case OP_PUSHF: case OP_POPF: case OP_STI: case OP_CLI: case OP_OUT: case OP_IN: case OP_CPUID: case OP_MOV_FROM_SREG: case OP_FXSAVE:
         return true;

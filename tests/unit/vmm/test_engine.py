@@ -17,8 +17,8 @@ from imgvm.vmm.engine import Choice, Host
     ("accel", "host", "choice"),
     [
         ("auto", Host("vmx", ""), Choice("kvm", "with vmx")),
-        ("auto", Host("vmx", "/dev/kvm is absent", "load it"), Choice("interp", "because /dev/kvm is absent")),
-        ("auto", Host("", ""), Choice("interp", "because /dev/kvm is not backed by hardware (no vmx or svm in /proc/cpuinfo)")),
+        ("auto", Host("vmx", "/dev/kvm is absent", "load it"), Choice("jit", "because /dev/kvm is absent")),
+        ("auto", Host("", ""), Choice("jit", "because /dev/kvm is not backed by hardware (no vmx or svm in /proc/cpuinfo)")),
         ("kvm", Host("svm", ""), Choice("kvm", "as asked")),
         ("kvm", Host("", ""), Choice("kvm", "as asked, but without hardware (no vmx or svm)")),
         ("interp", Host("vmx", ""), Choice("interp", "as asked")),
@@ -39,7 +39,7 @@ def test_kvm_that_cannot_be_used_is_an_error_of_126() -> None:
         engine.choose("kvm", lambda: Host("vmx", "no permission for /dev/kvm", "join its group"))
     assert caught.value.status == 126
     assert caught.value.message == "KVM cannot be used: no permission for /dev/kvm"
-    assert caught.value.hint == "join its group; or take --accel interp"
+    assert caught.value.hint == "join its group; or take --accel jit"
 
 
 def test_unknown_engine() -> None:

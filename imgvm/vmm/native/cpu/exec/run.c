@@ -120,6 +120,7 @@ static void deliver_exception(struct cpu *cpu)
         uint8_t first = cpu->delivering;
         bool serious = contributory(vector) || vector == EXC_PF;
         if (first == EXC_DF && serious) {
+            cpu_fpu_leave(cpu); /* the message is not made in general registers alone */
             snprintf(cpu->message, sizeof cpu->message,
                      "triple fault at %#x:%#llx (exception %u while delivering a double fault; cr0 %#llx cr2 %#llx cr3 %#llx rsp %#llx)",
                      cpu->s.segment[CS].selector, (unsigned long long)cpu->rip, vector, (unsigned long long)cpu->s.cr0,

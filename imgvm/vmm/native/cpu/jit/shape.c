@@ -349,6 +349,8 @@ static bool plan_native(struct plan *plan, const struct uop *u)
     bool mem = in->flags & INSN_MEM;
     uint8_t code[NATIVE_MAX_BYTES];
     struct native_registers registers = {.used = 0};
+    if (mem && op_infos[in->op].feature == FEATURE_SHA)
+        return false; /* not every host's processor checks their alignment */
     if (op_infos[in->op].kind != OPK_NATIVE || !u->native || (mem && u->ea_slow) || !native_encode(code, in, &registers))
         return false;
     unsigned in_memory = 0; /* of those that are not pinned, two fit the temporaries, one beside an address */
