@@ -137,7 +137,7 @@ static uint8_t *put_canonical_check(struct emitter *e)
     return put_jcc(a, CC_ABOVE);
 }
 
-static void put_target(struct emitter *e, unsigned i)
+static void put_target(struct emitter *e, unsigned i, bool check)
 {
     const struct insn *in = &emit_uop(e, i)->in;
     if (in->flags & INSN_MEM) {
@@ -148,7 +148,29 @@ static void put_target(struct emitter *e, unsigned i)
         if (r != T0)
             mov_rr(&e->a, T0, r);
     }
-    emit_cold(e, COLD_EXECUTOR, i)->patch = put_canonical_check(e);
+    if (check)
+        emit_cold(e, COLD_EXECUTOR, i)->patch = put_canonical_check(e);
+}
+
+static void put_jump_rm(struct emitter *e, unsigned i)
+{
+    uint8_t *misses[2];
+    flags_to_cc(e);
+    put_target(e, i, false);
+    jit_put_lookup(&e->a, misses);
+    for (unsigned k = 0; k < ARRAY_LEN(misses); k++)
+        emit_cold(e, COLD_JUMP, i)->patch = misses[k];
+}
+
+/* Out of translated code, unless it is the executor's to raise what is due. */
+static void jump_cold(struct emitter *e, const struct cold *cold)
+{
+    op_gs(&e->a, OPCW(0x8b), T0, CPU(rip));
+    uint8_t *wild = put_canonical_check(e);
+    jit_put_jump(e->jit, &e->a, e->jit->leave);
+    patch_jump(wild, e->a.p);
+    emit_call_executor(e, cold->index);
+    PUT(&e->a, 0x0f, 0x0b);
 }
 
 /* ---- calls and returns ---- */
@@ -190,7 +212,7 @@ static void put_call_rm(struct emitter *e, unsigned i)
 {
     uint64_t back = e->rip + emit_uop(e, i)->next;
     flags_to_cc(e);
-    put_target(e, i);
+    put_target(e, i, true);
     op_gs(&e->a, OPCW(0x89), T0, CPU(call_target));
     struct place at = memory_push(e, i);
     put_call_pushes(e, i, at, back);
@@ -243,9 +265,7 @@ void branch_emit(struct emitter *e, unsigned i)
         leave_by(e, i, put_jmp(&e->a), relative_target(e, u));
         break;
     case SPECIAL_JMP_RM:
-        flags_to_cc(e);
-        put_target(e, i);
-        jit_put_jump(e->jit, &e->a, e->jit->dispatch);
+        put_jump_rm(e, i);
         break;
     case SPECIAL_CALL:
         put_call(e, i);
@@ -278,6 +298,9 @@ void branch_cold(struct emitter *e, const struct cold *cold)
         patch_jump(exit->hot, here);
         return;
     }
+    case COLD_JUMP:
+        jump_cold(e, cold);
+        return;
     case COLD_STACK:
         op_gs(a, OPCW(0x8b), H_RSP, CPU(host_stack));
         patch_jump(put_jmp(a), cold->done);

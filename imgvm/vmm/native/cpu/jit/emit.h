@@ -27,6 +27,7 @@ enum cold_kind {
     COLD_POLL,     /* something wants a look before the instruction */
     COLD_EXIT,     /* the stub of an exit */
     COLD_STACK,    /* calls are nested too deeply on the host's stack */
+    COLD_JUMP,     /* a computed jump whose target is not in the table */
     COLD_RETURN,   /* a return that does not pair with the last call */
 };
 

@@ -125,10 +125,8 @@ static const void *make_leave_saved(struct translator *jit, struct assembler *a)
     return here;
 }
 
-/* T0 = target rip, flags in cpu->cc: to its translation, or out. */
-static void make_dispatch(struct translator *jit, struct assembler *a)
+void jit_put_lookup(struct assembler *a, uint8_t *misses[2])
 {
-    jit->dispatch = jit_rx(jit, a->p);
     op_gs(a, OPCW(0x89), T0, CPU(rip));
     mov_rr(a, T1, T0);
     shift_imm(a, SHIFT_SHR, true, T1, 12);
@@ -137,11 +135,22 @@ static void make_dispatch(struct translator *jit, struct assembler *a)
     shift_imm(a, SHIFT_SHL, false, T1, 5);
     op_gs(a, OPCW(0x03), T1, CPU(translated_jumps));
     op_rm(a, OPCW(0x3b), T0, T1, offsetof(struct jit_jump, linear));
-    jump_if(jit, a, CC_NE, jit->leave);
+    misses[0] = put_jcc(a, CC_NE);
     op_gs(a, OPCW(0x8b), T0, CPU(mmu.epoch)); /* and mmu.mode_key */
     op_rm(a, OPCW(0x3b), T0, T1, offsetof(struct jit_jump, key));
-    jump_if(jit, a, CC_NE, jit->leave);
+    misses[1] = put_jcc(a, CC_NE);
     op_rm(a, OPC(0xff), 4, T1, offsetof(struct jit_jump, code)); /* jmp */
+}
+
+/* T0 = target rip, flags in cpu->cc: to its translation, or out. */
+static void make_dispatch(struct translator *jit, struct assembler *a)
+{
+    jit->dispatch = jit_rx(jit, a->p);
+    uint8_t *misses[2];
+    jit_put_lookup(a, misses);
+    for (unsigned i = 0; i < ARRAY_LEN(misses); i++)
+        patch_jump(misses[i], a->p);
+    jit_put_jump(jit, a, jit->leave);
 
     jit->return_miss = jit_rx(jit, a->p); /* T0 = target: this pair is not it, those below may be */
     op_gs(a, OPCW(0x3b), H_RSP, CPU(host_stack));

@@ -79,6 +79,10 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
 void jit_put_jump(const struct translator *jit, struct assembler *a, const void *target);
 void jit_put_call(const struct translator *jit, struct assembler *a, const void *target);
 
+/* T0 = target rip, flags in cpu->cc: goes to its translation, if the table of computed jumps has it; `misses` are the
+ * jumps to be patched for when it has not, with the target in cpu->rip. What is found there is canonical. */
+void jit_put_lookup(struct assembler *a, uint8_t *misses[2]);
+
 /* ---- link.c ---- */
 
 /* Everything translated goes. Not while translated code is on the stack. */
