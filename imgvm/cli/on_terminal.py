@@ -42,6 +42,8 @@ def run(
     allow: Collection[str] = (),
     gdb: str | None = None,
     watch: Watch = NO_WATCH,
+    variables: Sequence[str] = (),
+    profiles: Sequence[str] = (),
 ) -> int:
     if result_file is not None:
         _check_result_file(result_file)
@@ -56,6 +58,8 @@ def run(
                 allow=allow,
                 gdb=gdb,
                 watch=watch,
+                variables=variables,
+                profiles=profiles,
             )
             if result is not None and result.is_stuck:
                 _report(result, result_file, watch)
@@ -96,8 +100,13 @@ def _run(
     allow: Collection[str],
     gdb: str | None,
     watch: Watch,
+    variables: Sequence[str],
+    profiles: Sequence[str],
 ) -> Result | None:
     if launch.is_image(source):
+        if variables or profiles:
+            hint = "give them to `imgvm pack`"
+            raise UsageError(f"{source} is an image: its variables and profiles are settled", hint)
         image = source
         if ephemeral and not print_config:
             image = stack.enter_context(_copy_of(source, allow))
@@ -110,7 +119,7 @@ def _run(
             return None
         choice = _choose(opened.machine)
     else:
-        config = Config.load(source, overrides)
+        config = Config.load(source, overrides, variables=variables, profiles=profiles)
         if print_config:
             sys.stdout.write(config.resolved())
             return None

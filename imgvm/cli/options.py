@@ -15,6 +15,14 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a key, as in machine.memory=1GiB. Repeatable."),
 ]
+Vars = Annotated[
+    list[str] | None,
+    typer.Option("--var", metavar="NAME=VALUE", help="Give a variable of the config a value. Repeatable."),
+]
+Profiles = Annotated[
+    list[str] | None,
+    typer.Option("--profile", metavar="NAME", help="Lay a profile of the config over it. Repeatable."),
+]
 Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", metavar="LIST", help="What an image may use of this host, as backing."),

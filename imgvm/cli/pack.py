@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from imgvm.cli.options import Sets, refuse_image
+from imgvm.cli.options import Profiles, Sets, Vars, refuse_image
 from imgvm.errors import PackError
 from imgvm.log import log
 
@@ -22,6 +22,8 @@ def command(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The image; by default NAME.img.")
     ] = None,
     sets: Sets = None,
+    vars: Vars = None,
+    profiles: Profiles = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and write nothing.")
     ] = False,
@@ -38,7 +40,7 @@ def command(
             print(folder.assemble(config, target, sets=sets or (), force=force))
             return 0
     refuse_image(config)
-    loaded = Config.load(config, sets or ())
+    loaded = Config.load(config, sets or (), variables=vars or (), profiles=profiles or ())
     target = output or Path(f"{loaded.machine.name}.img")
     if dry_run:
         sys.stdout.write(loaded.resolved())

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imgvm.cli import GDB_ADDRESS
-from imgvm.cli.options import Allow, Sets
+from imgvm.cli.options import Allow, Profiles, Sets, Vars
 from imgvm.errors import UsageError
 
 
@@ -26,6 +26,8 @@ def command(
     ] = None,
     cpus: Annotated[int | None, typer.Option("-c", "--cpus", metavar="N", help="Processors.")] = None,
     sets: Sets = None,
+    vars: Vars = None,
+    profiles: Profiles = None,
     timeout: Annotated[
         str | None, typer.Option("--timeout", metavar="TIME", help="End with status 124 after this, as 10m.")
     ] = None,
@@ -77,6 +79,8 @@ def command(
         source,
         overrides,
         result_file,
+        variables=vars or (),
+        profiles=profiles or (),
         print_config=print_config,
         ephemeral=ephemeral,
         allow=grants,

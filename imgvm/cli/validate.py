@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from imgvm.cli.options import Sets, refuse_image
+from imgvm.cli.options import Profiles, Sets, Vars, refuse_image
 from imgvm.errors import STATUS_FINDINGS, ConfigError, Problem
 from imgvm.log import log
 
@@ -23,6 +23,8 @@ class Format(StrEnum):
 def command(
     configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML files.")],
     sets: Sets = None,
+    vars: Vars = None,
+    profiles: Profiles = None,
     format: Annotated[Format, typer.Option("--format", help="How problems are shown.")] = Format.text,
 ) -> int:
     """Check configs; problems go to stdout, status 1 when there are any."""
@@ -33,7 +35,7 @@ def command(
     for path in configs:
         refuse_image(path)
         try:
-            Config.load(path, sets or ())
+            Config.load(path, sets or (), variables=vars or (), profiles=profiles or ())
         except ConfigError as error:
             problems += error.problems
     if problems or format is Format.json:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """YAML text -> data with places -> schema -> Machine.
 
-    config = Config.load("ci.yaml", overrides=["machine.memory=1GiB"])
+    config = Config.load("ci.yaml", overrides=["machine.memory=1GiB"], variables=["TAG=7"], profiles=["fast"])
     config.machine.hardware.memory_bytes
 
 Every problem of a text is raised at once, as one ConfigError.
@@ -10,19 +10,24 @@ Every problem of a text is raised at once, as one ConfigError.
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imgvm import machine as _machine
-from imgvm.config import document, overrides, variables
+from imgvm.config import document, include, paths
+from imgvm.config import overrides as _overrides
+from imgvm.config import variables as _variables
+from imgvm.config.include import Included
 from imgvm.errors import STATUS_NOT_FOUND, ConfigError, ImgvmError, Problem, errno_hint
 from imgvm.machine import Machine
 
 __all__ = ["Config"]
 
 MAX_RESOLVED_BYTES = 1 << 20
+_COMPOSING = ("include", "vars", "profiles")  # of which nothing is left when a config is resolved
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,18 @@ class Config:
     text: str
     filename: str
     folder: Path
+    includes: tuple[Included, ...] = ()
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Config:
-        """Reads a file. `overrides` are `path=value` texts, as of `--set`."""
+    def load(
+        cls,
+        path: str | Path,
+        overrides: Sequence[str] = (),
+        *,
+        variables: Sequence[str] = (),
+        profiles: Sequence[str] = (),
+    ) -> Config:
+        """Reads a file. `overrides` are `path=value` texts, as of `--set`; `variables` are `NAME=VALUE`."""
         source = Path(path)
         try:
             with source.open("rb") as stream:
@@ -45,7 +58,8 @@ class Config:
             status = STATUS_NOT_FOUND if isinstance(error, FileNotFoundError) else ImgvmError("").status
             hint = errno_hint(error.errno)
             raise ImgvmError(f"{path}: {error.strerror}", hint, status, errno=error.errno or 0) from None
-        return cls.from_text(raw, str(path), source.resolve().parent, overrides)
+        folder = source.resolve().parent
+        return cls.from_text(raw, str(path), folder, overrides, variables=variables, profiles=profiles)
 
     @classmethod
     def from_text(
@@ -54,11 +68,23 @@ class Config:
         filename: str = "<text>",
         folder: Path | None = None,
         overrides: Sequence[str] = (),
+        *,
+        variables: Sequence[str] = (),
+        profiles: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> Config:
+        home = folder or Path.cwd()
+        values = _variables.given(variables)
+        includer = include.Includer()
         tree = document.parse(text, filename)
-        machine = _build(tree, overrides, _default_name(filename))
+        # Under the name that an include of it would have, so that a circle is seen.
+        tree = includer.compose(tree, home, ((home / Path(filename).name).resolve(),))
+        tree = include.with_profiles(tree, profiles)
+        _override(tree, overrides)
+        _variables.resolve(tree, values, os.environ if environment is None else environment)
+        machine = _build(tree, _default_name(filename), home, includer.found)
         kept = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        return cls(machine, kept, filename, folder or Path.cwd())
+        return cls(machine, kept, filename, home, tuple(includer.found))
 
     @classmethod
     def from_resolved(cls, text: str | bytes, filename: str, overrides: Sequence[str] = ()) -> Config:
@@ -70,7 +96,10 @@ class Config:
         except (ValueError, RecursionError):
             raise ConfigError([Problem(filename, 0, 0, "", "the resolved config is not JSON")]) from None
         tree = document.Tree(filename, data)
-        machine = _build(tree, overrides, "machine", resolved=True)
+        _override(tree, overrides)
+        composed = [key for key in _COMPOSING if isinstance(data, dict) and key in data]
+        tree.problems += [tree.problem((key,), "a resolved config has no such key") for key in composed]
+        machine = _build(tree, "machine", Path.cwd())
         kept = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
         return cls(machine, kept, filename, Path.cwd())
 
@@ -88,18 +117,20 @@ def _default_name(filename: str) -> str:
     return name or "machine"
 
 
-def _build(tree: document.Tree, sets: Sequence[str], name: str, *, resolved: bool = False) -> Machine:
-    from imgvm.config import check, semantics  # jsonschema is slow to import
-
+def _override(tree: document.Tree, sets: Sequence[str]) -> None:
     for override in sets:
-        overrides.apply(tree, override)
+        _overrides.apply(tree, override)
     if tree.data is None:
         raise ConfigError([tree.problem((), "the config is empty", "it begins with `version: 1`")])
-    if not resolved:
-        variables.resolve(tree)
+
+
+def _build(tree: document.Tree, name: str, folder: Path, included: Sequence[Included] = ()) -> Machine:
+    from imgvm.config import check, semantics  # jsonschema is slow to import
+
     problems = tree.problems + check.check(tree)
     if not problems:
         problems = semantics.check(tree)
     if problems:
-        raise ConfigError(sorted(set(problems), key=lambda p: (p.line, p.column, p.path)))
+        raise ConfigError(sorted(set(problems), key=lambda p: (p.file, p.line, p.column, p.path)))
+    paths.rebase(tree, folder, {part.file: part.folder for part in included})
     return _machine.from_document(tree.data, name)

@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from imgvm.config.document import Path, Tree, format_path
-from imgvm.config.schema import schema
+from imgvm.config.schema import referred, schema
 from imgvm.config.suggest import did_you_mean
 from imgvm.errors import Problem
 
@@ -52,8 +52,17 @@ def check(tree: Tree) -> list[Problem]:
     """All the violations of the schema."""
     problems: list[Problem] = []
     for error in _validator().iter_errors(tree.data):
-        problems += _explain(tree, error)
+        if not _is_open(error):
+            problems += _explain(tree, error)
     return problems
+
+
+def _is_open(error: Violation) -> bool:
+    """Whether a fault of a profile is none: it names only what it changes, its variables are unknown."""
+    if not error.absolute_path or error.absolute_path[0] != "profiles":
+        return False
+    unknown = error.instance is None or (isinstance(error.instance, str) and "${" in error.instance)
+    return unknown or _is_about_keys(error)
 
 
 def _explain(tree: Tree, error: Violation) -> list[Problem]:
@@ -168,11 +177,6 @@ def _is_type_mismatch(child: Violation, instance: Any) -> bool:
     return child.validator in ("enum", "const") and not any(type(word) is type(instance) for word in words)
 
 
-def _target(rule: dict[str, Any]) -> dict[str, Any]:
-    reference = rule.get("$ref")
-    return schema()["$defs"][reference.rsplit("/", 1)[1]] if reference else rule
-
-
 def _words(rule: dict[str, Any]) -> list[Any]:
     found: list[Any] = []
     for branch in rule.get("anyOf", rule.get("oneOf", [])):
@@ -182,7 +186,7 @@ def _words(rule: dict[str, Any]) -> list[Any]:
 
 def _what(rule: dict[str, Any]) -> str:
     """A type in words."""
-    target = _target(rule)
+    target = referred(rule)
     if "x-what" in target:
         return str(target["x-what"])
     if "enum" in target:

@@ -25,6 +25,10 @@ Path = tuple[str | int, ...]
 Mark = tuple[int, int]  # line and column, from 1; (0, 0): not in the text
 
 
+class PlainText(str):
+    """A plain scalar with a variable in it: what it is (a number, say) shows when the variable is known."""
+
+
 @dataclass
 class Tree:
     """Data, and where each node stands: `values` by its path, `keys` by the path of the value they name."""
@@ -33,24 +37,28 @@ class Tree:
     data: Any = None
     values: dict[Path, Mark] = field(default_factory=dict)
     keys: dict[Path, Mark] = field(default_factory=dict)
+    files: dict[Path, str] = field(default_factory=dict)  # of the nodes that come from another file
     problems: list[Problem] = field(default_factory=list)
     overridden: dict[Path, str] = field(default_factory=dict)  # what `--set` wrote, and its words
 
-    def mark(self, path: Path, key: bool = False) -> Mark:
-        """The place of a value, or of its key; else of the nearest node around it."""
+    def place(self, path: Path, key: bool = False) -> tuple[str, Mark]:
+        """The file and the place in it of a value, or of its key; else of the nearest node around it."""
         if key and path in self.keys:
-            return self.keys[path]
+            return self.files.get(path, self.file), self.keys[path]
         for length in range(len(path), -1, -1):
             if path[:length] in self.values:
-                return self.values[path[:length]]
-        return (0, 0)
+                return self.files.get(path[:length], self.file), self.values[path[:length]]
+        return self.file, (0, 0)
+
+    def mark(self, path: Path, key: bool = False) -> Mark:
+        return self.place(path, key)[1]
 
     def problem(self, path: Path, message: str, hint: str | None = None, *, key: bool = False) -> Problem:
         for length in range(len(path), 0, -1):
             if path[:length] in self.overridden:
                 return Problem(self.overridden[path[:length]], 0, 0, format_path(path), message, hint)
-        line, column = self.mark(path, key)
-        return Problem(self.file, line, column, format_path(path), message, hint)
+        file, (line, column) = self.place(path, key)
+        return Problem(file, line, column, format_path(path), message, hint)
 
 
 def format_path(path: Path) -> str:
@@ -191,6 +199,7 @@ class _Composer:
         if self._at_key():
             self._key(value, event.value, plain, mark)
         else:
+            value = PlainText(value) if plain and isinstance(value, str) and "${" in value else value
             self._place(value, mark)
             if event.anchor:
                 self.anchors[event.anchor] = value
@@ -272,7 +281,7 @@ class _Composer:
         if self._at_key():
             self._fail(mark, "an alias cannot be a key")
         data = self.anchors[name]
-        self.nodes += _size(data) - 1  # before the copy is made
+        self.nodes += size(data) - 1  # before the copy is made
         if self.nodes > MAX_NODES:
             self._fail(mark, f"more than {MAX_NODES} values (after expanding aliases)")
         if len(self.stack) + _depth(data) > MAX_DEPTH:
@@ -286,8 +295,9 @@ def _children(data: Any) -> Iterable[Any]:
     return data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
 
 
-def _size(data: Any) -> int:
-    return 1 + sum(map(_size, _children(data)))
+def size(data: Any) -> int:
+    """How many values there are in `data`, itself included."""
+    return 1 + sum(map(size, _children(data)))
 
 
 def _depth(data: Any) -> int:

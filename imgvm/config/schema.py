@@ -17,3 +17,13 @@ def schema_text() -> str:
 def schema() -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(schema_text())
     return loaded
+
+
+def referred(rule: dict[str, Any]) -> dict[str, Any]:
+    """What a rule that is a reference stands for; any other rule itself."""
+    found: Any = rule
+    if "$ref" in rule:
+        found = schema()
+        for part in rule["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+    return dict(found)

@@ -30,5 +30,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     for candidate in (snake, _SYNONYMS.get(snake, ""), snake.replace("_", "")):
         if candidate in words:
             return candidate
-    close = difflib.get_close_matches(snake, words, n=1, cutoff=0.7)
+    return nearest(snake, words)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that a name of somebody's own nearly is: no synonyms, and letters as they are."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return close[0] if close else None
