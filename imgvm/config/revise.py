@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from imgvm import machine as _machine
@@ -52,7 +51,7 @@ def revise(
     for path, value in changes:
         if not str(path[0]).startswith("x-"):
             _apply(data, path, _without_variables(tree, path, value))
-    merged = Tree(file, data, tree.values, tree.keys, [*tree.problems, *problems])
+    merged = Tree(file, data, tree.values, tree.keys, problems=[*tree.problems, *problems])
     problems = merged.problems + check.check(merged)
     if not problems:
         problems = semantics.check(merged)
@@ -100,9 +99,6 @@ def _apply(data: dict[str, Any], path: Path, value: Any) -> None:
 
 
 def _without_variables(tree: Tree, path: Path, value: Any) -> Any:
-    """The value as packing would have read it; what is wrong with it is added to the tree's problems."""
-    alone = Tree(tree.file, value, {(): tree.mark(path)})
-    variables.resolve(alone)
-    name = document.format_path(path)
-    tree.problems += [replace(found, path=name) for found in alone.problems]
-    return alone.data
+    """The value as packing would have read it; what is wrong with it is added to the tree's problems. What
+    the variables were at pack time is not known any more."""
+    return variables.settled(tree, path, value)

@@ -51,6 +51,23 @@ def resolve(tree: Tree, values: Mapping[str, str], environment: Mapping[str, str
     tree.data = _resolve(tree, scope, (), tree.data)
 
 
+def settled(tree: Tree, path: Path, data: Any) -> Any:
+    """A part of a tree as `resolve` leaves it, where no variables are known: each one is a problem."""
+    if isinstance(data, dict):
+        return {key: settled(tree, (*path, key), value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [settled(tree, (*path, index), value) for index, value in enumerate(data)]
+    if not isinstance(data, str):
+        return data
+    if "\0" in data:
+        tree.problems.append(tree.problem(path, "the text contains a NUL character"))
+    if any(use[0] != "$$" for use in _USE.finditer(data)):
+        message = "variables are settled when the image is packed"
+        hint = "write the value itself, or $${ for a ${ that the guest is to see"
+        tree.problems.append(tree.problem(path, message, hint))
+    return data.replace("$$", "$")
+
+
 @dataclass
 class _Scope:
     """The variables of one config."""

@@ -70,7 +70,7 @@ def test_what_is_refused_changes_nothing(image_of: Images, capfd: pytest.Capture
     for words, complaint in (
         (["machine.memory=5"], "must be a size"), (["boot.kernel=k"], "settled when the image is packed"),
         (["machine.memory=1GiB", "disks[0].size=2MiB"], "disks: this is settled"), (["nonsense"], "there is no `=`"),
-        (["machine.memroy=1GiB"], "did you mean memory?"), (["boot.cmdline=${X}"], "variables are not"),
+        (["machine.memroy=1GiB"], "did you mean memory?"), (["boot.cmdline=${X}"], "variables are settled"),
     ):  # fmt: skip
         assert main(["config", "set", str(image), *words]) == 125
         assert complaint in capfd.readouterr().err

@@ -13,8 +13,9 @@ import pytest
 from imgvm import units
 from imgvm.cli import main
 from imgvm.config import Config, include
+from imgvm.config.revise import revise
 from imgvm.errors import ConfigError, UsageError
-from imgvm.machine import Disk, File
+from imgvm.machine import Disk, File, Machine
 
 HEAD = "version: 1\nboot: {kernel: k}\n"
 
@@ -299,3 +300,17 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert f"{os.path.normpath(tmp_path / 'base.yaml')}:1:8: vars.N: a value is needed" in out
     assert main(["run", "--print-config", str(path), "--var", "N=4"]) == 0
     assert json.loads(capsys.readouterr().out)["machine"]["cpus"] == 4
+
+
+def test_a_change_after_packing_knows_no_variables() -> None:
+    """What they were when the image was packed is not known any more: a default must not slip in."""
+    old = HEAD + "vars: {T: 5s}\nexit:\n  timeout: ${T}\n"
+    resolved = Config.from_text(old, "f", variables=["T=9s"]).resolved()
+
+    def change(new: str) -> Machine:
+        return revise(old, new, resolved, "f", lambda path: path[0] == "exit")
+
+    assert change(old.replace("${T}", "7s")).exit.timeout_ns == 7 * 10**9
+    assert change(old.replace("exit:", "exit:\n  on_reboot: exit")).exit.timeout_ns == 9 * 10**9
+    with pytest.raises(ConfigError, match=r"f:5:12: exit.timeout: variables are settled when the image is packed"):
+        change(old.replace("${T}", "${T:-6s}"))

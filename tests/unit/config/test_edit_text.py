@@ -129,5 +129,5 @@ def test_problems_have_their_places() -> None:
     assert [str(problem).partition(" (")[0] for problem in caught.value.problems] == [
         "t.yaml:2:8: boot.kernel: this is settled when the image is packed",
         "t.yaml:3:19: machine.memory: must be a size such as 512MiB, not 5",
-        "t.yaml:4:13: labels.a: variables are not supported by this version of imgvm yet",
+        "t.yaml:4:13: labels.a: variables are settled when the image is packed",
     ]
