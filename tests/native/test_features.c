@@ -76,7 +76,7 @@ static void long_mode(struct x86_state *s)
     }
     s->cr0 = CR0_PE | CR0_PG | CR0_ET | CR0_NE | CR0_MP | CR0_WP;
     s->cr3 = TABLES;
-    s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE | CR4_SMAP;
+    s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_PKE | CR4_FSGSBASE | CR4_SMAP;
     s->xcr0 = 7;
     s->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
     s->segment[CS] = (struct x86_segment){8, 0xa09b, 0xffffffff, 0};

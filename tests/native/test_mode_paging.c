@@ -14,6 +14,8 @@ struct plan {
     enum layout layout;
     bool user, p, w, u, nx, reserved; /* the page */
     bool wp, smep, smap, ac, nxe;     /* the processor */
+    bool pke, ad, wd;                 /* protection keys, and what PKRU says of this one */
+    uint8_t key;                      /* of the page */
     char access;                      /* r, w, x */
 };
 
@@ -65,7 +67,7 @@ static uint64_t page_entry(const struct plan *plan)
     static const uint64_t page[] = {PHYSICAL, 0 | PTE_PS, PHYSICAL, 0x200000 | PTE_PS, PHYSICAL, 0x200000 | PTE_PS, PTE_PS};
     static const uint64_t reserved[] = {0, BIT(21), BIT(52), BIT(13), BIT(51), BIT(20), BIT(13)};
     return page[plan->layout] | (plan->p ? PTE_P : 0) | (plan->w ? PTE_W : 0) | (plan->u ? PTE_U : 0) | (plan->nx ? PTE_NX : 0) |
-           (plan->reserved ? reserved[plan->layout] : 0);
+           (plan->reserved ? reserved[plan->layout] : 0) | (uint64_t)plan->key << PTE_KEY_SHIFT;
 }
 
 /* -1: allowed, else the error code. */
@@ -88,6 +90,9 @@ static int expected(const struct plan *plan)
         ok = !(plan->u && plan->smap && !plan->ac) && (!write || plan->w || !plan->wp);
     if (fetch && plan->nx)
         ok = false;
+    /* of the user's pages, data only, whoever accesses them (4.6.2); reported beside other reasons (4.7) */
+    if (plan->pke && plan->u && !fetch && (plan->ad || (plan->wd && write && (plan->user || plan->wp))))
+        return code | PF_P | PF_PK;
     return ok ? -1 : code | PF_P;
 }
 
@@ -116,6 +121,9 @@ static void prepare(struct world *w, struct x86_state *s, const struct plan *pla
     s->cr3 = ROOT;
     s->cr0 = (s->cr0 & ~(uint64_t)CR0_WP) | CR0_PG | (plan->wp ? CR0_WP : 0);
     s->cr4 |= CR4_PSE | (is_wide(plan->layout) ? CR4_PAE : 0) | (plan->smep ? CR4_SMEP : 0) | (plan->smap ? CR4_SMAP : 0);
+    s->cr4 |= plan->pke ? CR4_PKE : 0;
+    s->pkru = (plan->ad || plan->wd ? 0u : 3u) << (plan->key ? 0 : 2); /* another key's do not matter */
+    s->pkru |= (uint32_t)(plan->ad | plan->wd << 1) << 2 * plan->key;
     s->efer = (wide ? EFER_LME | EFER_LMA : 0) | (plan->nxe ? EFER_NXE : 0);
     s->rflags |= plan->ac ? EFLAGS_AC : 0;
     s->gpr[RDI] = TARGET;
@@ -178,6 +186,26 @@ static void test_matrix(struct world *w)
                     continue; /* it has no reserved bits */
                 put(w, PHYSICAL, 0xf4, 1);
                 bad += !try_plan(w, &plan, slot, code_slot);
+            }
+        }
+    }
+}
+
+/* Protection keys, in long mode by every page size. */
+static void test_keys(struct world *w)
+{
+    unsigned bad = 0;
+    for (enum layout layout = PAGE_64_4K; layout <= PAGE_64_1G; layout++) {
+        uint32_t slot = build_tables(w, layout);
+        for (const char *access = "rwx"; *access; access++) {
+            put_code(w, true, *access);
+            for (unsigned bits = 0; bits < 1u << 11 && bad < 20; bits++) {
+                static const uint8_t keys[] = {0, 1, 9, 15};
+                struct plan plan = {.layout = layout, .access = *access, .p = true, .user = bits & 1, .w = bits & 2, .u = bits & 4,
+                                    .reserved = bits & 8, .wp = bits & 16, .smap = bits & 32, .pke = bits & 64, .ad = bits & 128,
+                                    .wd = bits & 256, .key = keys[bits >> 9 & 3], .nxe = true};
+                put(w, PHYSICAL, 0xf4, 1);
+                bad += !try_plan(w, &plan, slot, ROOT + 0x3000 + 8 * (CODE >> 12));
             }
         }
     }
@@ -382,6 +410,7 @@ int main(void)
     world_main_begin();
     world_init(&w);
     test_matrix(&w);
+    test_keys(&w);
     test_upper_levels(&w);
     test_implicit(&w);
     test_smap_stack(&w);

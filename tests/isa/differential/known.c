@@ -33,6 +33,8 @@ const char *row_excluded(unsigned number, enum insn_mode mode, const struct gues
         return "the operating system's IA32_TSC_AUX";
     case OP_CPUID: case OP_XGETBV:
         return "another processor and another XCR0 than the host's, by design";
+    case OP_RDPKRU: case OP_WRPKRU:
+        return "the process's own rights to its memory, where there is CR4.PKE";
     case OP_SYSCALL: case OP_SYSENTER:
         return "enters the host's kernel";
     case OP_VMCALL: case OP_VMMCALL:
@@ -176,14 +178,6 @@ static bool selector_of_linux(const struct diff_case *c)
     return selector >> 3 == 15 && !(selector & 4);
 }
 
-/* The host's first fault is about an address that is not canonical, ours about the page just below. */
-static bool straddles(const struct diff_case *c, const struct diff_result *host, const struct diff_result *guest)
-{
-    (void)c;
-    return (host->vector == EXC_GP || host->vector == EXC_SS) && host->error == 0 && guest->vector == EXC_PF &&
-           guest->cr2 >= UINT64_C(0x00007fffffffff80) && guest->cr2 <= UINT64_C(0x00007fffffffffff);
-}
-
 /* VEX opcodes of AVX-512's mask registers (SDM vol. 2, KADD to KXOR). */
 static bool is_mask_opcode(unsigned map, unsigned opcode)
 {
@@ -238,12 +232,12 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
         return "bits 63:32 of a register are not preserved in 32-bit mode (SDM vol. 1, 3.4.1.1)";
     if (far_transfer(op) && is_fault(host) && is_fault(guest) && host->rip == guest->rip)
         return "which of an instruction's many checks comes first";
-    if (straddles(c, host, guest))
-        return "an operand half in an unmapped page, half beyond the canonical addresses: which fault is first";
     if (host_is_amd() && has_far_pointer(op) && c->insn.osize == 8)
         return "AMD's far pointers have no 64-bit offsets: REX.W is ignored (APM vol. 3, JMP far, LFS)";
     if (host_is_amd() && op == OP_NOP && !(c->insn.flags & INSN_MEM) && isa_rows[c->insn.row].opcode == 0x0d)
         return "0F 0D with a register: undefined on AMD's processors, a NOP on Intel's (SDM vol. 2, table A-3)";
+    if (host_is_amd() && (op == OP_SCAS || op == OP_CMPS) && has_repeat(c) && is_fault(host) && host->rip == guest->rip)
+        return "AMD's processors keep the last iteration's flags; a fault restores those of before (SDM vol. 2, REP)";
     if ((op == OP_LOOPE || op == OP_LOOPNE) && has_repeat(c))
         return "F2 and F3 before LOOPcc are reserved (SDM vol. 2, 2.1.1); AMD's processors take them for the condition";
     if (op == OP_INT1 && host->vector == EXC_DB && host->rip == c->rip)

@@ -35,6 +35,7 @@ struct x86_state {
     uint64_t cr0, cr2, cr3, cr4;
     uint64_t dr[8]; /* 4 and 5 unused */
     uint64_t xcr0;
+    uint32_t pkru; /* here, whatever xsave says of component 9 */
 
     /* model-specific registers (SDM vol. 4) */
     uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;

@@ -73,6 +73,7 @@ enum x86_sreg { ES, CS, SS, DS, FS, GS };
 #define XCR0_X87 0x01u
 #define XCR0_SSE 0x02u
 #define XCR0_AVX 0x04u
+#define XCR0_PKRU 0x200u
 
 /* Exception vectors (SDM vol. 3, table 6-1) */
 enum x86_exception {
@@ -99,6 +100,8 @@ enum x86_exception {
 #define PTE_PS 0x080u
 #define PTE_G 0x100u
 #define PTE_NX (UINT64_C(1) << 63)
+#define PTE_KEY (UINT64_C(15) << 59) /* protection key, in a leaf of long mode */
+#define PTE_KEY_SHIFT 59
 
 /* Debug registers (SDM vol. 3, 17.2) */
 #define DR6_FIXED 0xffff0ff0u

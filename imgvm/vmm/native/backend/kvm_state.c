@@ -9,6 +9,9 @@
 #include <sys/ioctl.h>
 
 #include "../base/bits.h"
+#include "../cpu/exec/cpuid.h"
+
+#define XSTATE_BV 512 /* of an XSAVE image: which components are in use */
 
 /* MSRs whose value is one field of the state. */
 static const struct {
@@ -143,6 +146,8 @@ int kvm_state_get(struct kvm_engine *kvm, unsigned id, struct x86_state *state, 
             return failed(id, "read the vector registers", err);
         _Static_assert(sizeof xsave >= X86_XSAVE_BYTES, "the state's area fits");
         memcpy(state->xsave, &xsave, X86_XSAVE_BYTES);
+        if (load_le64(state->xsave + XSTATE_BV) & XCR0_PKRU)
+            state->pkru = load_le32(state->xsave + cpuid_pkru_offset());
     }
     if (kvm->has_xcrs) {
         struct kvm_xcrs xcrs;
@@ -194,6 +199,10 @@ int kvm_state_set(struct kvm_engine *kvm, unsigned id, const struct x86_state *s
     if (kvm->has_xsave) {
         struct kvm_xsave xsave = {0};
         memcpy(&xsave, state->xsave, X86_XSAVE_BYTES);
+        uint8_t *area = (uint8_t *)&xsave;
+        store_le64(area + XSTATE_BV, (load_le64(area + XSTATE_BV) & ~(uint64_t)XCR0_PKRU) | (state->pkru ? XCR0_PKRU : 0));
+        if (state->pkru)
+            store_le32(area + cpuid_pkru_offset(), state->pkru);
         if (ioctl(fd, KVM_SET_XSAVE, &xsave) < 0)
             return failed(id, "set the vector registers", err);
     }

@@ -169,10 +169,29 @@ static uint64_t next_page(const struct cpu *cpu, uint64_t linear)
     return cpu->code64 || next >> 33 ? next : (uint32_t)next;
 }
 
+void access_check_canonical(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write)
+{
+    uint64_t last = linear + size - 1;
+    if (likely(mmu_canonical(&cpu->mmu, last) || !cpu->code64))
+        return;
+    static const struct mmu_fault fault = {.general_protection = true};
+    raise_fault(cpu, u, last, write, &fault);
+}
+
+/* How much of the operand is in its first page. One that goes on where no address is canonical faults for that, whatever
+ * its first page; x87's ten bytes are two operands, of eight and of two. */
+static unsigned part_of(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write)
+{
+    unsigned n = first_part(linear, size);
+    if (unlikely(n != size))
+        access_check_canonical(cpu, u, linear, size == 10 ? 8 : size, write);
+    return n;
+}
+
 static uint64_t read_value(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, enum mmu_who who)
 {
     meet_points(cpu, u, linear, size, CPU_POINT_READ);
-    unsigned n = first_part(linear, size);
+    unsigned n = part_of(cpu, u, linear, size, false);
     struct span low = resolve(cpu, u, linear, false, who);
     if (likely(n == size))
         return low.host ? load_sized(low.host, size) : read_mmio(cpu, u, low.gpa, size);
@@ -196,7 +215,7 @@ static void write_value(struct cpu *cpu, const struct uop *u, uint64_t linear, u
                         enum mmu_who who)
 {
     meet_points(cpu, u, linear, size, CPU_POINT_WRITE);
-    unsigned n = first_part(linear, size);
+    unsigned n = part_of(cpu, u, linear, size, true);
     struct span low = resolve(cpu, u, linear, true, who);
     if (likely(n == size)) {
         if (low.region)
@@ -224,8 +243,9 @@ static void check_unusual(struct cpu *cpu, const struct uop *u, uint64_t linear,
     /* SDM vol. 3, table 6-7; larger operands have rules of their own (#GP) or none */
     unsigned alignment = size == 10 ? 8 : size <= 8 && !(size & (size - 1)) ? size : 1;
     if (cpu->alignment_checked && linear % alignment) {
+        unsigned n = part_of(cpu, u, linear, size, write);
         resolve(cpu, u, linear, write, who_is(cpu)); /* a page fault comes first */
-        if (first_part(linear, size) != size)
+        if (n != size)
             resolve(cpu, u, next_page(cpu, linear), write, who_is(cpu));
         raise_error(cpu, u, EXC_AC, 0);
     }
@@ -293,8 +313,9 @@ void *access_page_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, uns
 
 void access_probe_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size)
 {
+    unsigned n = part_of(cpu, u, linear, size, true);
     resolve(cpu, u, linear, true, who_is(cpu));
-    if (first_part(linear, size) != size)
+    if (n != size)
         resolve(cpu, u, next_page(cpu, linear), true, who_is(cpu));
 }
 
@@ -333,7 +354,7 @@ void *access_load_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, un
 {
     enum mmu_who who = who_is(cpu);
     check_access(cpu, u, linear, size, false);
-    unsigned n = first_part(linear, size);
+    unsigned n = part_of(cpu, u, linear, size, false);
     meet_points(cpu, u, linear, size, CPU_POINT_READ);
     struct span low = resolve(cpu, u, linear, false, who);
     if (n == size && low.host)
@@ -364,7 +385,7 @@ void *access_rmw_slow(struct cpu *cpu, const struct uop *u, uint64_t linear, uns
 {
     enum mmu_who who = who_is(cpu);
     check_access(cpu, u, linear, size, true);
-    unsigned n = first_part(linear, size);
+    unsigned n = part_of(cpu, u, linear, size, true);
     meet_points(cpu, u, linear, size, CPU_POINT_WRITE | (read ? CPU_POINT_READ : 0));
     struct span low = resolve(cpu, u, linear, true, who);
     if (low.region)

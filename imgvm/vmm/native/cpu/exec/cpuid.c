@@ -63,6 +63,14 @@ bool cpuid_host_has(enum cpu_feature feature)
     return (out[row->reg] >> row->bit & 1) && (!stands_on_avx(feature) || host_keeps_avx());
 }
 
+uint32_t cpuid_pkru_offset(void)
+{
+    uint32_t out[4] = {0};
+    if (cpuid_host_has(FEATURE_PKU))
+        host_cpuid(0xd, 9, out);
+    return out[EBX] ? out[EBX] : FPU_XSAVE_BYTES;
+}
+
 /* ---- configuration ---- */
 
 void cpuid_announce(struct cpuid_config *config, enum cpu_feature feature)
@@ -227,26 +235,41 @@ static void put_topology(const struct cpuid_config *config, uint32_t subleaf, ui
     }
 }
 
+static uint32_t xsave_bytes(uint64_t components, bool compacted)
+{
+    uint32_t bytes = fpu_xsave_bytes(components, compacted);
+    if (!(components & XCR0_PKRU))
+        return bytes;
+    return compacted ? bytes + 8 : MAX(bytes, cpuid_pkru_offset() + 8);
+}
+
 static void put_xsave(const struct cpuid_config *config, uint32_t subleaf, uint32_t out[4])
 {
-    uint64_t components = XCR0_X87 | XCR0_SSE | (feature_visible(config, FEATURE_AVX) ? XCR0_AVX : 0);
+    uint64_t components = XCR0_X87 | XCR0_SSE | (feature_visible(config, FEATURE_AVX) ? XCR0_AVX : 0) |
+                          (feature_visible(config, FEATURE_PKU) ? XCR0_PKRU : 0);
     if (!feature_visible(config, FEATURE_XSAVE))
         return;
     switch (subleaf) {
     case 0:
         out[EAX] = (uint32_t)components;
-        out[EBX] = fpu_xsave_bytes(config->xcr0, false);
-        out[ECX] = fpu_xsave_bytes(components, false);
+        out[EBX] = xsave_bytes(config->xcr0, false);
+        out[ECX] = xsave_bytes(components, false);
         break;
     case 1:
         put_features(config, 0xd, 1, out);
         if (out[EAX] & 2) /* XSAVEC */
-            out[EBX] = fpu_xsave_bytes(config->xcr0, true);
+            out[EBX] = xsave_bytes(config->xcr0, true);
         break;
     case 2:
         if (components & XCR0_AVX) {
             out[EAX] = 256;
             out[EBX] = 576;
+        }
+        break;
+    case 9:
+        if (components & XCR0_PKRU) {
+            out[EAX] = 8;
+            out[EBX] = cpuid_pkru_offset();
         }
         break;
     }
@@ -280,8 +303,10 @@ static void query_basic(const struct cpuid_config *config, uint32_t leaf, uint32
         break;
     case 0x7:
         put_features(config, 0x7, subleaf, out);
-        if (subleaf == 0)
+        if (subleaf == 0) {
             out[EAX] = 1; /* last subleaf */
+            out[ECX] = (out[ECX] & ~(1u << 4)) | (uint32_t)(config->ospke && feature_visible(config, FEATURE_PKU)) << 4;
+        }
         break;
     case 0xb:
         put_topology(config, subleaf, out);

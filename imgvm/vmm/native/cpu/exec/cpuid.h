@@ -45,6 +45,7 @@ struct cpuid_config {
     /* live: keep equal to the processor's */
     uint64_t xcr0;
     bool osxsave;      /* CR4.OSXSAVE */
+    bool ospke;        /* CR4.PKE */
     bool apic_enabled; /* IA32_APIC_BASE bit 11 */
 };
 
@@ -69,6 +70,9 @@ uint64_t cpuid_efer_bits(const struct cpuid_config *config);
 void cpuid_query(const struct cpuid_config *config, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 
 enum cpu_vendor cpuid_host_vendor(void);
+/* Where the standard format of XSAVE images has PKRU: where this host has it, so that the software processor may go on
+ * with an image that it wrote; else behind AVX. */
+uint32_t cpuid_pkru_offset(void);
 /* Does this host's processor and operating system have it? */
 bool cpuid_host_has(enum cpu_feature feature);
 

@@ -290,6 +290,8 @@ void access_system_probe(struct cpu *cpu, const struct uop *u, uint64_t linear, 
 void *access_page_ptr(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write);
 /* Raises unless [linear, linear+size) can be written (size <= 4096). */
 void access_probe_write(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size);
+/* Raises unless the last byte's address is canonical: for what is read in pieces. 64-bit code's alone. */
+void access_check_canonical(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned size, bool write);
 /* The TLB's entry for an access to this page, entered if need be; NULL: there can be none, the access needs its executor. */
 const struct tlb_entry *access_entry(struct cpu *cpu, uint64_t linear, bool write);
 /* Segment limit and type check outside 64-bit mode: returns the linear address. */
@@ -507,6 +509,7 @@ void cpu_set_segment(struct cpu *cpu, unsigned segment, const struct x86_segment
 void cpu_set_cpl(struct cpu *cpu, uint8_t cpl);
 /* After a change of CPL, EFLAGS.AC, CR0.AM or CR4.SMAP. */
 void cpu_select_tlb(struct cpu *cpu);
+void cpu_set_pkru(struct cpu *cpu, uint32_t value);
 /* Guest TSC: nanoseconds of the machine's clock, plus the offset the guest set. */
 uint64_t cpu_tsc(struct cpu *cpu);
 

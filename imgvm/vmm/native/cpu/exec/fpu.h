@@ -73,7 +73,7 @@ static inline bool fpu_mxcsr_valid(uint32_t mxcsr)
     return !(mxcsr & ~MXCSR_MASK);
 }
 
-/* XSAVE family. `rfbm` is EDX:EAX & XCR0 throughout (SDM vol. 1, 13.7-13.12). */
+/* XSAVE family. `rfbm` is EDX:EAX & XCR0 throughout (SDM vol. 1, 13.7-13.12); these know x87, SSE and AVX alone. */
 #define FPU_XSAVE_BYTES 832 /* x87, SSE, AVX */
 enum fpu_xsave { FPU_XSAVE, FPU_XSAVEOPT, FPU_XSAVEC };
 /* Size of the image that the components of `features` need, legacy region and header included. */

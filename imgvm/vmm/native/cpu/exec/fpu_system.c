@@ -20,6 +20,7 @@ static void need_xsave(struct cpu *cpu, const struct uop *u)
 /* In pieces of `step` bytes: by how much an image must be aligned when alignment is checked (SDM vol. 3, table 6-7). */
 static void read_image(struct cpu *cpu, const struct uop *u, uint64_t linear, uint8_t *image, unsigned bytes, unsigned step)
 {
+    access_check_canonical(cpu, u, linear, bytes, false);
     for (unsigned i = 0; i < bytes; i += step) {
         uint64_t value = mem_read(cpu, u, linear + i, step);
         fpu_copy(image + i, &value, step);
@@ -128,6 +129,36 @@ static uint64_t requested(const struct cpu *cpu)
     return (cpu->gpr[RDX] << 32 | (uint32_t)cpu->gpr[RAX]) & cpu->s.xcr0;
 }
 
+/* ---- PKRU, component 9, which is not of the vector state (SDM vol. 1, 13.5.7) ---- */
+
+#define XSTATE_BV 512
+#define XCOMP_BV 520
+#define COMPACTED BIT(63)
+
+static unsigned pkru_offset(uint64_t format)
+{
+    return format & COMPACTED ? fpu_xsave_bytes(format, true) : cpuid_pkru_offset();
+}
+
+/* To the header of the image and, where the instruction writes it, to memory. */
+static void save_pkru(struct cpu *cpu, const struct uop *u, uint64_t linear, uint8_t *image, enum fpu_xsave kind)
+{
+    uint64_t in_use = cpu->s.pkru ? XCR0_PKRU : 0;
+    store_le64(image + XSTATE_BV, (load_le64(image + XSTATE_BV) & ~(uint64_t)XCR0_PKRU) | in_use);
+    if (kind == FPU_XSAVEC)
+        store_le64(image + XCOMP_BV, load_le64(image + XCOMP_BV) | XCR0_PKRU);
+    if (kind == FPU_XSAVE || in_use)
+        mem_write_64(cpu, u, linear + pkru_offset(load_le64(image + XCOMP_BV)), cpu->s.pkru);
+}
+
+/* What XRSTOR loads. */
+static uint32_t restored_pkru(struct cpu *cpu, const struct uop *u, uint64_t linear, const uint8_t *image)
+{
+    if (!(load_le64(image + XSTATE_BV) & XCR0_PKRU))
+        return 0;
+    return mem_read_32(cpu, u, linear + pkru_offset(load_le64(image + XCOMP_BV)));
+}
+
 static void xsave(struct cpu *cpu, const struct uop *u)
 {
     need_xsave(cpu, u);
@@ -138,10 +169,14 @@ static void xsave(struct cpu *cpu, const struct uop *u)
     if (linear & 63)
         raise_gp(cpu, u, 0);
     access_probe_write(cpu, u, linear, bytes);
+    if (rfbm & XCR0_PKRU)
+        access_probe_write(cpu, u, linear + pkru_offset(kind == FPU_XSAVEC ? rfbm | COMPACTED : 0), 8);
     cpu_fpu_leave(cpu);
     uint8_t image[FPU_XSAVE_BYTES];
     read_image(cpu, u, linear, image, bytes, 8);
-    fpu_xsave(cpu->s.xsave, image, rfbm, kind, cpu->code64);
+    fpu_xsave(cpu->s.xsave, image, rfbm & ~(uint64_t)XCR0_PKRU, kind, cpu->code64);
+    if (rfbm & XCR0_PKRU)
+        save_pkru(cpu, u, linear, image, kind);
     write_image(cpu, u, linear, image, bytes, 8);
     NEXT;
 }
@@ -162,9 +197,16 @@ static void xrstor(struct cpu *cpu, const struct uop *u)
         raise_gp(cpu, u, 0);
     if (bytes > XSAVE_HEADER_END)
         read_image(cpu, u, linear + XSAVE_HEADER_END, image + XSAVE_HEADER_END, bytes - XSAVE_HEADER_END, 8);
+    uint32_t pkru = rfbm & XCR0_PKRU ? restored_pkru(cpu, u, linear, image) : cpu->s.pkru;
     cpu_fpu_leave(cpu);
-    if (!fpu_xrstor(cpu->s.xsave, image, rfbm, cpu->code64))
+    if (!fpu_xrstor(cpu->s.xsave, image, rfbm & ~(uint64_t)XCR0_PKRU, cpu->code64))
         raise_gp(cpu, u, 0);
+    if (unlikely(pkru != cpu->s.pkru)) {
+        /* translated code checks some accesses together, and must not have done so under the old value */
+        cpu_set_pkru(cpu, pkru);
+        cpu->rip = cpu_next_rip(cpu, u);
+        leave_block(cpu, u, true);
+    }
     NEXT;
 }
 

@@ -80,10 +80,21 @@ void cpu_update_mode(struct cpu *cpu)
     cpu->mmu.cr3 = cpu->s.cr3;
     cpu->mmu.cr4 = cpu->s.cr4;
     cpu->mmu.efer = cpu->s.efer;
+    cpu->mmu.pkru = cpu->s.pkru;
     update_mode_key(cpu);
     cpu->cpuid.xcr0 = cpu->s.xcr0;
     cpu->cpuid.osxsave = cpu->s.cr4 & CR4_OSXSAVE;
+    cpu->cpuid.ospke = cpu->s.cr4 & CR4_PKE;
     cpu_update_requests(cpu);
+}
+
+void cpu_set_pkru(struct cpu *cpu, uint32_t value)
+{
+    if (cpu->s.pkru == value)
+        return;
+    cpu->s.pkru = cpu->mmu.pkru = value;
+    if (cpu->s.cr4 & CR4_PKE)
+        mmu_flush_rights(&cpu->mmu);
 }
 
 uint64_t cpu_tsc(struct cpu *cpu)

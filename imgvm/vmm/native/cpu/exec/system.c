@@ -78,7 +78,7 @@ static void set_cr4(struct cpu *cpu, const struct uop *u, uint64_t value)
         debug_update(cpu);
     if ((value ^ old) & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_PCIDE))
         mmu_flush(&cpu->mmu);
-    else if ((value ^ old) & CR4_SMAP)
+    else if ((value ^ old) & (CR4_SMAP | CR4_PKE))
         mmu_flush_rights(&cpu->mmu);
 }
 
@@ -372,7 +372,7 @@ static void xgetbv(struct cpu *cpu, const struct uop *u)
         value = cpu->s.xcr0;
     } else if (index == 1 && cpuid_has(&cpu->cpuid, FEATURE_XGETBV1)) {
         cpu_fpu_leave(cpu);
-        value = fpu_in_use(cpu->s.xsave, cpu->s.xcr0);
+        value = fpu_in_use(cpu->s.xsave, cpu->s.xcr0) | (cpu->s.pkru ? cpu->s.xcr0 & XCR0_PKRU : 0);
     } else {
         raise_gp(cpu, u, 0);
     }
@@ -387,11 +387,35 @@ static void xsetbv(struct cpu *cpu, const struct uop *u)
         raise_ud(cpu, u);
     need_cpl0(cpu, u);
     uint64_t value = cpu->gpr[RDX] << 32 | (uint32_t)cpu->gpr[RAX];
-    uint64_t offered = XCR0_X87 | XCR0_SSE | (cpuid_has(&cpu->cpuid, FEATURE_AVX) ? XCR0_AVX : 0);
+    uint64_t offered = XCR0_X87 | XCR0_SSE | (cpuid_has(&cpu->cpuid, FEATURE_AVX) ? XCR0_AVX : 0) |
+                       (cpuid_has(&cpu->cpuid, FEATURE_PKU) ? XCR0_PKRU : 0);
     if ((uint32_t)cpu->gpr[RCX] || (value & ~offered) || !(value & XCR0_X87) || ((value & XCR0_AVX) && !(value & XCR0_SSE)))
         raise_gp(cpu, u, 0);
     cpu->s.xcr0 = value;
     cpu_update_mode(cpu);
+    END_BLOCK;
+}
+
+/* ---- PKRU ---- */
+
+static void rdpkru(struct cpu *cpu, const struct uop *u)
+{
+    if (!(cpu->s.cr4 & CR4_PKE))
+        raise_ud(cpu, u);
+    if ((uint32_t)cpu->gpr[RCX])
+        raise_gp(cpu, u, 0);
+    cpu->gpr[RAX] = cpu->s.pkru;
+    cpu->gpr[RDX] = 0;
+    NEXT;
+}
+
+static void wrpkru(struct cpu *cpu, const struct uop *u)
+{
+    if (!(cpu->s.cr4 & CR4_PKE))
+        raise_ud(cpu, u);
+    if ((uint32_t)cpu->gpr[RCX] || (uint32_t)cpu->gpr[RDX])
+        raise_gp(cpu, u, 0);
+    cpu_set_pkru(cpu, (uint32_t)cpu->gpr[RAX]);
     END_BLOCK;
 }
 
@@ -431,5 +455,7 @@ const struct exec_def exec_system[] = {
     {OP_RDSEED, EXEC_ANY_FORM, NULL, rdrand},
     {OP_XGETBV, EXEC_ANY_FORM, NULL, xgetbv},
     {OP_XSETBV, EXEC_ANY_FORM, NULL, xsetbv},
+    {OP_RDPKRU, EXEC_ANY_FORM, NULL, rdpkru},
+    {OP_WRPKRU, EXEC_ANY_FORM, NULL, wrpkru},
     {0, 0, NULL, NULL},
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* SDM vol. 3, chapter 4. Not here yet: protection keys, LA57. */
+/* SDM vol. 3, chapter 4. Not here yet: LA57. */
 #include "mmu.h"
 
 #include "../../base/bits.h"
@@ -98,7 +98,8 @@ const struct fetch_entry *mmu_fetch(struct mmu *mmu, uint64_t linear, bool user,
         tlb_set_mark(mmu->fetch_marks.filled, i, true);
         tlb_set_mark(mmu->fetch_marks.global, i, found.global);
     }
-    note_code(&mmu->code[user ? mmu->user_code : 0], linear, entry->shift, mmu->fetch_marks.global[i / 64] >> (i % 64) & 1);
+    bool global = mmu->fetch_marks.global[i / 64] >> (i % 64) & 1;
+    note_code(&mmu->code[user ? mmu->user_code : 0], linear, entry->shift, global);
     return entry;
 }
 
@@ -109,7 +110,7 @@ static unsigned current_pcid(const struct mmu *mmu)
     return mmu->cr4 & CR4_PCIDE ? mmu->cr3 & 0xfff : 0;
 }
 
-/* The selected space is another one, or a new one: the translations of the old one, or all, leave the first level. */
+/* The selected space is another one, or a new one: the old one's translations, or all, leave the first level. */
 static void leave_space(struct mmu *mmu, bool global_too)
 {
     tlb_drop(mmu, global_too);
@@ -207,14 +208,20 @@ static bool fault_page(struct mmu *mmu, struct mmu_fault *fault, uint32_t reason
     return false;
 }
 
-static bool canonical(uint64_t linear)
+/* SDM vol. 3, 4.6.2: does the key of a user's page forbid this access, whatever the other rights? */
+static bool key_denies(const struct mmu *mmu, uint64_t rights, enum mmu_access access, enum mmu_who who)
 {
-    return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
+    if (likely(!(mmu->cr4 & CR4_PKE)) || access == MMU_FETCH || !(rights & PTE_U) || !(mmu->efer & EFER_LMA))
+        return false;
+    uint32_t key = mmu->pkru >> 2 * ((rights & PTE_KEY) >> PTE_KEY_SHIFT) & 3; /* bit 0: access, bit 1: write */
+    return (key & 1) || ((key & 2) && access == MMU_WRITE && (who == MMU_USER || (mmu->cr0 & CR0_WP)));
 }
 
-/* SDM vol. 3, 4.6.1; `rights`: W and U of all levels, NX of any. */
+/* SDM vol. 3, 4.6; `rights`: W and U of all levels, NX of any, and the key. */
 static bool allowed(const struct mmu *mmu, uint64_t rights, enum mmu_access access, enum mmu_who who)
 {
+    if (unlikely(key_denies(mmu, rights, access, who)))
+        return false;
     bool user = who == MMU_USER;
     bool user_page = rights & PTE_U;
     if (access == MMU_FETCH) {
@@ -233,7 +240,8 @@ static uint64_t leaf_of(const struct mmu *mmu, const struct walk *walk)
 {
     uint64_t address = walk->leaf & PTE_ADDRESS & ~(BIT(leaf_shift[walk->size]) - 1);
     uint64_t global = mmu->cr4 & CR4_PGE ? walk->leaf & PTE_G : 0;
-    return address | walk->rights | PTE_P | (walk->leaf & PTE_D) | global | (uint64_t)walk->size << LEAF_SIZE_SHIFT;
+    uint64_t kept = walk->leaf & (PTE_D | PTE_KEY);
+    return address | walk->rights | PTE_P | kept | global | (uint64_t)walk->size << LEAF_SIZE_SHIFT;
 }
 
 static uint64_t address_in(const struct mmu *mmu, uint64_t leaf, uint64_t linear)
@@ -252,7 +260,8 @@ static uint64_t walk_to(struct mmu *mmu, uint64_t linear, enum mmu_access access
         struct walk walk = walk_tables(mmu, linear, how);
         if (unlikely(walk.again))
             continue;
-        bool good = walk.present && !walk.reserved && allowed(mmu, walk.rights, access, who);
+        uint64_t rights = walk.rights | (walk.leaf & PTE_KEY);
+        bool good = walk.present && !walk.reserved && allowed(mmu, rights, access, who);
         if (!good && how == WALK_CACHED) {
             /* a fault is by what the tables say now, and drops all that is cached for the address (4.10.4.1) */
             walk_cache_drop_page(&mmu->walk_cache, linear);
@@ -261,7 +270,8 @@ static uint64_t walk_to(struct mmu *mmu, uint64_t linear, enum mmu_access access
         if (!good) {
             stlb_drop_page(&mmu->stlb, linear);
             drop_page(mmu, linear);
-            fault_page(mmu, fault, !walk.present ? 0 : walk.reserved ? PF_P | PF_RSVD : PF_P, access, user);
+            uint32_t denied = PF_P | (key_denies(mmu, rights, access, who) ? PF_PK : 0);
+            fault_page(mmu, fault, !walk.present ? 0 : walk.reserved ? PF_P | PF_RSVD : denied, access, user);
             return 0;
         }
         if (walk_mark(&walk, bits)) {
@@ -278,7 +288,7 @@ bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enu
         *page = (struct mmu_page){(uint32_t)linear & mmu->physical_mask, true, false, GUEST_PAGE_SHIFT};
         return true;
     }
-    if ((mmu->efer & EFER_LMA) && !canonical(linear)) {
+    if (unlikely(!mmu_canonical(mmu, linear))) {
         fault->general_protection = true;
         return false;
     }

@@ -76,11 +76,11 @@ struct mmu {
     struct tlb_marks marks[TLB_BANKS];
     struct fetch_entry fetch[FETCH_ENTRIES];
     struct fetch_marks fetch_marks;
-    /* That of the code that runs, which is one of `code`. What was found by linear address, in the same mode, may be used
-     * while it is the same: no translation of a page that code was fetched from has been dropped meanwhile. The number is
-     * never given out again. A supervisor has one of its own, so that a new CR3, which takes the user's pages away, leaves
-     * what is known of a kernel's (global) pages alone; and each of the address spaces last used has one for CPL 3, found
-     * again with the space, if nothing was dropped meanwhile. */
+    /* That of the code that runs, which is one of `code`. What was found by linear address, in the same mode, may be
+     * used while it is the same: no translation of a page that code was fetched from has been dropped meanwhile. The
+     * number is never given out again. A supervisor has one of its own, so that a new CR3, which takes the user's pages
+     * away, leaves what is known of a kernel's (global) pages alone; and each of the address spaces last used has one
+     * for CPL 3, found again with the space, if nothing was dropped meanwhile. */
     _Alignas(8) uint32_t epoch;
     uint32_t mode_key; /* the processor's mode and privilege: beside the epoch, so that one load reads both */
     uint32_t last_epoch;
@@ -94,6 +94,7 @@ struct mmu {
     uint64_t strays[TLB_BANKS][STRAY_WORDS];
     struct guest_mem *mem;
     uint64_t cr0, cr3, cr4, efer;
+    uint32_t pkru;
     uint64_t pdpte[4];     /* PAE: loaded with CR3 (SDM vol. 3, 4.4.1) */
     uint64_t physical_mask; /* all ones up to MAXPHYADDR, less bit 20 while A20 is masked */
     bool ac;               /* EFLAGS.AC, for SMAP */
@@ -134,7 +135,7 @@ void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep);
 
 /* Everything, after changes that concern all translations. Selects the space of CR3 and CR4. */
 void mmu_flush(struct mmu *mmu);
-/* What may be done with the pages has changed (CR0.WP, CR4.SMAP, breakpoints), the translations have not. */
+/* What may be done with the pages has changed (CR0.WP, CR4.SMAP, PKRU, breakpoints), the translations have not. */
 void mmu_flush_rights(struct mmu *mmu);
 void mmu_flush_page(struct mmu *mmu, uint64_t linear);                    /* INVLPG */
 void mmu_flush_page_of(struct mmu *mmu, unsigned pcid, uint64_t linear);  /* INVPCID, types 0, */
@@ -147,6 +148,12 @@ void mmu_drop_all_writes(struct mmu *mmu);
 /* Blocks are gone: nothing that leads to one may be used any more. */
 void mmu_forget_blocks(struct mmu *mmu);
 
+/* Could it be an address at all (SDM vol. 1, 3.3.7.1)? Outside long mode all are. */
+static inline bool mmu_canonical(const struct mmu *mmu, uint64_t linear)
+{
+    unsigned unused = mmu->cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
+    return !(mmu->efer & EFER_LMA) || (uint64_t)((int64_t)(linear << unused) >> unused) == linear;
+}
 /* Translates; sets accessed and dirty bits. */
 bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enum mmu_who who, struct mmu_page *page,
                    struct mmu_fault *fault);

@@ -2,8 +2,8 @@
 /* The second-level TLB: what page walks found, of whatever size, for several address spaces at a time. It holds rights
  * as the tables have them, so that it serves every privilege and is not touched by a change of CR0.WP or CR4.SMAP.
  *
- * An address space has a number, new whenever its translations must go: that is how all of them go at once. Global
- * translations belong to a space of their own, which every lookup sees. A PCID leads to a number; a VPID or ASID can. */
+ * An address space has a number, new whenever its translations must go: that is how all of them go at once. Global ones
+ * belong to a space of their own, which every lookup sees. A PCID leads to a number; a VPID or ASID can. */
 #ifndef IMGVM_CPU_MMU_STLB_H
 #define IMGVM_CPU_MMU_STLB_H
 
