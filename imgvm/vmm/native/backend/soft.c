@@ -237,6 +237,8 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
     int r = host->wish ? cpu_wish_grant(host->wish, &features, &features, err) : 0;
     if (r < 0 || (r = cpu_install_trap_handlers(err)) < 0)
         return r;
+    if (!host->wish || !feature_set_has(&host->wish->plus, FEATURE_LA57))
+        feature_set_remove(&features, FEATURE_LA57); /* a fifth level to walk, for addresses that few guests want */
     struct soft_engine *engine = calloc(1, sizeof *engine + cpus * sizeof engine->cpus[0]);
     if (!engine)
         return error_set(err, ENOMEM, "out of memory");

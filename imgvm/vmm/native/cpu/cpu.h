@@ -73,7 +73,7 @@ struct translator_ops; /* exec/exec.h; cpu/jit/jit.h has one */
 struct cpu_options {
     unsigned id;        /* initial APIC ID */
     unsigned count;     /* processors of the machine, for CPUID topology */
-    const struct feature_set *features; /* of those it offers, what it is to have; NULL: all */
+    const struct feature_set *features; /* of those it offers, what it is to have; NULL: all but LA57 */
     enum cpu_vendor vendor;             /* AUTO is Intel */
     const struct translator_ops *translator; /* NULL: interpret everything */
     unsigned translate_after; /* interpretations of a block before it is translated */

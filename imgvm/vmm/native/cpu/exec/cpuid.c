@@ -114,7 +114,7 @@ uint64_t cpuid_cr4_bits(const struct cpuid_config *config)
         {FEATURE_PAE, CR4_PAE}, {FEATURE_MCE, CR4_MCE}, {FEATURE_PGE, CR4_PGE}, {FEATURE_FXSR, CR4_OSFXSR},
         {FEATURE_SSE, CR4_OSXMMEXCPT}, {FEATURE_UMIP, CR4_UMIP}, {FEATURE_VMX, CR4_VMXE}, {FEATURE_FSGSBASE, CR4_FSGSBASE},
         {FEATURE_PCID, CR4_PCIDE}, {FEATURE_XSAVE, CR4_OSXSAVE}, {FEATURE_SMEP, CR4_SMEP}, {FEATURE_SMAP, CR4_SMAP},
-        {FEATURE_PKU, CR4_PKE},
+        {FEATURE_PKU, CR4_PKE}, {FEATURE_LA57, CR4_LA57},
     };
     uint64_t bits = CR4_PCE;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
@@ -370,7 +370,7 @@ static void query_extended(const struct cpuid_config *config, uint32_t leaf, uin
         out[ECX] = 2048 << 16 | 8 << 12 | 64;
         break;
     case 0x80000008:
-        out[EAX] = CPUID_PHYSICAL_BITS | CPUID_LINEAR_BITS << 8;
+        out[EAX] = CPUID_PHYSICAL_BITS | (cpuid_has(config, FEATURE_LA57) ? CPUID_LINEAR_BITS_LA57 : CPUID_LINEAR_BITS) << 8;
         break;
     default:
         put_features(config, leaf, 0, out);

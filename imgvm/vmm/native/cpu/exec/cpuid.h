@@ -14,6 +14,7 @@
 #define CPUID_REPEATED_BITS 0x0183f3ffu
 #define CPUID_PHYSICAL_BITS 46
 #define CPUID_LINEAR_BITS 48
+#define CPUID_LINEAR_BITS_LA57 57
 #define CPUID_TSC_HZ 1000000000u /* also what the local APIC's timer counts at */
 
 /* IA32_ARCH_CAPABILITIES (SDM vol. 4): the flaws an interpreter does not have. Guests skip the page-table

@@ -209,6 +209,19 @@ _Static_assert(offsetof(struct cpu, gpr) == 0 && offsetof(struct cpu, cc) == CPU
         return;                                                                                     \
     } while (0)
 
+/* Can 64-bit code be or go there: by the paging in use (SDM vol. 1, 3.3.7.1). */
+static inline bool canonical(const struct cpu *cpu, uint64_t address)
+{
+    unsigned unused = cpu->s.cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
+    return (uint64_t)((int64_t)(address << unused) >> unused) == address;
+}
+/* Can a register that holds an address take it: by what the processor has, whatever the paging (SDM vol. 3, 4.5.2). */
+static inline bool canonical_in_register(const struct cpu *cpu, uint64_t address)
+{
+    unsigned unused = cpuid_has(&cpu->cpuid, FEATURE_LA57) ? 64 - 57 : 64 - 48;
+    return (uint64_t)((int64_t)(address << unused) >> unused) == address;
+}
+
 /* ---- run.c ---- */
 
 static inline uint64_t cpu_rip_mask(const struct cpu *cpu)

@@ -15,7 +15,7 @@ static inline uint64_t branch_target(const struct cpu *cpu, const struct uop *u,
 static inline void check_target(struct cpu *cpu, const struct uop *u, uint64_t target)
 {
     if (likely(cpu->code64)) {
-        if (unlikely((uint64_t)((int64_t)(target << 16) >> 16) != target))
+        if (unlikely(!canonical(cpu, target)))
             raise_gp(cpu, u, 0);
     } else if (target > cpu->s.segment[CS].limit) {
         raise_gp(cpu, u, 0);
@@ -84,7 +84,7 @@ static void ret(struct cpu *cpu, const struct uop *u)
 {
     uint64_t rsp = cpu->gpr[RSP];
     uint64_t target = branch_target(cpu, u, stack_pop(cpu, u, u->in.osize));
-    if (unlikely(cpu->code64 ? (uint64_t)((int64_t)(target << 16) >> 16) != target
+    if (unlikely(cpu->code64 ? !canonical(cpu, target)
                              : target > cpu->s.segment[CS].limit)) {
         cpu->gpr[RSP] = rsp;
         raise_gp(cpu, u, 0);

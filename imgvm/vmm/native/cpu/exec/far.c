@@ -69,7 +69,7 @@ static struct x86_segment code_target(struct cpu *cpu, const struct uop *u, uint
 static void check_offset(struct cpu *cpu, const struct uop *u, const struct x86_segment *cs, uint64_t offset)
 {
     bool to64 = (cpu->s.efer & EFER_LMA) && (cs->attributes & SEG_L);
-    if (to64 ? !canonical(offset) : offset > cs->limit)
+    if (to64 ? !canonical(cpu, offset) : offset > cs->limit)
         raise_gp(cpu, u, 0);
 }
 
@@ -277,7 +277,7 @@ static void sysret(struct cpu *cpu, const struct uop *u)
     bool amd = is_amd(cpu), from64 = cpu->code64, to64 = u->in.osize == 8;
     if (!(cpu->s.efer & EFER_SCE) || !(from64 || amd))
         raise_ud(cpu, u);
-    if (!(cpu->s.cr0 & CR0_PE) || cpu->cpl || (to64 && !amd && !canonical(cpu->gpr[RCX])))
+    if (!(cpu->s.cr0 & CR0_PE) || cpu->cpl || (to64 && !amd && !canonical(cpu, cpu->gpr[RCX])))
         raise_gp(cpu, u, 0);
     uint16_t base = (uint16_t)(cpu->s.star >> 48);
     uint64_t target = to64 ? cpu->gpr[RCX] : (uint32_t)cpu->gpr[RCX];
@@ -325,7 +325,7 @@ static void sysexit(struct cpu *cpu, const struct uop *u)
         raise_gp(cpu, u, 0);
     bool to64 = u->in.osize == 8;
     uint64_t rsp = cpu->gpr[RCX], rip = cpu->gpr[RDX];
-    if (to64 && (!canonical(rsp) || !canonical(rip)))
+    if (to64 && (!canonical(cpu, rsp) || !canonical(cpu, rip)))
         raise_gp(cpu, u, 0);
     flat_segments(cpu, (uint16_t)((cs + (to64 ? 32 : 16)) | 3), (uint16_t)((cs + (to64 ? 40 : 24)) | 3), 3, to64);
     cpu->gpr[RSP] = to64 ? rsp : (uint32_t)rsp;

@@ -60,7 +60,7 @@ void frame_check(struct cpu *cpu, struct frame *frame, unsigned bytes)
     uint64_t first = (frame->rsp - bytes) & frame->mask, last = first + bytes - 1;
     bool bad;
     if (frame->flat)
-        bad = !canonical(first) || !canonical(last);
+        bad = !canonical(cpu, first) || !canonical(cpu, last);
     else if (frame->segment.attributes & SEG_EXPAND_CONFORM)
         bad = first <= frame->segment.limit || last > frame->mask;
     else

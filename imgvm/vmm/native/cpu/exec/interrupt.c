@@ -103,7 +103,7 @@ static struct x86_segment gate_code(struct cpu *cpu, const struct gate *gate, ui
     bool conforming = cs.attributes & SEG_EXPAND_CONFORM;
     if (cpu->eflags & EFLAGS_VM && (conforming || dpl_of(&cs) != 0))
         raise_error(cpu, NULL, EXC_GP, error);
-    bool reachable = long_mode ? canonical(gate->offset) : (uint32_t)gate->offset <= cs.limit;
+    bool reachable = long_mode ? canonical(cpu, gate->offset) : (uint32_t)gate->offset <= cs.limit;
     if (!reachable)
         raise_error(cpu, NULL, EXC_GP, ext);
     return cs;
@@ -327,7 +327,7 @@ void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector
                 raise_error(cpu, u, EXC_SS, ss_selector & 0xfffc);
         }
     }
-    if (to64 ? !canonical(rip) : rip > cs.limit)
+    if (to64 ? !canonical(cpu, rip) : rip > cs.limit)
         raise_gp(cpu, u, 0);
     if (with_stack && !null_ss) {
         segment_set_accessed(cpu, u, ss_selector, ss_descriptor);

@@ -40,11 +40,6 @@
 #define MTRR_VARIABLE 8
 #define MTRRCAP (MTRR_VARIABLE | 0x100 | 0x400) /* fixed ranges, write-combining */
 
-static bool canonical(uint64_t address)
-{
-    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 /* The storage of a plain row, or NULL; *valid: its writable bits. */
 static uint64_t *plain(struct cpu *cpu, uint32_t index, uint64_t *valid)
 {
@@ -114,9 +109,9 @@ static bool read_msr(struct cpu *cpu, uint32_t index, uint64_t *value)
     }
 }
 
-static bool set_address(uint64_t *field, uint64_t value)
+static bool set_address(const struct cpu *cpu, uint64_t *field, uint64_t value)
 {
-    if (!canonical(value))
+    if (!canonical_in_register(cpu, value))
         return false;
     *field = value;
     return true;
@@ -124,7 +119,7 @@ static bool set_address(uint64_t *field, uint64_t value)
 
 static bool set_base(struct cpu *cpu, unsigned index, uint64_t value)
 {
-    if (!canonical(value))
+    if (!canonical_in_register(cpu, value))
         return false;
     cpu->s.segment[index].base = value;
     cpu->seg_base[index] = value;
@@ -198,14 +193,14 @@ static bool write_msr(struct cpu *cpu, uint32_t index, uint64_t value)
     case IA32_TSC_ADJUST: move_tsc(cpu, value - cpu->s.tsc_adjust); return true;
     case IA32_PRED_CMD: case IA32_FLUSH_CMD: return !(value & ~UINT64_C(1));
     case IA32_BIOS_UPDT_TRIG: case IA32_BIOS_SIGN_ID: case IA32_MCG_STATUS: return true;
-    case IA32_SYSENTER_ESP: return set_address(&cpu->s.sysenter_esp, value);
-    case IA32_SYSENTER_EIP: return set_address(&cpu->s.sysenter_eip, value);
+    case IA32_SYSENTER_ESP: return set_address(cpu, &cpu->s.sysenter_esp, value);
+    case IA32_SYSENTER_EIP: return set_address(cpu, &cpu->s.sysenter_eip, value);
     case IA32_EFER: return set_efer(cpu, value);
-    case IA32_LSTAR: return set_address(&cpu->s.lstar, value);
-    case IA32_CSTAR: return set_address(&cpu->s.cstar, value);
+    case IA32_LSTAR: return set_address(cpu, &cpu->s.lstar, value);
+    case IA32_CSTAR: return set_address(cpu, &cpu->s.cstar, value);
     case IA32_FS_BASE: return set_base(cpu, FS, value);
     case IA32_GS_BASE: return set_base(cpu, GS, value);
-    case IA32_KERNEL_GS_BASE: return set_address(&cpu->s.kernel_gs_base, value);
+    case IA32_KERNEL_GS_BASE: return set_address(cpu, &cpu->s.kernel_gs_base, value);
     default: return false;
     }
 }

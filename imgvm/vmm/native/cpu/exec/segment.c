@@ -63,7 +63,7 @@ uint64_t segment_system_base_high(struct cpu *cpu, const struct uop *u, uint16_t
 static uint64_t system_base(struct cpu *cpu, const struct uop *u, uint16_t selector, uint64_t low)
 {
     uint64_t base = low | segment_system_base_high(cpu, u, selector, EXC_GP);
-    if ((uint64_t)((int64_t)(base << 16) >> 16) != base)
+    if (!canonical_in_register(cpu, base))
         raise_gp(cpu, u, selector & 0xfffc);
     return base;
 }

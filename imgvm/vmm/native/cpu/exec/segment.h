@@ -5,10 +5,6 @@
 
 #include "exec.h"
 
-static inline bool canonical(uint64_t address)
-{
-    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
 static inline bool real_or_v86(const struct cpu *cpu)
 {
     return !(cpu->s.cr0 & CR0_PE) || (cpu->eflags & EFLAGS_VM);

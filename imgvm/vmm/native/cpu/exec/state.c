@@ -208,6 +208,8 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     announce_all(&cpu->cpuid, options->id, options->count);
     if (options->features)
         cpu->cpuid.announced = *options->features;
+    else
+        feature_set_remove(&cpu->cpuid.announced, FEATURE_LA57);
     cpu->cpuid.apic_enabled = true;
     if (options->vendor != CPU_VENDOR_AUTO)
         cpu->cpuid.vendor = options->vendor;

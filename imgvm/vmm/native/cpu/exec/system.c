@@ -66,6 +66,8 @@ static void set_cr4(struct cpu *cpu, const struct uop *u, uint64_t value)
     bool long_mode = cpu->s.efer & EFER_LMA;
     if (value & ~cpuid_cr4_bits(&cpu->cpuid) || (long_mode && !(value & CR4_PAE)))
         raise_gp(cpu, u, 0);
+    if (((value ^ old) & CR4_LA57) && long_mode)
+        raise_gp(cpu, u, 0); /* the tables have another root */
     if ((value & ~old & CR4_PCIDE) && (!long_mode || cpu->s.cr3 & 0xfff))
         raise_gp(cpu, u, 0);
     if (((value ^ old) & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP)) && (cpu->s.cr0 & CR0_PG) && !(cpu->s.efer & EFER_LMA) &&
@@ -76,7 +78,7 @@ static void set_cr4(struct cpu *cpu, const struct uop *u, uint64_t value)
     cpu_select_tlb(cpu);
     if ((value ^ old) & CR4_DE)
         debug_update(cpu);
-    if ((value ^ old) & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_PCIDE))
+    if ((value ^ old) & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP | CR4_PCIDE | CR4_LA57))
         mmu_flush(&cpu->mmu);
     else if ((value ^ old) & (CR4_SMAP | CR4_PKE))
         mmu_flush_rights(&cpu->mmu);
@@ -209,7 +211,7 @@ static void load_table(struct cpu *cpu, const struct uop *u)
     uint64_t base = mem_read(cpu, u, linear + 2, size);
     if (u->in.osize == 2 && !cpu->code64)
         base &= 0xffffff; /* a 16-bit operand size loads 24 bits */
-    if (cpu->code64 && (uint64_t)((int64_t)(base << 16) >> 16) != base)
+    if (cpu->code64 && !canonical_in_register(cpu, base))
         raise_gp(cpu, u, 0);
     struct x86_table *table = u->in.op == OP_LGDT ? &cpu->s.gdtr : &cpu->s.idtr;
     *table = (struct x86_table){base, limit};
@@ -227,7 +229,7 @@ static void fsgsbase(struct cpu *cpu, const struct uop *u)
         reg_write(cpu, u->in.rm, u->in.osize, cpu->seg_base[index]);
     } else {
         uint64_t value = reg_read(cpu, u->in.rm, u->in.osize);
-        if ((uint64_t)((int64_t)(value << 16) >> 16) != value)
+        if (!canonical_in_register(cpu, value))
             raise_gp(cpu, u, 0);
         cpu->seg_base[index] = cpu->s.segment[index].base = value;
     }
@@ -286,8 +288,7 @@ static void invpcid(struct cpu *cpu, const struct uop *u)
     uint64_t type = reg_read(cpu, u->in.reg, cpu->code64 ? 8 : 4);
     uint64_t linear = operand_linear(cpu, u, 16, false);
     uint64_t pcid = mem_read_64(cpu, u, linear), address = mem_read_64(cpu, u, linear + 8);
-    bool canonical = (uint64_t)((int64_t)(address << 16) >> 16) == address;
-    if (type > 3 || pcid >> 12 || (type == 0 && !canonical) || (type < 2 && pcid && !(cpu->s.cr4 & CR4_PCIDE)))
+    if (type > 3 || pcid >> 12 || (type == 0 && !canonical(cpu, address)) || (type < 2 && pcid && !(cpu->s.cr4 & CR4_PCIDE)))
         raise_gp(cpu, u, 0);
     switch (type) {
     case 0: mmu_flush_page_of(&cpu->mmu, (unsigned)pcid, address); break;

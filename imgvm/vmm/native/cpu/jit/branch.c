@@ -126,7 +126,7 @@ static void poll_cold(struct emitter *e, const struct cold *cold)
 
 /* ---- computed targets ---- */
 
-/* T0: to be canonical, or the executor raises what is due. T1 and EFLAGS are lost. */
+/* T0: to be canonical in 48 bits, or it is the executor's, which raises what is due. T1 and EFLAGS are lost. */
 static uint8_t *put_canonical_check(struct emitter *e)
 {
     struct assembler *a = &e->a;

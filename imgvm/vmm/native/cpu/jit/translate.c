@@ -331,13 +331,14 @@ static void put_cold_paths(struct emitter *e)
     }
 }
 
-static bool canonical(uint64_t v) { return (uint64_t)((int64_t)(v << 16) >> 16) == v; }
+/* Code at addresses that only five-level paging has is interpreted. */
+static bool is_48_bits(uint64_t v) { return (uint64_t)((int64_t)(v << 16) >> 16) == v; }
 
-static bool targets_canonical(const struct block *block, uint64_t rip)
+static bool targets_fit(const struct block *block, uint64_t rip)
 {
     const struct uop *last = &block->uops[block->count - 1];
     bool relative = last->in.length && last->in.form == FORM_REL;
-    return canonical(rip + block->bytes) && (!relative || canonical(rip + last->next + last->in.imm));
+    return is_48_bits(rip + block->bytes) && (!relative || is_48_bits(rip + last->next + last->in.imm));
 }
 
 static bool has_room(const struct translator *jit)
@@ -379,7 +380,7 @@ static void put_block(struct emitter *e)
 
 bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block, uint64_t rip)
 {
-    if (!targets_canonical(block, rip)) {
+    if (!targets_fit(block, rip)) {
         block->interpret = true;
         return false;
     }

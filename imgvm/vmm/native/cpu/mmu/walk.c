@@ -97,7 +97,7 @@ static uint64_t *walk_begin(struct mmu *mmu, uint64_t linear, enum walk_how how,
         return cached->table;
     }
     if (mmu->efer & EFER_LMA) {
-        *level = 4;
+        *level = mmu->cr4 & CR4_LA57 ? 5 : 4;
         return table_ptr(mmu, mmu->cr3 & PTE_ADDRESS);
     }
     *level = 2;
@@ -110,7 +110,7 @@ static enum leaf_size size_of_level(unsigned level)
     return level == 1 ? LEAF_4K : level == 2 ? LEAF_2M : LEAF_1G;
 }
 
-/* Four-level and PAE tables: 9 bits a level. */
+/* Five-level, four-level and PAE tables: 9 bits a level. */
 static struct walk walk64(struct mmu *mmu, uint64_t linear, enum walk_how how)
 {
     struct walk walk = {.rights = PTE_W | PTE_U};
