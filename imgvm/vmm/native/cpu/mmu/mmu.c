@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* SDM vol. 3, chapter 4. Not here yet: LA57. */
+/* SDM vol. 3, chapter 4. */
 #include "mmu.h"
 
 #include "../../base/bits.h"
