@@ -10,7 +10,7 @@ CPU_FEATURES = (
     "monitor", "vmx", "smx", "ssse3", "fma", "cx16", "pcid", "sse4_1", "sse4_2", "x2apic", "movbe",
     "popcnt", "tsc_deadline_timer", "aes", "xsave", "avx", "f16c", "rdrand", "hypervisor", "arat",
     "fsgsbase", "tsc_adjust", "bmi1", "avx2", "fdp_excptn_only", "smep", "bmi2", "erms", "invpcid",
-    "zero_fcs_fds", "rdseed", "adx", "smap", "clflushopt", "clwb", "sha_ni", "umip", "pku", "waitpkg",
+    "zero_fcs_fds", "rdseed", "adx", "smap", "clflushopt", "clwb", "sha_ni", "umip", "pku", "la57", "waitpkg",
     "gfni", "vaes", "vpclmulqdq", "rdpid", "movdiri", "movdir64b", "fsrm", "md_clear", "serialize",
     "spec_ctrl", "stibp", "flush_l1d", "arch_capabilities", "ssbd", "avx_vnni", "xsaveopt", "xsavec",
     "xgetbv1", "xsaves", "lahf_lm", "svm", "abm", "3dnowprefetch", "syscall", "nx", "pdpe1gb", "rdtscp",
