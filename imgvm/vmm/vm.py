@@ -74,6 +74,9 @@ class Watch:
 
 NO_WATCH = Watch()
 
+# Python handles signals only between native calls; each of them costs an idle machine something.
+WAIT_SLICE_S = 0.25
+
 
 def detect_protocol(kernel: bytes) -> str:
     """multiboot when a valid Multiboot 1 header stands in the first 8 KiB, else linux."""
@@ -206,8 +209,7 @@ class Vm:
         out = binding.ffi().new("imgvm_result *")
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            # Slices, because Python handles signals only between native calls.
-            left = 0.1 if deadline is None else min(0.1, max(0.0, deadline - time.monotonic()))
+            left = WAIT_SLICE_S if deadline is None else min(WAIT_SLICE_S, max(0.0, deadline - time.monotonic()))
             if binding.lib().imgvm_vm_wait(self._handle, int(left * 1000), out):
                 self._result = self._translate(out)
                 return self._result
