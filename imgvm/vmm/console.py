@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from imgvm import units
 from imgvm.errors import STATUS_SIGNAL, STATUS_TIMEOUT
-from imgvm.vmm.vm import WAIT_SLICE_S, Result
+from imgvm.vmm.vm import Result, wait_slice
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _STOP_GRACE_S = 10.0
@@ -130,7 +130,7 @@ def attend(
     pressed = 0
     with _Signals() as signals:
         while True:
-            left = WAIT_SLICE_S if deadline is None else min(WAIT_SLICE_S, max(0.0, deadline - time.monotonic()))
+            left = wait_slice(deadline)
             result = vm.wait(left)
             if result is not None:
                 return result

@@ -78,6 +78,11 @@ NO_WATCH = Watch()
 WAIT_SLICE_S = 0.25
 
 
+def wait_slice(deadline: float | None) -> float:
+    """How many seconds to wait now for a machine that is given until `deadline` (of time.monotonic)."""
+    return WAIT_SLICE_S if deadline is None else min(WAIT_SLICE_S, max(0.0, deadline - time.monotonic()))
+
+
 def detect_protocol(kernel: bytes) -> str:
     """multiboot when a valid Multiboot 1 header stands in the first 8 KiB, else linux."""
     head = kernel[:MULTIBOOT_SEARCH_BYTES]
@@ -209,7 +214,7 @@ class Vm:
         out = binding.ffi().new("imgvm_result *")
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = WAIT_SLICE_S if deadline is None else min(WAIT_SLICE_S, max(0.0, deadline - time.monotonic()))
+            left = wait_slice(deadline)
             if binding.lib().imgvm_vm_wait(self._handle, int(left * 1000), out):
                 self._result = self._translate(out)
                 return self._result

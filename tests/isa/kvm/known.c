@@ -430,7 +430,18 @@ KNOWN(reserved_control)
            c->state.gpr[c->insn.rm] >> 32 && (stopped_in(ours) == EXC_GP || ours->outcome == SHUTDOWN);
 }
 
+KNOWN(past_canonical)
+{
+    UNUSED;
+    int vector = stopped_in(ours);
+    return mode_infos[c->mode].bits == 64 && (vector == EXC_GP || vector == EXC_SS) && stopped_in(theirs) == EXC_PF &&
+           theirs->state.cr2 >> 12 == UINT64_C(0x7ffffffff);
+}
+
 static const struct known known[] = {
+    {"KVM reads an operand that goes on where no address is canonical in pieces, and so faults on the first page "
+     "(SDM vol. 1, 3.3.7.1)",
+     past_canonical},
     {"PUSH of a segment register wider than it: the upper part may be zeros or stay (SDM vol. 2, PUSH)", short_push},
     {"a paravirtual KVM runs 64-bit ring 3 with the host's own flags and selectors", native_user},
     {"this KVM's emulator takes virtual-8086 mode for ring 3 of protected mode: segments from descriptors, no IOPL "
