@@ -88,6 +88,8 @@ class Image:
 
     def __init__(self, handle: Any, path: str, *, writable: bool) -> None:
         self._handle = handle
+        self._disks: list[Image] = []  # open further disks
+        self._owner: Image | None = None  # of a further disk: what it lies in, which lives as long
         self.path = path
         self.writable = writable
 
@@ -176,8 +178,11 @@ class Image:
         return self._handle
 
     def close(self) -> None:
-        """Flush and close; the handle is gone even if that fails."""
+        """Flush and close, further disks too; the handle is gone even if that fails."""
         if self._handle is not None:
+            disks, self._disks = self._disks, []
+            for disk in reversed(disks):
+                disk.close()
             handle, self._handle = self._handle, None
             binding.call(ImageError, "imgvm_image_close", handle)
 
@@ -342,6 +347,40 @@ class Image:
         leaks, corruptions = binding.ffi().new("uint64_t *"), binding.ffi().new("uint64_t *")
         binding.call(ImageError, "imgvm_image_check", self.handle, leaks, corruptions)
         return Check(leaks[0], corruptions[0])
+
+    # Further disks in the same file, each with a map of its own.
+
+    def add_disk(self, name: str, disk_bytes: int, *, date: int = 0) -> None:
+        """Make an empty disk beside the image's own; `open_disk` opens it. `date`: since 1970."""
+        _check_unsigned(disk_bytes, "the disk's size")
+        _check_unsigned(date, "the date", bits=32)
+        raw = binding.path_bytes(name)
+        binding.call(ImageError, "imgvm_image_add_disk", self.handle, raw, disk_bytes, date)
+
+    def open_disk(self, name: str) -> Image:
+        """A further disk, to be read and written like an image. It is closed with this one, if not before.
+
+        In an overlay, what is not written there is that of the image below.
+        """
+        handle = binding.open_handle(
+            ImageError, "imgvm_image_open_disk", self.handle, binding.path_bytes(name)
+        )
+        disk = Image(handle, f"{self.path} (disk {name})", writable=self.writable)
+        disk._owner = self
+        self._disks.append(disk)
+        return disk
+
+    def disk_names(self) -> tuple[str, ...]:
+        """The further disks of this image and of what is below it."""
+        names: list[str] = []
+        name = binding.ffi().new("char[256]")
+        while True:
+            result = binding.lib().imgvm_image_disk_name(
+                self.handle, len(names), name, 256, binding.ffi().NULL
+            )
+            if result < 0:
+                return tuple(names)
+            names.append(binding.text(name))
 
     # The embedded configuration. An overlay without one shows that of its backing file.
 

@@ -99,6 +99,14 @@ int imgvm_image_repair(imgvm_image *image, bool all, imgvm_error *err);
 /* flags: IMGVM_CHECK_* bits found; counts of leaked clusters and of corruptions. */
 int imgvm_image_check(imgvm_image *image, uint64_t *leaks, uint64_t *corruptions, imgvm_error *err);
 
+/* Further disks in the same file (docs/image-format.md), each with a handle of its own that is closed before the image's. It
+ * reads, writes, zeroes, discards and flushes; the rest is for the image's handle. In an overlay a disk is laid over the one
+ * below it. */
+int imgvm_image_add_disk(imgvm_image *image, const char *name, uint64_t disk_bytes, uint32_t date_sec, imgvm_error *err);
+/* Disk number `index` of those in the image and in what is below it; -ENOENT behind the last. */
+int imgvm_image_disk_name(imgvm_image *image, uint32_t index, char *name, uint32_t name_size, imgvm_error *err);
+int imgvm_image_open_disk(imgvm_image *image, const char *name, imgvm_image **out, imgvm_error *err);
+
 /* The embedded configuration (docs/image-format.md): an index of named blobs in snapshot
  * `imgvm.config`. Writing replaces the whole set atomically. -ENOENT when the image has none. */
 typedef struct {
