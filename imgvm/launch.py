@@ -37,7 +37,7 @@ from imgvm.errors import (
 )
 
 if TYPE_CHECKING:
-    from imgvm.machine import Machine
+    from imgvm.machine import Disk, Machine
     from imgvm.qcow2 import Image
     from imgvm.vmm.vm import Drive, Program, Vm, Watch
 
@@ -48,7 +48,8 @@ QCOW2_MAGIC = b"QFI\xfb"
 
 # What an image may use of this host once its user agrees (`--allow`).
 BACKING = "backing"  # backing and data files outside the image's folder
-GRANTS = (BACKING,)
+DISKS = "disks"  # disks that are files of this host
+GRANTS = (BACKING, DISKS)
 
 # What can still be changed when the image is packed.
 RUN_KEYS = ("machine", "console", "devices", "exit", "name")
@@ -62,6 +63,7 @@ class Opened:
     path: Path
     image: Image
     machine: Machine
+    allow: frozenset[str] = frozenset()
 
 
 def is_image(path: str | Path) -> bool:
@@ -152,11 +154,11 @@ def open_image(
         image.close()
         raise
     if writable is None:
-        writable = any(not disk.read_only for disk in machine.disks)
+        writable = any(not disk.read_only and disk.embed for disk in machine.disks)
     if writable:
         image.close()
         image = _reopen_to_write(path, allow)
-    return Opened(path, image, machine)
+    return Opened(path, image, machine, frozenset(allow))
 
 
 def _reopen_to_write(path: Path, allow: Collection[str]) -> Image:
@@ -204,11 +206,36 @@ def program(opened: Opened) -> Program:
 
 
 def drives(opened: Opened) -> list[Drive]:
-    """The image's own disk, when the machine has one."""
+    """The machine's disks: the image's own, further ones in its file, and files of this host."""
     from imgvm.vmm.vm import Drive
 
-    image = opened.image
-    return [Drive(image.handle, disk.read_only, disk.serial, image) for disk in opened.machine.disks[:1]]
+    found: list[Drive] = []
+    try:
+        for index, disk in enumerate(opened.machine.disks):
+            image = opened.image if index == 0 else _further_disk(opened, disk)
+            found.append(Drive(image.handle, disk.read_only, disk.serial, image, disk.cache))
+    except BaseException:
+        for drive in found[1:]:
+            drive.owner.close()
+        raise
+    return found
+
+
+def _further_disk(opened: Opened, disk: Disk) -> Image:
+    from imgvm.qcow2 import Image
+
+    if disk.embed:
+        return opened.image.open_disk(disk.name)
+    path = opened.path.resolve().parent / (disk.source or "")
+    if DISKS not in opened.allow:
+        raise ConsentError(f"{opened.path}: its disk {disk.name} is a file of this host, {path}", DISKS)
+    raw = disk.format == "raw"
+    image = Image.open(path, writable=not disk.read_only, raw=raw, keep_to_folder=BACKING not in opened.allow)
+    if image.info.format != disk.format:
+        image.close()
+        message = f"{path} is no {disk.format} image, as disk {disk.name} should be"
+        raise ImageError(message, status=STATUS_CANNOT_RUN)
+    return image
 
 
 def _check_host_memory(wanted_bytes: int) -> None:
@@ -228,7 +255,7 @@ def build(opened: Opened, engine: str, watch: Watch | None = None) -> Vm:
     _check_host_memory(opened.machine.hardware.memory_bytes)
 
     vm = Vm(opened.machine, engine, program(opened), drives(opened), watch or NO_WATCH)
-    if not opened.machine.disks:
+    if not any(disk.embed for disk in opened.machine.disks):
         opened.image.close()
     return vm
 

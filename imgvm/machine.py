@@ -83,6 +83,8 @@ class Disk:
     format: str = "auto"  # of the source: auto | raw | qcow2
     read_only: bool = False
     serial: str = ""  # the name, unless given
+    cache: str = "writeback"  # writeback | writethrough | unsafe
+    embed: bool = True  # False: the source is a file of the host that runs it
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,8 @@ def _disk(doc: Document) -> Disk:
         format=doc.get("format", "auto"),
         read_only=doc.get("read_only", False),
         serial=doc.get("serial") or doc["name"],
+        cache=doc.get("cache", Disk.cache),
+        embed=doc.get("embed", Disk.embed),
     )
 
 
@@ -326,4 +330,6 @@ def _disk_document(disk: Disk) -> Document:
         "format": disk.format,
         "read_only": disk.read_only,
         "serial": disk.serial,
+        "cache": disk.cache,
+        "embed": disk.embed,
     })

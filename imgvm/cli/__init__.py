@@ -59,13 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _ending_signals():
             from imgvm.cli import app
 
-            try:
-                return app.invoke(args)
-            except ConsentError as error:  # before anything was done
-                if not _agrees(error):
-                    raise
-                end = args.index("--") if "--" in args else len(args)
-                return app.invoke([*args[:end], "--allow", error.grant, *args[end:]])
+            while True:
+                try:
+                    return app.invoke(args)
+                except ConsentError as error:  # before anything was done
+                    if not _agrees(error):
+                        raise
+                    end = args.index("--") if "--" in args else len(args)
+                    args = [*args[:end], "--allow", error.grant, *args[end:]]
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"{printable(str(problem))}\n")

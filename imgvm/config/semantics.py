@@ -22,7 +22,7 @@ MAX_CMDLINE_BYTES = 2047  # what Linux on x86 keeps (COMMAND_LINE_SIZE with the 
 
 
 def check(tree: Tree) -> list[Problem]:
-    return [*_sizes(tree), *_cpu(tree), *_boot(tree), *_timeout(tree)]
+    return [*_sizes(tree), *_cpu(tree), *_boot(tree), *_disks(tree), *_timeout(tree)]
 
 
 def _get(data: Any, path: Path) -> Any:
@@ -78,6 +78,28 @@ def _cpu(tree: Tree) -> Iterator[Problem]:
         elif seen.get(name, sign) != sign:
             yield tree.problem(at, f"{name} is both given and taken away", "decide for one of them")
         seen.setdefault(name, sign)
+
+
+def _disks(tree: Tree) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for index, disk in enumerate(tree.data.get("disks", [])):
+        at: Path = ("disks", index)
+        first = seen.setdefault(disk["name"], index)
+        if first != index:
+            yield tree.problem((*at, "name"), f"{disk['name']} is given twice", f"first as disks[{first}]")
+        if disk.get("embed", True):
+            continue
+        if index == 0:
+            yield tree.problem((*at, "embed"), "the first disk is the image's own")
+        if "source" not in disk:
+            yield tree.problem(at, "a disk outside the image needs a source", "name the file of the host")
+            continue
+        if disk.get("format", "auto") == "auto":
+            # A guest could write a header into a raw disk that makes it another's disk.
+            hint = "format: raw or format: qcow2"
+            yield tree.problem(at, "a disk outside the image needs its format", hint)
+        if "size" in disk:
+            yield tree.problem((*at, "size"), "a disk outside the image has the size of its file", key=True)
 
 
 def _timeout(tree: Tree) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -34,9 +34,10 @@ from imgvm.pack.output import Replacement, check_output, host_error, sync
 from imgvm.pack.progress import Progress, choose
 from imgvm.qcow2 import MAX_BLOB_BYTES, Image
 
-MANIFEST, DISK = "image.json", "disk.raw"
+MANIFEST, DISK, FURTHER_DISK = "image.json", "disk.raw", "disk-{}.raw"
 FORMAT = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_DISK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,19}")
 _PIECE_BYTES = units.MIB
 
 
@@ -48,6 +49,7 @@ class _Manifest:
     text: str
     date: int
     cluster_bytes: int
+    further_disks: tuple[str, ...] = ()
 
 
 def is_unpacked(path: str | Path) -> bool:
@@ -61,8 +63,12 @@ def unpack(path: str | Path, folder: str | Path, allow: Collection[str] = ()) ->
         raise PackError(f"{folder} exists and is not empty", "name a new folder")
     with launch.open_image(path, writable=False, allow=allow).image as image:
         names = [blob.name for blob in image.config_blobs()]
+        taken = {MANIFEST, DISK, *map(FURTHER_DISK.format, image.disk_names())}
+        for name in image.disk_names():
+            if not _DISK_NAME.fullmatch(name):
+                raise ImageError(f"{path}: a disk of the name {name!r} makes no file")
         for name in names:
-            if not _FILE_NAME.fullmatch(name) or name in (MANIFEST, DISK):
+            if not _FILE_NAME.fullmatch(name) or name in taken:
                 hint = "`imgvm extract` can take its blobs out one by one"
                 raise ImageError(f"{path}: a blob of the name {name!r} makes no file", hint)
         try:
@@ -75,7 +81,8 @@ def unpack(path: str | Path, folder: str | Path, allow: Collection[str] = ()) ->
                 inside.rename(target)
         except OSError as error:
             raise host_error(error, folder) from error
-    return [*names, DISK, MANIFEST]
+        further = [FURTHER_DISK.format(name) for name in image.disk_names()]
+    return [*names, DISK, *further, MANIFEST]
 
 
 def _write_parts(image: Image, names: Sequence[str], folder: Path) -> None:
@@ -91,8 +98,12 @@ def _write_parts(image: Image, names: Sequence[str], folder: Path) -> None:
         "cluster_bytes": image.info.cluster_bytes,
         "config": (folder / CONFIG_TEXT).read_text("utf-8"),
     }
+    if further := image.disk_names():
+        manifest["further_disks"] = list(further)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     write_raw(image, folder / DISK)
+    for name in further:
+        write_raw(image.open_disk(name), folder / FURTHER_DISK.format(name))
 
 
 def write_raw(image: Image, target: Path) -> None:
@@ -121,10 +132,18 @@ def assemble(
     try:
         manifest = _read_manifest(source)
         blobs = _read_blobs(source, manifest, sets)
-        disk = disks.open_source(Disk(name="disk", source=DISK, format="raw"), source)
-        with closing(disk), Replacement(target) as temporary:
-            with Image.create(temporary, disk.size_bytes, cluster_bytes=manifest.cluster_bytes) as image:
-                disks.copy(disk, DISK, image, manifest.cluster_bytes, shown)
+        with ExitStack() as stack:
+            files = {name: FURTHER_DISK.format(name) for name in manifest.further_disks}
+            opened = {name: stack.enter_context(_raw_file(source, file)) for name, file in files.items()}
+            first = stack.enter_context(_raw_file(source, DISK))
+            temporary = stack.enter_context(Replacement(target))
+            cluster_bytes = manifest.cluster_bytes
+            with Image.create(temporary, first.size_bytes, cluster_bytes=cluster_bytes) as image:
+                for name, disk in opened.items():
+                    image.add_disk(name, disk.size_bytes, date=manifest.date)
+                disks.copy(first, DISK, image, cluster_bytes, shown)
+                for name, disk in opened.items():
+                    disks.copy(disk, files[name], image.open_disk(name), cluster_bytes, shown)
                 image.set_config(blobs, date=manifest.date)
             sync(temporary)
     except OSError as error:
@@ -132,6 +151,10 @@ def assemble(
     finally:
         shown.finish()
     return target
+
+
+def _raw_file(folder: Path, name: str) -> closing[disks.DiskSource]:
+    return closing(disks.open_source(Disk(name="disk", source=name, format="raw"), folder))
 
 
 def name_of(folder: str | Path) -> str:
@@ -147,12 +170,16 @@ def _read_manifest(folder: Path) -> _Manifest:
         data: Any = json.loads(path.read_bytes())
         if data["format"] != FORMAT:
             raise PackError(f"{path}: format {data['format']} is not known to this imgvm", hint)
-        found = _Manifest(dict(data["blobs"]), data["config"], data["date"], data["cluster_bytes"])
+        further = tuple(data.get("further_disks", ()))
+        found = _Manifest(dict(data["blobs"]), data["config"], data["date"], data["cluster_bytes"], further)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PackError(f"{path} is damaged: {error}", hint) from None
     for name in found.digests:
         if not _FILE_NAME.fullmatch(name):
             raise PackError(f"{path} is damaged: {name!r} is no name of a blob", hint)
+    for name in found.further_disks:
+        if not isinstance(name, str) or not _DISK_NAME.fullmatch(name):
+            raise PackError(f"{path} is damaged: {name!r} is no name of a disk", hint)
     return found
 
 

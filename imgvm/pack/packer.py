@@ -6,8 +6,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,7 @@ import platformdirs
 from imgvm import units
 from imgvm.config import Config, resolved_text
 from imgvm.errors import ImageError, PackError
-from imgvm.machine import Boot, Machine
+from imgvm.machine import Boot, Disk, Machine
 from imgvm.pack import disk, initramfs, sources
 from imgvm.pack import kernel as kernels
 from imgvm.pack.deb import DebCache
@@ -60,6 +60,14 @@ class _KernelParts:
     distro: str | None
 
 
+@dataclass(frozen=True)
+class _PlannedDisk:
+    part: str
+    wish: Disk | None
+    source: disk.DiskSource | None
+    size_bytes: int
+
+
 class Packer:
     """One packing of one config. `cache` keeps what is fetched."""
 
@@ -76,22 +84,15 @@ class Packer:
 
     def write(self, output: Path, *, force: bool) -> PackResult:
         check_output(output, force=force)
+        self._machine = _settled(self._machine, self._folder, output)
         blobs, parts = self._blobs()
-        machine_disk = self._machine.disks[0] if self._machine.disks else None
-        if len(self._machine.disks) > 1:
-            raise PackError("disks: this version of imgvm packs one disk, the image's own")
-        source = None
-        if machine_disk is not None and machine_disk.source is not None:
-            source = disk.open_source(machine_disk, self._folder)
-        with closing(source) if source else _Nothing():
-            size = disk.disk_bytes(self._machine, source)
-            cluster_bytes = self._machine.image.cluster_bytes
+        with ExitStack() as stack:
+            plan = self._open_disks(stack)
+            size = plan[0].size_bytes
             with Replacement(output) as temporary:
+                cluster_bytes = self._machine.image.cluster_bytes
                 with Image.create(temporary, size, cluster_bytes=cluster_bytes) as image:
-                    if source is not None and machine_disk is not None:
-                        origin = machine_disk.source or ""
-                        row = disk.copy(source, origin, image, cluster_bytes, self._progress)
-                        self._sources.append(row)
+                    self._fill_disks(image, plan)
                     blobs[LOCK] = self._lock()
                     self._progress.step(f"writing {output.name}")
                     image.set_config(blobs, date=self._mtime_sec)
@@ -106,6 +107,33 @@ class Packer:
             sources=tuple(self._sources),
             blobs={name: len(data) for name, data in blobs.items()},
         )
+
+    def _open_disks(self, stack: ExitStack) -> list[_PlannedDisk]:
+        """The disks that lie in the image, their sources open; the first one is there in any case."""
+        rows: list[tuple[int, Disk | None]] = list(enumerate(self._machine.disks)) or [(0, None)]
+        plan = []
+        for index, wish in rows:
+            if wish is not None and not wish.embed:
+                continue
+            part, source = f"disks[{index}]", None
+            if wish is not None and wish.source is not None:
+                source = disk.open_source(wish, self._folder, part)
+                stack.callback(source.close)
+            least = self._machine.image.size_bytes or 0 if index == 0 else 0
+            plan.append(_PlannedDisk(part, wish, source, disk.disk_bytes(wish, source, part, least)))
+        return plan
+
+    def _fill_disks(self, image: Image, plan: Sequence[_PlannedDisk]) -> None:
+        for further in plan[1:]:
+            assert further.wish is not None
+            image.add_disk(further.wish.name, further.size_bytes, date=self._mtime_sec)
+        for index, row in enumerate(plan):
+            if row.wish is None or row.source is None:
+                continue
+            target = image.open_disk(row.wish.name) if index else image
+            origin, cluster_bytes = row.wish.source or "", self._machine.image.cluster_bytes
+            used = disk.copy(row.source, origin, target, cluster_bytes, self._progress, row.part)
+            self._sources.append(used)
 
     def _blobs(self) -> tuple[dict[str, bytes], _KernelParts]:
         """Everything but the disk. No file is written before all of it is there."""
@@ -261,9 +289,13 @@ def _check_memory(machine: Machine, blobs: Mapping[str, bytes]) -> None:
         )
 
 
-class _Nothing:
-    def __enter__(self) -> None:
-        return None
+def _settled(machine: Machine, folder: Path, output: Path) -> Machine:
+    """Disks outside the image are found from the image's folder, as everything that an image names."""
 
-    def __exit__(self, *_: object) -> None:
-        return None
+    def moved(wish: Disk) -> Disk:
+        if wish.embed or wish.source is None or Path(wish.source).expanduser().is_absolute():
+            return wish
+        start = output.resolve().parent
+        return replace(wish, source=os.path.relpath(sources.resolve(folder, wish.source).resolve(), start))
+
+    return replace(machine, disks=tuple(map(moved, machine.disks)))

@@ -96,3 +96,17 @@ def test_damaged_manifests(manifest: str, image: Path, tmp_path: Path, capfd: py
     said = capfd.readouterr().err
     assert "image.json" in said and "Traceback" not in said and "fault of imgvm" not in said
     assert not (tmp_path / "out.img").exists()
+
+
+def test_further_disks_go_through_a_folder(image_of: Images, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data.raw").write_bytes(bytes(MIB) + b"further" * 1000 + bytes(MIB - 6488))
+    image = image_of(leave(3), "disks: [{name: a, size: 1MiB}, {name: b, source: data.raw}, {name: c, size: 512KiB}]")
+    folder, again = tmp_path / "folder", tmp_path / "again.img"
+    assert main(["unpack", str(image), str(folder)]) == 0
+    assert (folder / "disk-b.raw").read_bytes() == (tmp_path / "data.raw").read_bytes()
+    assert main(["pack", str(folder), "-o", str(again)]) == 0
+    assert again.read_bytes() == image.read_bytes()
+    manifest = json.loads((folder / "image.json").read_text())
+    (folder / "image.json").write_text(json.dumps(manifest | {"further_disks": ["../b"]}))
+    assert main(["pack", str(folder), "-o", str(tmp_path / "no.img")]) == 125
+    assert "is no name of a disk" in capfd.readouterr().err

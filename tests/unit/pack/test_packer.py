@@ -217,6 +217,29 @@ def test_raw_source_is_copied_without_its_zeroes(folder: Path, cluster: str, mos
     assert (row["part"], row["origin"], row["size_bytes"]) == ("disks[0]", "disk.raw", 8 * MIB + 512)
 
 
+def test_further_disks_lie_in_the_same_file(folder: Path) -> None:
+    content = sparse_source(folder / "disk.raw").ljust(8 * MIB + 512, b"\0")
+    (folder / "cd.iso").write_bytes(b"iso" * 1000)
+    text = (
+        "boot: {kernel: boot/vmlinuz}\ndisks:\n- {name: root, size: 2MiB}\n- {name: data, source: disk.raw, size: 9MiB}\n"
+        "- {name: cd, source: cd.iso, read_only: true, serial: CD-1}\n- {name: out, source: there.raw, format: raw, embed: false}\n"
+    )
+    result = pack(folder, text)
+    again = pack(folder, text, folder / "again.img")
+    assert again.path.read_bytes() == result.path.read_bytes()
+    with Image.open(result.path) as image:
+        assert image.check().clean and image.disk_names() == ("data", "cd")
+        data, cd = image.open_disk("data"), image.open_disk("cd")
+        assert (image.info.disk_bytes, data.info.disk_bytes, cd.info.disk_bytes) == (2 * MIB, 9 * MIB, 3072)
+        assert data.read(0, 9 * MIB) == content.ljust(9 * MIB, b"\0")
+        assert cd.read(0, 3072) == (b"iso" * 1000).ljust(3072, b"\0")
+        assert image.read(0, MIB) == bytes(MIB)
+    rows = json.loads(blobs(result.path)["lock.json"])["sources"]
+    assert [row["part"] for row in rows if row["part"].startswith("disks")] == ["disks[1]", "disks[2]"]
+    if shutil.which("qemu-img"):
+        subprocess.run(["qemu-img", "check", "-q", result.path], check=True)
+
+
 def test_qcow2_source_gives_the_same_digest_as_the_raw_one(folder: Path) -> None:
     content = sparse_source(folder / "disk.raw").ljust(8 * MIB + 512, b"\0")
     with Image.create(folder / "disk.qcow2", len(content)) as image:

@@ -205,7 +205,7 @@ static int open_one(const char *path, int mode, enum probe probe, imgvm_image *o
 int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error *err)
 {
     *out = NULL;
-    int result = open_one(path, mode, PROBE_CONTENT, NULL, out, err);
+    int result = open_one(path, mode, mode & IMGVM_IMAGE_RAW ? PROBE_RAW : PROBE_CONTENT, NULL, out, err);
     for (imgvm_image *image = result ? NULL : *out; image; image = image->backing)
         image->overlay = NULL;
     return result;

@@ -29,6 +29,8 @@ typedef struct imgvm_image imgvm_image;
 
 #define IMGVM_IMAGE_REPAIR 4 /* read and write, for imgvm_image_repair: also an image that is marked corrupt */
 
+#define IMGVM_IMAGE_RAW 8 /* added: a raw disk, whatever is in it */
+
 #define IMGVM_CHECK_LEAKS 1
 #define IMGVM_CHECK_CORRUPT 2
 
@@ -183,8 +185,13 @@ int imgvm_engine_probe(uint32_t engine, imgvm_error *err);
 
 int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *err);
 void imgvm_vm_destroy(imgvm_vm *vm); /* stops it first */
+#define IMGVM_CACHE_WRITEBACK 0    /* safe when the guest has flushed */
+#define IMGVM_CACHE_WRITETHROUGH 1 /* safe when written: the guest is told that there is nothing to flush */
+#define IMGVM_CACHE_UNSAFE 2       /* safe at the end of the run: flushes are answered and not done */
+
 /* The vm borrows the image until it is destroyed. Disks appear as virtio-blk in order of addition. */
-int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, imgvm_error *err);
+int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache,
+                      imgvm_error *err);
 /* 64-bit Linux boot protocol: kernel is an ELF vmlinux or a bzImage; initrd may be NULL. */
 int imgvm_vm_load_linux(imgvm_vm *vm, const void *kernel, uint64_t kernel_bytes, const void *initrd,
                         uint64_t initrd_bytes, const char *cmdline, imgvm_error *err);
