@@ -211,12 +211,13 @@ def drives(opened: Opened) -> list[Drive]:
 
     found: list[Drive] = []
     try:
-        for index, disk in enumerate(opened.machine.disks):
-            image = opened.image if index == 0 else _further_disk(opened, disk)
+        for disk in (*opened.machine.disks[:1], *opened.machine.further_disks):
+            image = opened.image if disk in opened.machine.disks[:1] else _further_disk(opened, disk)
             found.append(Drive(image.handle, disk.read_only, disk.serial, image, disk.cache))
     except BaseException:
-        for drive in found[1:]:
-            drive.owner.close()
+        for drive in found:
+            if drive.owner is not opened.image:
+                drive.owner.close()
         raise
     return found
 
@@ -255,7 +256,7 @@ def build(opened: Opened, engine: str, watch: Watch | None = None) -> Vm:
     _check_host_memory(opened.machine.hardware.memory_bytes)
 
     vm = Vm(opened.machine, engine, program(opened), drives(opened), watch or NO_WATCH)
-    if not any(disk.embed for disk in opened.machine.disks):
+    if not (opened.machine.disks or opened.machine.cloud_init):
         opened.image.close()
     return vm
 

@@ -8,6 +8,7 @@ JSON is the resolved config that an image carries, and is itself a valid config.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,6 +88,19 @@ class Disk:
     embed: bool = True  # False: the source is a file of the host that runs it
 
 
+SEED_DISK = Disk("cidata", read_only=True, serial="cidata")
+
+
+@dataclass(frozen=True)
+class CloudInit:
+    """The files of a NoCloud seed; "": the default."""
+
+    user_data: str = ""
+    meta_data: str = ""
+    network_config: str = ""
+    attach: str = "iso"
+
+
 @dataclass(frozen=True)
 class Console:
     device: str = "serial"  # serial | none
@@ -127,12 +141,18 @@ class Machine:
     hardware: Hardware = field(default_factory=Hardware)
     boot: Boot | None = None
     disks: tuple[Disk, ...] = ()
+    cloud_init: CloudInit | None = None
     console: Console = field(default_factory=Console)
     debug_exit: DebugExit | None = None
     exec: Exec | None = None
     exit: Exit = field(default_factory=Exit)
     image: ImageOptions = field(default_factory=ImageOptions)
     version: int = 1
+
+    @property
+    def further_disks(self) -> tuple[Disk, ...]:
+        """Those that are not the image's own: of the config, and the seed."""
+        return (*self.disks[1:], *([SEED_DISK] if self.cloud_init is not None else []))
 
 
 def from_document(doc: Document, default_name: str = "machine") -> Machine:
@@ -144,6 +164,7 @@ def from_document(doc: Document, default_name: str = "machine") -> Machine:
         hardware=_hardware(doc.get("machine", {})),
         boot=_boot(doc["boot"]) if "boot" in doc else None,
         disks=tuple(_disk(disk) for disk in doc.get("disks", [])),
+        cloud_init=_cloud_init(doc["cloud_init"]) if "cloud_init" in doc else None,
         console=Console(**doc.get("console", {})),
         debug_exit=_debug_exit(doc.get("devices", {}).get("debug_exit", False)),
         exec=_exec(doc["exec"]) if "exec" in doc else None,
@@ -221,6 +242,21 @@ def _disk(doc: Document) -> Disk:
     )
 
 
+def _cloud_init(doc: Document) -> CloudInit:
+    def text(key: str, head: str = "") -> str:
+        value = doc.get(key, "")
+        if isinstance(value, str):
+            return value
+        return f"{head}{json.dumps(value, indent=1, ensure_ascii=False)}\n"  # what is JSON is YAML, too
+
+    return CloudInit(
+        user_data=text("user_data", "#cloud-config\n"),
+        meta_data=text("meta_data"),
+        network_config=text("network_config"),
+        attach=doc.get("attach", CloudInit.attach),
+    )
+
+
 def _debug_exit(value: bool | Document) -> DebugExit | None:
     if isinstance(value, bool):
         return DebugExit() if value else None
@@ -274,6 +310,14 @@ def to_document(machine: Machine) -> Document:
         doc["boot"] = _boot_document(machine.boot)
     if machine.disks:
         doc["disks"] = [_disk_document(disk) for disk in machine.disks]
+    if machine.cloud_init is not None:
+        seed = machine.cloud_init
+        doc["cloud_init"] = _without_none({
+            "user_data": seed.user_data or None,
+            "meta_data": seed.meta_data or None,
+            "network_config": seed.network_config or None,
+            "attach": seed.attach,
+        })
     doc["console"] = {"device": machine.console.device, "escape": machine.console.escape}
     debug_exit = machine.debug_exit
     doc["devices"] = {

@@ -12,17 +12,19 @@ from imgvm.config.document import Path, Tree
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.suggest import did_you_mean
 from imgvm.errors import Problem
+from imgvm.machine import SEED_DISK
 
 MIN_MEMORY_BYTES = units.MIB
 MAX_MEMORY_BYTES = units.TIB
 PAGE_BYTES = 4096
 SECTOR_BYTES = 512
 MAX_DISK_BYTES = 256 * units.TIB
+USER_DATA_BEGINNINGS = ("#", "Content-Type:", "MIME-Version:", "From ")
 MAX_CMDLINE_BYTES = 2047  # what Linux on x86 keeps (COMMAND_LINE_SIZE with the final NUL)
 
 
 def check(tree: Tree) -> list[Problem]:
-    return [*_sizes(tree), *_cpu(tree), *_boot(tree), *_disks(tree), *_timeout(tree)]
+    return [*_sizes(tree), *_cpu(tree), *_boot(tree), *_disks(tree), *_cloud_init(tree), *_timeout(tree)]
 
 
 def _get(data: Any, path: Path) -> Any:
@@ -100,6 +102,20 @@ def _disks(tree: Tree) -> Iterator[Problem]:
             yield tree.problem(at, "a disk outside the image needs its format", hint)
         if "size" in disk:
             yield tree.problem((*at, "size"), "a disk outside the image has the size of its file", key=True)
+
+
+def _cloud_init(tree: Tree) -> Iterator[Problem]:
+    seed = tree.data.get("cloud_init")
+    if seed is None:
+        return
+    text = seed.get("user_data")
+    if isinstance(text, str) and not text.startswith(USER_DATA_BEGINNINGS):
+        hint = "begin it with #cloud-config or #!, or write it as a map"
+        yield tree.problem(("cloud_init", "user_data"), "is text that cloud-init would pass over", hint)
+    for index, disk in enumerate(tree.data.get("disks", [])):
+        if disk["name"] == SEED_DISK.name:
+            message = f"{disk['name']} is the name of the disk that cloud_init makes"
+            yield tree.problem(("disks", index, "name"), message)
 
 
 def _timeout(tree: Tree) -> Iterator[Problem]:

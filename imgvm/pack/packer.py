@@ -17,11 +17,18 @@ import platformdirs
 from imgvm import units
 from imgvm.config import Config, resolved_text
 from imgvm.errors import ImageError, PackError
-from imgvm.machine import Boot, Disk, Machine
-from imgvm.pack import disk, initramfs, sources
+from imgvm.machine import SEED_DISK, Boot, Disk, Machine
+from imgvm.pack import cloud_init, disk, initramfs, sources
 from imgvm.pack import kernel as kernels
 from imgvm.pack.deb import DebCache
-from imgvm.pack.modules import DEVICE_MODULES, ENTROPY_MODULES, LATE_MODULES, ModuleTree, find_tree
+from imgvm.pack.modules import (
+    DEVICE_MODULES,
+    ENTROPY_MODULES,
+    LATE_MODULES,
+    SEED_MODULES,
+    ModuleTree,
+    find_tree,
+)
 from imgvm.pack.output import Replacement, check_output, full, host_error, sync
 from imgvm.pack.progress import Progress, choose
 from imgvm.pack.sources import Source
@@ -127,6 +134,11 @@ class Packer:
         for further in plan[1:]:
             assert further.wish is not None
             image.add_disk(further.wish.name, further.size_bytes, date=self._mtime_sec)
+        seed = self._machine.cloud_init
+        if seed is not None:
+            data = cloud_init.image(seed, self._machine.name, self._mtime_sec)
+            image.add_disk(SEED_DISK.name, len(data), date=self._mtime_sec)
+            image.open_disk(SEED_DISK.name).write(0, data)
         for index, row in enumerate(plan):
             if row.wish is None or row.source is None:
                 continue
@@ -209,7 +221,8 @@ class Packer:
         busybox, source = initramfs.find_busybox(self._cache, parts.distro)
         self._sources.append(source)
         entropy = ENTROPY_MODULES if self._machine.hardware.entropy else ()
-        wanted = [*DEVICE_MODULES, *entropy, *LATE_MODULES]
+        seed = SEED_MODULES if self._machine.cloud_init is not None else ()
+        wanted = [*DEVICE_MODULES, *entropy, *seed, *LATE_MODULES]
         modules = []
         if parts.modules is not None:
             modules = parts.modules.in_load_order(boot.modules, optional=wanted)

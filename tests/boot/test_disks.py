@@ -57,3 +57,17 @@ def test_four_disks(accel: str, pack_config: Callable[[str], Path], tmp_path: Pa
         assert opened.open_disk("data").read(1536, 7) == b"on vdb\n"
         assert opened.open_disk("cd").read(0, 8192) == (tmp_path / "cd.iso").read_bytes()
     assert (tmp_path / "host.raw").read_bytes()[1536:1543] == b"on vdd\n"
+
+
+def test_a_cloud_init_seed(pack_config: Callable[[str], Path]) -> None:
+    """Mounted as cloud-init does it, without saying which file system it is."""
+    image = pack_config(
+        "version: 1\nname: seeded\nboot: {kernel: {distro: 'debian:bookworm'}, cmdline: [console=ttyS0, quiet]}\n"
+        "disks: [{name: root, size: 1MiB}]\ncloud_init: {user_data: {packages: [vim]}, meta_data: \"instance-id: i-1\\n\"}\n"
+        "exec: {command: [sh, -ec, 'mount -r /dev/vdb /mnt; cd /mnt; ls; cat user-data meta-data']}\n"
+    )
+    done = run(image, "--accel", "interp")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.replace("\r", "").splitlines()
+    assert (lines[0].split(), lines[1]) == (["meta-data", "user-data"], "#cloud-config")
+    assert lines[-1] == "instance-id: i-1"

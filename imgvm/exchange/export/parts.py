@@ -102,7 +102,7 @@ class Parts:
 
     def further_disks(self) -> Iterator[tuple[Disk, str]]:
         """The disks behind the first that lie in the image, each with a name for its file."""
-        for disk in self.machine.disks[1:]:
+        for disk in self.machine.further_disks:
             if disk.embed:
                 yield disk, f"disk-{disk.name}"
             else:
@@ -110,7 +110,7 @@ class Parts:
 
     def note_further_disks(self) -> None:
         """For targets that take the first disk only."""
-        for disk in self.machine.disks[1:]:
+        for disk in self.machine.further_disks:
             self.note(f"the disk {disk.name} is not taken along")
 
     def raw_disk(self, name: str, disk: Disk | None = None) -> None:
