@@ -126,9 +126,13 @@ def unpacked(data: bytes, path: str) -> bytes:
     return data if rest.strip(b"\0") else content
 
 
-def find_busybox(cache: DebCache, distro: str | None) -> tuple[bytes, Source]:
-    """The host's busybox when it is static, else that of Debian's package."""
-    found = shutil.which("busybox", path="/bin:/usr/bin:/usr/local/bin")
+def busybox_wish(distro: str | None) -> str:
+    return f"{distro or FALLBACK_DISTRO} {BUSYBOX_PACKAGE}"
+
+
+def find_busybox(cache: DebCache, distro: str | None, pin: Source | None = None) -> tuple[bytes, Source]:
+    """The host's busybox when it is static, else that of Debian's package; `pin` names the package."""
+    found = shutil.which("busybox", path="/bin:/usr/bin:/usr/local/bin") if pin is None else None
     if found is not None:
         try:
             data = Path(found).read_bytes()
@@ -136,7 +140,8 @@ def find_busybox(cache: DebCache, distro: str | None) -> tuple[bytes, Source]:
                 return data, Source.of("boot.initrd", "busybox of the host", data)
         except (OSError, elf.ElfError):
             pass  # Debian's will do
-    deb = cache.get(distro or FALLBACK_DISTRO, BUSYBOX_PACKAGE)
+    deb = cache.pinned(pin) if pin else cache.get(distro or FALLBACK_DISTRO, BUSYBOX_PACKAGE)
     data = (cache.unpacked(deb) / "bin/busybox").read_bytes()
     origin = f"{deb.suite} {deb.name} {deb.version}"
-    return data, Source("boot.initrd", origin, deb.sha256, deb.size_bytes, deb.uri)
+    asked = busybox_wish(distro)
+    return data, Source("boot.initrd", origin, deb.sha256, deb.size_bytes, deb.uri, asked)

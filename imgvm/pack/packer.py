@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from imgvm import units
 from imgvm.config import Config, resolved_text
 from imgvm.errors import ImageError, PackError
 from imgvm.machine import SEED_DISK, Boot, Disk, Machine
-from imgvm.pack import cloud_init, disk, initramfs, sources
+from imgvm.pack import cloud_init, disk, initramfs, lock, sources
 from imgvm.pack import kernel as kernels
 from imgvm.pack.deb import DebCache
 from imgvm.pack.modules import (
@@ -36,7 +35,6 @@ from imgvm.qcow2 import Image
 
 CONFIG, MACHINE, KERNEL, INITRD, LOCK = "config.yaml", "machine.json", "kernel", "initrd", "lock.json"
 BUNDLED_KERNEL = "hello.elf"
-_LOCK_VERSION = 1
 _SLACK_BYTES = 16 * units.MIB  # page tables, boot parameters and a first few allocations of the kernel
 
 
@@ -79,14 +77,22 @@ class Packer:
     """One packing of one config. `cache` keeps what is fetched."""
 
     def __init__(
-        self, config: Config, progress: Progress | None = None, cache: DebCache | None = None
+        self,
+        config: Config,
+        progress: Progress | None = None,
+        cache: DebCache | None = None,
+        frozen: Path | None = None,
     ) -> None:
         self._config = config
         self._machine = config.machine
         self._folder = config.folder
         self._progress = progress or Progress()
-        self._cache = cache or DebCache(platformdirs.user_cache_path("imgvm"), self._progress)
-        self._sources: list[Source] = []
+        self._cache = cache or default_cache(self._progress)
+        self._sources = [
+            Source.of("include", part.origin, part.text.encode()) for part in config.includes
+        ]
+        self._lock_path = frozen
+        self._locked = lock.read(frozen) if frozen is not None else ()
         self._mtime_sec = source_date_epoch()
 
     def write(self, output: Path, *, force: bool) -> PackResult:
@@ -100,7 +106,9 @@ class Packer:
                 cluster_bytes = self._machine.image.cluster_bytes
                 with Image.create(temporary, size, cluster_bytes=cluster_bytes) as image:
                     self._fill_disks(image, plan)
-                    blobs[LOCK] = self._lock()
+                    if self._lock_path is not None:
+                        lock.check(self._lock_path, self._locked, self._sources)
+                    blobs[LOCK] = lock.text_of(self._sources).encode()
                     self._progress.step(f"writing {output.name}")
                     image.set_config(blobs, date=self._mtime_sec)
                 sync(temporary)
@@ -114,6 +122,10 @@ class Packer:
             sources=tuple(self._sources),
             blobs={name: len(data) for name, data in blobs.items()},
         )
+
+    def _pin(self, part: str, asked: str) -> Source | None:
+        """The package that the lock has for what a part asks for."""
+        return next((row for row in self._locked if (row.part, row.asked) == (part, asked)), None)
 
     def _open_disks(self, stack: ExitStack) -> list[_PlannedDisk]:
         """The disks that lie in the image, their sources open; the first one is there in any case."""
@@ -185,7 +197,12 @@ class Packer:
             tree = find_tree(sources.resolve(self._folder, wish.path), kernel.version)
             return _KernelParts(kernel, tree, Source.of("boot.kernel", wish.path, data), None)
         assert wish.distro is not None and wish.package is not None
-        deb = self._cache.kernel(wish.distro, wish.package)
+        asked = f"{wish.distro} {wish.package}"
+        pin = self._pin("boot.kernel", asked)
+        if self._lock_path is not None and pin is None:
+            hint = "pack without --frozen, which adds it"
+            raise PackError(f"--frozen: boot.kernel: {asked} is not in {self._lock_path}", hint)
+        deb = self._cache.pinned(pin) if pin else self._cache.kernel(wish.distro, wish.package)
         folder = self._cache.unpacked(deb)
         images = sorted(folder.glob("boot/vmlinuz-*"))
         if len(images) != 1:
@@ -197,7 +214,7 @@ class Packer:
         kernel = kernels.load(images[0].read_bytes(), f"the kernel of {deb.name}", boot.protocol)
         trees = [path for path in sorted(folder.glob("lib/modules/*")) if path.is_dir()]
         origin = f"{deb.suite} {deb.name} {deb.version}"
-        source = Source("boot.kernel", origin, deb.sha256, deb.size_bytes, deb.uri)
+        source = Source("boot.kernel", origin, deb.sha256, deb.size_bytes, deb.uri, asked)
         return _KernelParts(kernel, ModuleTree(trees[0]) if trees else None, source, wish.distro)
 
     def _initrd(self, boot: Boot, parts: _KernelParts) -> bytes | None:
@@ -218,7 +235,8 @@ class Packer:
 
     def _automatic_initrd(self, boot: Boot, parts: _KernelParts) -> bytes:
         self._progress.step("building the initrd")
-        busybox, source = initramfs.find_busybox(self._cache, parts.distro)
+        pin = self._pin("boot.initrd", initramfs.busybox_wish(parts.distro))
+        busybox, source = initramfs.find_busybox(self._cache, parts.distro, pin)
         self._sources.append(source)
         entropy = ENTROPY_MODULES if self._machine.hardware.entropy else ()
         seed = SEED_MODULES if self._machine.cloud_init is not None else ()
@@ -242,10 +260,9 @@ class Packer:
             mtime_sec=self._mtime_sec,
         )
 
-    def _lock(self) -> bytes:
-        rows = [{key: value for key, value in asdict(row).items() if value} for row in self._sources]
-        text = json.dumps({"lock": _LOCK_VERSION, "sources": rows}, indent=1, ensure_ascii=False)
-        return f"{text}\n".encode()
+
+def default_cache(progress: Progress, *, offline: bool = False) -> DebCache:
+    return DebCache(platformdirs.user_cache_path("imgvm"), progress, offline=offline)
 
 
 def pack(
@@ -255,15 +272,19 @@ def pack(
     force: bool = False,
     progress: Progress | None = None,
     cache: DebCache | None = None,
+    frozen: Path | None = None,
+    offline: bool = False,
 ) -> PackResult:
     """Packs `config` into the image `output`, which must not exist unless `force`.
 
+    `frozen` names a lock: an input that is not what it says is an error. `offline`: nothing is fetched.
     Without a `progress`, a bar is shown when stderr is a terminal, else nothing. Raises PackError and
     ImageError, and then leaves nothing behind.
     """
     shown = progress or choose()
     try:
-        return Packer(config, shown, cache).write(Path(output), force=force)
+        cache = cache or default_cache(shown, offline=offline)
+        return Packer(config, shown, cache, frozen).write(Path(output), force=force)
     except OSError as error:
         raise host_error(error, output) from error
     except ImageError as error:

@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A kernel with its modules, and a busybox that is the same everywhere."""
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     source = initramfs.Source.of("boot.initrd", "busybox of the test", BUSYBOX)
-    monkeypatch.setattr(initramfs, "find_busybox", lambda cache, distro: (BUSYBOX, source))
+    monkeypatch.setattr(initramfs, "find_busybox", lambda cache, distro, pin: (BUSYBOX, source))
     (tmp_path / "boot").mkdir()
     (tmp_path / "boot/vmlinuz").write_bytes(kernel())
     module_tree(tmp_path)
@@ -163,6 +163,7 @@ def test_kernel_of_a_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "sha256": "ab" * 32,
         "size_bytes": 99,
         "uri": "http://example.org/k.deb",
+        "asked": "debian:trixie linux-image-test",
     }
     assert "lib/imgvm/virtio_blk.ko" in {row.name for row in read_cpio(found["initrd"])}
     (folder / "boot/vmlinuz-6.1.0-test").unlink()
