@@ -64,6 +64,7 @@ class Opened:
     image: Image
     machine: Machine
     allow: frozenset[str] = frozenset()
+    scratch: Path | None = None  # a folder for what the guest writes; None: that goes to the disks
 
 
 def is_image(path: str | Path) -> bool:
@@ -143,8 +144,10 @@ def open_image(
     *,
     writable: bool | None = None,
     allow: Collection[str] = (),
+    scratch: Path | None = None,
 ) -> Opened:
-    """Opens an image and reads its config. `writable` None: as its disk needs."""
+    """Opens an image and reads its config. `writable` None: as its disk needs. `scratch` is a folder for
+    overlays, which the guest writes to instead."""
     check_overrides(overrides)
     path = Path(path)
     image = open_disk(path, allow=allow)
@@ -157,8 +160,21 @@ def open_image(
         writable = any(not disk.read_only and disk.embed for disk in machine.disks)
     if writable:
         image.close()
-        image = _reopen_to_write(path, allow)
-    return Opened(path, image, machine, frozenset(allow))
+        if scratch is None:
+            image = _reopen_to_write(path, allow)
+        else:
+            image = _overlay_in(scratch, path, "image", allow)
+    return Opened(path, image, machine, frozenset(allow), scratch)
+
+
+def _overlay_in(
+    scratch: Path, base: Path, name: str, allow: Collection[str], format: str = "qcow2"
+) -> Image:
+    """An overlay of ours: its backing file may be anywhere, and what that names is asked for as ever."""
+    from imgvm.qcow2 import Image, overlay
+
+    overlay.create(base, scratch / name, format=format)
+    return Image.open(scratch / name, writable=True, keep_below=BACKING not in allow)
 
 
 def _reopen_to_write(path: Path, allow: Collection[str]) -> Image:
@@ -167,7 +183,7 @@ def _reopen_to_write(path: Path, allow: Collection[str]) -> Image:
     except ImageError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or error.status != STATUS_ERROR:
             raise
-        hint = "--ephemeral runs a copy; or make the file writable, or copy it"
+        hint = "--ephemeral runs it all the same; or make the file writable, or copy it"
         message = f"{path} cannot be written, but its machine has a disk to write to"
         raise ImageError(message, hint, STATUS_CANNOT_RUN, errno=error.errno) from None
 
@@ -231,12 +247,16 @@ def _further_disk(opened: Opened, disk: Disk) -> Image:
     if DISKS not in opened.allow:
         raise ConsentError(f"{opened.path}: its disk {disk.name} is a file of this host, {path}", DISKS)
     raw = disk.format == "raw"
-    image = Image.open(path, writable=not disk.read_only, raw=raw, keep_to_folder=BACKING not in opened.allow)
+    writable = not disk.read_only and opened.scratch is None
+    image = Image.open(path, writable=writable, raw=raw, keep_to_folder=BACKING not in opened.allow)
     if image.info.format != disk.format:
         image.close()
         message = f"{path} is no {disk.format} image, as disk {disk.name} should be"
         raise ImageError(message, status=STATUS_CANNOT_RUN)
-    return image
+    if opened.scratch is None or disk.read_only:
+        return image
+    image.close()
+    return _overlay_in(opened.scratch, path, f"disk-{disk.name}", opened.allow, disk.format)
 
 
 def _check_host_memory(wanted_bytes: int) -> None:

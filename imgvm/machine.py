@@ -131,6 +131,7 @@ class ImageOptions:
     size_bytes: int | None = None  # the image's own disk is at least this large
     cluster_bytes: int = 64 * units.KIB
     compression: str = "none"
+    pristine: bool = False  # a snapshot of the disks as packed
 
 
 @dataclass(frozen=True)
@@ -284,6 +285,7 @@ def _image(doc: Document) -> ImageOptions:
         size_bytes=_size(doc, "size"),
         cluster_bytes=_size(doc, "cluster_size") or ImageOptions.cluster_bytes,
         compression=doc.get("compression", "none"),
+        pristine=doc.get("pristine", False),
     )
 
 
@@ -336,6 +338,7 @@ def to_document(machine: Machine) -> Document:
         "size": None if machine.image.size_bytes is None else units.format_size(machine.image.size_bytes),
         "cluster_size": units.format_size(machine.image.cluster_bytes),
         "compression": machine.image.compression,
+        "pristine": machine.image.pristine,
     })
     return doc
 

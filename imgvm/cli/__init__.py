@@ -15,7 +15,7 @@ from imgvm.log import log, printable
 
 VERBS = (
     "pack", "run", "validate", "inspect", "extract", "unpack", "export", "import", "push", "pull", "config",
-    "check", "verify", "sign", "convert", "snapshot", "resize", "schema", "doctor", "cpu",
+    "check", "verify", "sign", "convert", "snapshot", "reset", "overlay", "resize", "schema", "doctor", "cpu",
 )  # fmt: skip
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb
 # Options before the verb that take a value, which is then not the verb.

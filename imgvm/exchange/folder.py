@@ -32,7 +32,7 @@ from imgvm.pack import disk as disks
 from imgvm.pack import kernel as kernels
 from imgvm.pack.output import Replacement, check_output, host_error, sync
 from imgvm.pack.progress import Progress, choose
-from imgvm.qcow2 import MAX_BLOB_BYTES, Image
+from imgvm.qcow2 import MAX_BLOB_BYTES, Image, snapshots
 
 MANIFEST, DISK, FURTHER_DISK = "image.json", "disk.raw", "disk-{}.raw"
 FORMAT = 1
@@ -50,6 +50,7 @@ class _Manifest:
     date: int
     cluster_bytes: int
     further_disks: tuple[str, ...] = ()
+    pristine: bool = False
 
 
 def is_unpacked(path: str | Path) -> bool:
@@ -100,6 +101,8 @@ def _write_parts(image: Image, names: Sequence[str], folder: Path) -> None:
     }
     if further := image.disk_names():
         manifest["further_disks"] = list(further)
+    if any(row.name == snapshots.PRISTINE for row in image.snapshots()):
+        manifest["pristine"] = True
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     write_raw(image, folder / DISK)
     for name in further:
@@ -143,7 +146,10 @@ def assemble(
                     image.add_disk(name, disk.size_bytes, date=manifest.date)
                 disks.copy(first, DISK, image, cluster_bytes, shown)
                 for name, disk in opened.items():
-                    disks.copy(disk, files[name], image.open_disk(name), cluster_bytes, shown)
+                    with image.open_disk(name) as target_disk:
+                        disks.copy(disk, files[name], target_disk, cluster_bytes, shown)
+                if manifest.pristine:
+                    snapshots.create(image, snapshots.PRISTINE, date=manifest.date)
                 image.set_config(blobs, date=manifest.date)
             sync(temporary)
     except OSError as error:
@@ -171,7 +177,8 @@ def _read_manifest(folder: Path) -> _Manifest:
         if data["format"] != FORMAT:
             raise PackError(f"{path}: format {data['format']} is not known to this imgvm", hint)
         further = tuple(data.get("further_disks", ()))
-        found = _Manifest(dict(data["blobs"]), data["config"], data["date"], data["cluster_bytes"], further)
+        blobs, pristine = dict(data["blobs"]), data.get("pristine") is True
+        found = _Manifest(blobs, data["config"], data["date"], data["cluster_bytes"], further, pristine)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PackError(f"{path} is damaged: {error}", hint) from None
     for name in found.digests:

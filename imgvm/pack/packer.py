@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -31,7 +31,7 @@ from imgvm.pack.modules import (
 from imgvm.pack.output import Replacement, check_output, full, host_error, sync
 from imgvm.pack.progress import Progress, choose
 from imgvm.pack.sources import Source
-from imgvm.qcow2 import Image
+from imgvm.qcow2 import Image, snapshots
 
 CONFIG, MACHINE, KERNEL, INITRD, LOCK = "config.yaml", "machine.json", "kernel", "initrd", "lock.json"
 BUNDLED_KERNEL = "hello.elf"
@@ -106,6 +106,8 @@ class Packer:
                 cluster_bytes = self._machine.image.cluster_bytes
                 with Image.create(temporary, size, cluster_bytes=cluster_bytes) as image:
                     self._fill_disks(image, plan)
+                    if self._machine.image.pristine:
+                        snapshots.create(image, snapshots.PRISTINE, date=self._mtime_sec)
                     if self._lock_path is not None:
                         lock.check(self._lock_path, self._locked, self._sources)
                     blobs[LOCK] = lock.text_of(self._sources).encode()
@@ -150,13 +152,14 @@ class Packer:
         if seed is not None:
             data = cloud_init.image(seed, self._machine.name, self._mtime_sec)
             image.add_disk(SEED_DISK.name, len(data), date=self._mtime_sec)
-            image.open_disk(SEED_DISK.name).write(0, data)
+            with image.open_disk(SEED_DISK.name) as target:
+                target.write(0, data)
         for index, row in enumerate(plan):
             if row.wish is None or row.source is None:
                 continue
-            target = image.open_disk(row.wish.name) if index else image
             origin, cluster_bytes = row.wish.source or "", self._machine.image.cluster_bytes
-            used = disk.copy(row.source, origin, target, cluster_bytes, self._progress, row.part)
+            with image.open_disk(row.wish.name) if index else nullcontext(image) as target:
+                used = disk.copy(row.source, origin, target, cluster_bytes, self._progress, row.part)
             self._sources.append(used)
 
     def _blobs(self) -> tuple[dict[str, bytes], _KernelParts]:

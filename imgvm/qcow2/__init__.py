@@ -154,12 +154,14 @@ class Image:
         keep_to_folder: bool = False,
         repair: bool = False,
         raw: bool = False,
+        keep_below: bool = False,
     ) -> Self:
         """Open by content: qcow2 with its backing files, or else a raw disk.
 
         `keep_to_folder`, for images from elsewhere: errno EPERM when a backing or data file lies outside the
         folder. `repair`: for writing, and also an image that is marked corrupt; call `repair` on it. `raw`: a
-        raw disk, whatever its guest wrote into it.
+        raw disk, whatever its guest wrote into it. `keep_below`: its backing file may be anywhere, and
+        keeps to its own folder.
         """
         name = os.fspath(path)
         lib = binding.lib()
@@ -169,8 +171,8 @@ class Image:
             mode |= lib.IMGVM_IMAGE_KEEP_TO_FOLDER
         if repair:
             mode |= lib.IMGVM_IMAGE_REPAIR
-        if raw:
-            mode |= lib.IMGVM_IMAGE_RAW
+        for wish, bit in ((raw, lib.IMGVM_IMAGE_RAW), (keep_below, lib.IMGVM_IMAGE_KEEP_BELOW)):
+            mode |= bit if wish else 0
         handle = binding.open_handle(ImageError, "imgvm_image_open", binding.path_bytes(name), mode)
         return cls(handle, name, writable=writable)
 
@@ -332,8 +334,8 @@ class Image:
         return bytes(data)
 
     def _snapshot_index(self, name: str) -> int:
-        """By name, or else by id."""
-        found = self.snapshots()
+        """By name, or else by id; those of a further disk are in its image's table."""
+        found = (self._owner or self).snapshots()
         for key in ("name", "id"):
             for index, snapshot in enumerate(found):
                 if getattr(snapshot, key) == name:

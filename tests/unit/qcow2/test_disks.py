@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgvm.errors import ImageError
-from imgvm.qcow2 import Image
+from imgvm.qcow2 import Image, snapshots
 from imgvm.qcow2.convert import convert
 
 Tool = Callable[..., str]
@@ -71,14 +71,47 @@ def test_random_work_on_three_disks(cluster_bytes: int, tmp_path: Path, qemu_img
                     case 5:
                         assert disk.read(at, count) == model[name][at : at + count]
             image.create_snapshot(f"s{round_}", date=0)
+            disks["one"].create_snapshot(f"one{round_}", date=0)
+            kept = bytes(model["one"])
+            disks["one"].write(5, b"gone again")
+            disks["one"].apply_snapshot(f"one{round_}")
+            assert disks["one"].read(0, size) == kept
             if round_ % 2:
                 image.delete_snapshot(f"s{round_ - 1}")
+                image.delete_snapshot(f"one{round_ - 1}")
             assert image.check().clean
         qemu_img("check", "-q", path.name)
     with Image.open(path) as image:
         assert image.read(0, size) == model[""]
         for name in ("one", "two"):
             assert image.open_disk(name).read(0, size) == model[name]
+
+
+def test_snapshots_of_all_disks(tmp_path: Path, qemu_img: Tool) -> None:
+    with Image.create(tmp_path / "a.img", MIB) as image:
+        image.add_disk("data", 8 * MIB)
+        with image.open_disk("data") as data:
+            image.write(0, b"first")
+            data.write(5 * MIB, b"first")
+        snapshots.create(image, "s", date=0)
+        with image.open_disk("data") as data:
+            image.write(0, b"later")
+            data.write(5 * MIB, b"later")
+            data.write(0, b"more")
+        with pytest.raises(ImageError, match="as they were packed"):
+            snapshots.reset(image)
+        snapshots.apply(image, "2")
+    qemu_img("check", "-q", "a.img")
+    with Image.open(tmp_path / "a.img", writable=True) as image:
+        with image.open_disk("data") as data:
+            assert (image.read(0, 5), data.read(5 * MIB, 5), data.read(0, 4)) == (b"first", b"first", bytes(4))
+            data.write(5 * MIB, b"third")
+        assert [row.name for row in image.snapshots()] == ["imgvm.disk.data", "s", "s@data"]
+        assert image.read_snapshot("s@data", 5 * MIB, 5) == b"first"
+        snapshots.delete(image, "s")
+        assert [row.name for row in image.snapshots()] == ["imgvm.disk.data"]
+        assert image.open_disk("data").read(5 * MIB, 5) == b"third"
+    qemu_img("check", "-q", "a.img")
 
 
 def test_an_overlay_has_disks_of_its_own(tmp_path: Path, qemu_img: Tool) -> None:
@@ -112,9 +145,10 @@ def test_a_disk_is_no_snapshot_to_apply_or_delete(tmp_path: Path) -> None:
         first = image.open_disk("data")
         with pytest.raises(ImageError, match="open already"):
             image.open_disk("data")
-        for refused in (lambda: first.resize(2 * MIB), lambda: first.create_snapshot("s", date=0)):
-            with pytest.raises(ImageError):
-                refused()
+        with pytest.raises(ImageError, match="only the image's first disk"):
+            first.resize(2 * MIB)
+        with pytest.raises(ImageError, match="is a further disk"):
+            first.delete_snapshot("imgvm.disk.data")
 
 
 def test_qemu_keeps_the_disks(tmp_path: Path, qemu_img: Tool, qemu_io: Tool) -> None:

@@ -34,7 +34,7 @@ static int check_snapshot(const imgvm_image *image, uint32_t index, bool change,
     imgvm_snapshot_info info;
     int result = change ? image_refuse_read_only(image, err) : 0;
     if (!result)
-        result = refuse_raw(image, "have snapshots", err);
+        result = image->map ? 0 : refuse_raw(image, "have snapshots", err);
     if (result)
         return result;
     if (qcow2_snapshot_info(image->qcow2, index, &info))
@@ -44,34 +44,51 @@ static int check_snapshot(const imgvm_image *image, uint32_t index, bool change,
     return 0;
 }
 
+/* A further disk's map must be in its place while its snapshots are made and applied. */
+static void take_turn(imgvm_image *image)
+{
+    image_exclude(image);
+    if (image->map)
+        disk_enter(image);
+}
+
+static void end_turn(imgvm_image *image)
+{
+    if (image->map)
+        disk_leave(image);
+    image_leave(image);
+}
+
 int imgvm_image_snapshot_create(imgvm_image *image, const char *name, const imgvm_snapshot_state *state,
                                 imgvm_error *err)
 {
     int result = image_refuse_read_only(image, err);
-    if (!result)
+    if (!result && !image->map)
         result = refuse_raw(image, "have snapshots", err);
     if (result)
         return result;
-    image_exclude(image);
+    take_turn(image);
     result = snapshot_create(image->qcow2, name, state, err);
-    image_leave(image);
+    end_turn(image);
     return result;
 }
 
 int imgvm_image_snapshot_apply(imgvm_image *image, uint32_t index, imgvm_error *err)
 {
-    image_exclude(image);
+    take_turn(image);
     int result = check_snapshot(image, index, true, err);
     if (!result)
         result = snapshot_apply(image->qcow2, index, err);
-    image_leave(image);
+    end_turn(image);
     return result;
 }
 
 int imgvm_image_snapshot_delete(imgvm_image *image, uint32_t index, imgvm_error *err)
 {
     image_exclude(image);
-    int result = check_snapshot(image, index, true, err);
+    int result = refuse_raw(image, "have snapshots", err);
+    if (!result)
+        result = check_snapshot(image, index, true, err);
     if (!result)
         result = snapshot_delete(image->qcow2, index, err);
     image_leave(image);
@@ -82,7 +99,9 @@ int imgvm_image_snapshot_read(imgvm_image *image, uint32_t index, bool state, ui
                               uint64_t bytes, imgvm_error *err)
 {
     image_exclude(image);
-    int result = check_snapshot(image, index, false, err);
+    int result = refuse_raw(image, "have snapshots", err);
+    if (!result)
+        result = check_snapshot(image, index, false, err);
     if (!result)
         result = snapshot_read(image->qcow2, index, state, offset, data, bytes, err);
     image_leave(image);

@@ -303,6 +303,11 @@ int tree_check_references(struct qcow2 *q, uint64_t l1_offset, uint64_t entries,
 int disk_add(struct qcow2 *q, const char *name, uint64_t disk_bytes, uint32_t date_sec, imgvm_error *err);
 /* Fills *disk, whose mutexes are there; -ENOENT without a message when the file has no such disk. */
 int disk_open(imgvm_image *holder, const char *name, imgvm_image *disk, imgvm_error *err);
+/* In between, the map of q is the disk's, and nobody else has a turn. */
+void disk_enter(imgvm_image *disk);
+void disk_leave(imgvm_image *disk);
+/* The disk whose turn it is gets another L1 table and size, on disk by one header write. */
+int disk_publish_l1(struct qcow2 *q, uint64_t offset, uint64_t entries, uint64_t disk_bytes, imgvm_error *err);
 bool disk_is_there(const struct qcow2 *q, const char *name);
 int disk_name(const struct qcow2 *q, uint32_t index, char *name, size_t name_size); /* -ENOENT behind the last */
 bool disk_is_record(const struct qcow2 *q, uint32_t index); /* is the snapshot a disk? */

@@ -123,6 +123,26 @@ int disk_add(struct qcow2 *q, const char *name, uint64_t disk_bytes, uint32_t da
     return result;
 }
 
+int disk_publish_l1(struct qcow2 *q, uint64_t offset, uint64_t entries, uint64_t disk_bytes, imgvm_error *err)
+{
+    uint32_t index = 0;
+    while (index < q->snapshot_count && !(is_disk(q, &q->snapshots[index]) && q->snapshots[index].l1_offset == q->l1.offset))
+        index++;
+    if (index == q->snapshot_count)
+        return qcow2_corrupt(q, err, "the record of a further disk is gone");
+    const struct snapshot *old = &q->snapshots[index];
+    uint8_t *record = calloc(1, old->bytes);
+    if (!record)
+        return qcow2_no_memory(err);
+    memcpy(record, q->snapshot_table + old->at, MIN(old->bytes, q->snapshot_table_bytes - old->at));
+    store_be64(record + SNAPSHOT_L1_OFFSET, offset);
+    store_be32(record + SNAPSHOT_L1_ENTRIES, (uint32_t)entries);
+    store_be64(record + SNAPSHOT_FIXED_BYTES + EXTRA_DISK_BYTES, disk_bytes);
+    int result = snapshots_replace(q, index, record, old->bytes, err);
+    free(record);
+    return result;
+}
+
 /* ---- whose turn it is ---- */
 
 static void exchange(struct qcow2 *q, struct disk_map *map)
@@ -134,7 +154,7 @@ static void exchange(struct qcow2 *q, struct disk_map *map)
     map->l2_cache = first.l2_cache;
 }
 
-static void enter(imgvm_image *disk)
+void disk_enter(imgvm_image *disk)
 {
     imgvm_image *holder = disk->map->holder;
     pthread_rwlock_wrlock(&holder->turn);
@@ -142,7 +162,7 @@ static void enter(imgvm_image *disk)
     disk->qcow2->image = disk;
 }
 
-static void leave(imgvm_image *disk)
+void disk_leave(imgvm_image *disk)
 {
     imgvm_image *holder = disk->map->holder;
     disk->qcow2->image = holder;
@@ -152,67 +172,67 @@ static void leave(imgvm_image *disk)
 
 static int disk_read(imgvm_image *disk, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err)
 {
-    enter(disk);
+    disk_enter(disk);
     int result = qcow2_ops.read(disk, offset, vec, bytes, err);
-    leave(disk);
+    disk_leave(disk);
     return result;
 }
 
 static int disk_write_in_place(imgvm_image *disk, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
                                imgvm_error *err)
 {
-    enter(disk);
+    disk_enter(disk);
     int result = qcow2_ops.write_in_place(disk, offset, vec, bytes, done, err);
-    leave(disk);
+    disk_leave(disk);
     return result;
 }
 
 static int disk_extent(imgvm_image *disk, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero,
                        imgvm_error *err)
 {
-    enter(disk);
+    disk_enter(disk);
     int result = qcow2_ops.extent(disk, offset, bytes, run, is_zero, err);
-    leave(disk);
+    disk_leave(disk);
     return result;
 }
 
 static int disk_flush_data(imgvm_image *disk, imgvm_error *err)
 {
-    enter(disk);
+    disk_enter(disk);
     int result = qcow2_ops.flush_data(disk, err);
-    leave(disk);
+    disk_leave(disk);
     return result;
 }
 
 static int disk_write(imgvm_image *disk, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err)
 {
-    enter(disk);
+    disk_enter(disk);
     int result = qcow2_ops.write(disk, offset, vec, bytes, err);
-    leave(disk);
+    disk_leave(disk);
     return result;
 }
 
 static int disk_zero(imgvm_image *disk, uint64_t offset, uint64_t bytes, bool give_back, imgvm_error *err)
 {
-    enter(disk);
+    disk_enter(disk);
     int result = qcow2_ops.zero(disk, offset, bytes, give_back, err);
-    leave(disk);
+    disk_leave(disk);
     return result;
 }
 
 static int disk_discard(imgvm_image *disk, uint64_t offset, uint64_t bytes, imgvm_error *err)
 {
-    enter(disk);
+    disk_enter(disk);
     int result = qcow2_ops.discard(disk, offset, bytes, err);
-    leave(disk);
+    disk_leave(disk);
     return result;
 }
 
 static int disk_flush(imgvm_image *disk, imgvm_error *err)
 {
-    enter(disk);
+    disk_enter(disk);
     int result = qcow2_ops.flush(disk, err);
-    leave(disk);
+    disk_leave(disk);
     return result;
 }
 

@@ -31,6 +31,8 @@ typedef struct imgvm_image imgvm_image;
 
 #define IMGVM_IMAGE_RAW 8 /* added: a raw disk, whatever is in it */
 
+#define IMGVM_IMAGE_KEEP_BELOW 16 /* added: as KEEP_TO_FOLDER, for the files below; its own backing file may be anywhere */
+
 #define IMGVM_CHECK_LEAKS 1
 #define IMGVM_CHECK_CORRUPT 2
 
@@ -102,7 +104,7 @@ int imgvm_image_repair(imgvm_image *image, bool all, imgvm_error *err);
 int imgvm_image_check(imgvm_image *image, uint64_t *leaks, uint64_t *corruptions, imgvm_error *err);
 
 /* Further disks in the same file (docs/image-format.md), each with a handle of its own that is closed before the image's. It
- * reads, writes, zeroes, discards and flushes; the rest is for the image's handle. In an overlay a disk is laid over the one
+ * reads, writes, zeroes, discards, flushes, and makes and applies snapshots; the rest is for the image's handle. In an overlay a disk is laid over the one
  * below it. */
 int imgvm_image_add_disk(imgvm_image *image, const char *name, uint64_t disk_bytes, uint32_t date_sec, imgvm_error *err);
 /* Disk number `index` of those in the image and in what is below it; -ENOENT behind the last. */
