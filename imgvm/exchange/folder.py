@@ -22,19 +22,22 @@ from pathlib import Path
 from typing import Any
 
 from imgvm import launch, units
-from imgvm.config import Config, resolved_text
+from imgvm.config import Config, composed, resolved_text
+from imgvm.config.document import MAX_TEXT_BYTES
 from imgvm.config.revise import revise, set_values
-from imgvm.edit import config_date, may_change
+from imgvm.edit import PACKED_TEXT, config_date, may_change
 from imgvm.errors import ImageError, ImgvmError, PackError
 from imgvm.launch import CONFIG_RESOLVED, CONFIG_TEXT, KERNEL
 from imgvm.machine import Disk, Machine
 from imgvm.pack import disk as disks
 from imgvm.pack import kernel as kernels
 from imgvm.pack.output import Replacement, check_output, host_error, sync
+from imgvm.pack.packer import COMPOSED
 from imgvm.pack.progress import Progress, choose
 from imgvm.qcow2 import MAX_BLOB_BYTES, Image, snapshots
 
 MANIFEST, DISK, FURTHER_DISK = "image.json", "disk.raw", "disk-{}.raw"
+COMPOSED_FOLDER = "composed"
 FORMAT = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _DISK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,19}")
@@ -64,7 +67,7 @@ def unpack(path: str | Path, folder: str | Path, allow: Collection[str] = ()) ->
         raise PackError(f"{folder} exists and is not empty", "name a new folder")
     with launch.open_image(path, writable=False, allow=allow).image as image:
         names = [blob.name for blob in image.config_blobs()]
-        taken = {MANIFEST, DISK, *map(FURTHER_DISK.format, image.disk_names())}
+        taken = {MANIFEST, DISK, COMPOSED_FOLDER, *map(FURTHER_DISK.format, image.disk_names())}
         for name in image.disk_names():
             if not _DISK_NAME.fullmatch(name):
                 raise ImageError(f"{path}: a disk of the name {name!r} makes no file")
@@ -79,11 +82,12 @@ def unpack(path: str | Path, folder: str | Path, allow: Collection[str] = ()) ->
                 inside = Path(temporary) / "unpacked"
                 inside.mkdir()
                 _write_parts(image, names, inside)
+                written = _write_composed(image, names, inside)
                 inside.rename(target)
         except OSError as error:
             raise host_error(error, folder) from error
         further = [FURTHER_DISK.format(name) for name in image.disk_names()]
-    return [*names, DISK, *further, MANIFEST]
+    return [*names, DISK, *further, *written, MANIFEST]
 
 
 def _write_parts(image: Image, names: Sequence[str], folder: Path) -> None:
@@ -107,6 +111,21 @@ def _write_parts(image: Image, names: Sequence[str], folder: Path) -> None:
     write_raw(image, folder / DISK)
     for name in further:
         write_raw(image.open_disk(name), folder / FURTHER_DISK.format(name))
+
+
+def _write_composed(image: Image, names: Sequence[str], folder: Path) -> list[str]:
+    """The config and what it includes, beside each other as they were packed."""
+    if COMPOSED not in names:
+        return []
+    text = image.read_config(PACKED_TEXT if PACKED_TEXT in names else CONFIG_TEXT, MAX_TEXT_BYTES)
+    blob = image.read_config(COMPOSED, composed.MAX_BYTES)
+    written = []
+    for name, content in composed.files(blob, text.decode("utf-8", "replace")).items():
+        path = folder / COMPOSED_FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        written.append(f"{COMPOSED_FOLDER}/{name}")
+    return written
 
 
 def write_raw(image: Image, target: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import platformdirs
 
 from imgvm import units
-from imgvm.config import Config, resolved_text
+from imgvm.config import Config, composed, resolved_text
 from imgvm.errors import ImageError, PackError
 from imgvm.machine import SEED_DISK, Boot, Disk, Machine
 from imgvm.pack import cloud_init, disk, initramfs, lock, sources
@@ -34,6 +34,7 @@ from imgvm.pack.sources import Source
 from imgvm.qcow2 import Image, snapshots
 
 CONFIG, MACHINE, KERNEL, INITRD, LOCK = "config.yaml", "machine.json", "kernel", "initrd", "lock.json"
+COMPOSED = "composed.json"
 BUNDLED_KERNEL = "hello.elf"
 _SLACK_BYTES = 16 * units.MIB  # page tables, boot parameters and a first few allocations of the kernel
 
@@ -175,6 +176,9 @@ class Packer:
             MACHINE: resolved_text(machine).encode(),
             KERNEL: parts.kernel.data,
         }
+        written = composed.text_of(self._config)
+        if written is not None:
+            blobs[COMPOSED] = written.encode()
         initrd = self._initrd(boot, parts)
         if initrd is not None:
             blobs[INITRD] = initrd
@@ -315,7 +319,7 @@ def _bundled() -> bytes:
 
 
 def _check_memory(machine: Machine, blobs: Mapping[str, bytes]) -> None:
-    needed = sum(len(data) for name, data in blobs.items() if name not in (CONFIG, MACHINE))
+    needed = sum(len(data) for name, data in blobs.items() if name not in (CONFIG, MACHINE, COMPOSED))
     if machine.boot is not None and not machine.boot.kernel.bundled and INITRD in blobs:
         needed += len(blobs[INITRD]) + _SLACK_BYTES  # the kernel unpacks the initrd beside itself
     if needed > machine.hardware.memory_bytes:
