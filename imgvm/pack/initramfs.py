@@ -131,8 +131,10 @@ def busybox_wish(distro: str | None) -> str:
 
 
 def find_busybox(cache: DebCache, distro: str | None, pin: Source | None = None) -> tuple[bytes, Source]:
-    """The host's busybox when it is static, else that of Debian's package; `pin` names the package."""
-    found = shutil.which("busybox", path="/bin:/usr/bin:/usr/local/bin") if pin is None else None
+    """Debian's, where the kernel is Debian's too: the same on every host. Else the host's when it is static.
+    `pin` names the very package."""
+    is_ours = pin is None and distro is None
+    found = shutil.which("busybox", path="/bin:/usr/bin:/usr/local/bin") if is_ours else None
     if found is not None:
         try:
             data = Path(found).read_bytes()
