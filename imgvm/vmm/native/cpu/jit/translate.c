@@ -202,13 +202,56 @@ static void put_cli(struct emitter *e, unsigned i)
     put32(&e->a, ~CPU_REQUEST_INTR);
 }
 
+/* As sti of exec/exec_flags.c does it, in ring 0, where no interrupt waits. The next instruction of the block stands for
+ * the shadow: it is not polled before that has run. */
+static void put_sti(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    flags_yield(e, i);
+    op_gs(a, OPC(0xf7), 0, CPU(requests)); /* test */
+    put32(a, CPU_REQUEST_INTR);
+    emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_NE);
+    op_gs(a, OPC(0x81), ALU_OR, CPU(eflags));
+    put32(a, EFLAGS_IF);
+    op_gs(a, OPC(0x81), ALU_OR, CPU(request_mask));
+    put32(a, CPU_REQUEST_INTR);
+}
+
+static void put_swapgs(struct emitter *e)
+{
+    struct assembler *a = &e->a;
+    op_gs(a, OPCW(0x8b), T0, CPU(seg_base[GS]));
+    op_gs(a, OPCW(0x8b), T1, CPU(s.kernel_gs_base));
+    op_gs(a, OPCW(0x89), T0, CPU(s.kernel_gs_base));
+    op_gs(a, OPCW(0x89), T1, CPU(seg_base[GS]));
+    op_gs(a, OPCW(0x89), T1, CPU(s.segment[GS].base));
+}
+
+static void put_pushf(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    flags_to_cc(e);
+    struct place at = memory_operand(e, i, true);
+    op_gs(a, OPC(0x0fb6), T1, CPU(cc)); /* OF */
+    shift_imm(a, SHIFT_SHL, false, T1, 11);
+    op_gs(a, OPC(0x89), T1, CPU(refilled));
+    op_gs(a, OPC(0x0fb6), T1, CPU(cc) + 1);
+    op_gs(a, OPC(0x0b), T1, CPU(refilled));
+    op_gs(a, OPC(0x0b), T1, CPU(eflags));
+    alu_imm(a, ALU_AND, false, T1, ~(uint32_t)EFLAGS_RF);
+    op_place(a, OPCW(0x89), T1, at);
+    op_rm(a, OPCW(0x8d), H_R13, H_R13, -8);
+    e->flags.in_eflags = false;
+}
+
 static void put_pop(struct emitter *e, unsigned i)
 {
     const struct insn *in = &emit_uop(e, i)->in;
     struct place at = memory_operand(e, i, false);
     unsigned r = host_register(in->rm);
     op_place(&e->a, OPCW(0x8b), r == NO_REG ? T1 : r, at);
-    op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, 8);
+    if (in->rm != RSP)
+        op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, 8);
     if (r == NO_REG)
         store_temp(e, T1, in->rm);
 }
@@ -243,8 +286,21 @@ static void put_special(struct emitter *e, unsigned i)
     case SPECIAL_PUSH_MEM:
         put_push_memory(e, i);
         break;
+    case SPECIAL_PUSHF:
+        put_pushf(e, i);
+        break;
+    case SPECIAL_FENCE:
+        PUT(a, 0x0f, 0xae);
+        put8(a, in->op == OP_MFENCE ? 0xf0 : 0xf8);
+        break;
     case SPECIAL_CLI:
         put_cli(e, i);
+        break;
+    case SPECIAL_STI:
+        put_sti(e, i);
+        break;
+    case SPECIAL_SWAPGS:
+        put_swapgs(e);
         break;
     case SPECIAL_POP:
         put_pop(e, i);
@@ -260,6 +316,11 @@ static void put_special(struct emitter *e, unsigned i)
 }
 
 /* ---- a block ---- */
+
+static bool is_sti(const struct plan *plan)
+{
+    return plan->way == BY_SPECIAL && plan->special == SPECIAL_STI;
+}
 
 static bool is_branch(const struct plan *plan)
 {
@@ -371,7 +432,7 @@ static void put_block(struct emitter *e)
             branch_emit(e, i);
             return;
         }
-        if (e->wants_poll && good_for_poll(e, i))
+        if (e->wants_poll && (good_for_poll(e, i) || is_sti(&e->plans[i])))
             branch_poll(e, i);
         put_instruction(e, i);
     }
@@ -402,6 +463,9 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
         e.moved[i] = 0;
     for (unsigned i = 0; i < block->count; i++)
         plan_instruction(&e.plans[i], cpu, &block->uops[i]);
+    for (unsigned i = 0; i < block->count; i++)
+        if (is_sti(&e.plans[i]) && (i + 1 == block->count || cpu->unlinked))
+            plan_by_executor(&e.plans[i]);
     flags_analyse(&e, block->across_now != NULL);
     block->exits = jit->exit_count + 1;
     block->flags_dead = !e.wanted[0];
