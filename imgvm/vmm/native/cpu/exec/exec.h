@@ -15,6 +15,7 @@
 #include "../cpu.h"
 #include "../decode/insn.h"
 #include "../mmu/mmu.h"
+#include "count.h"
 #include "cpuid.h"
 #include "fpu.h"
 #include "native.h"
@@ -150,6 +151,7 @@ struct cpu {
     bool uncounted;          /* translated code runs that does not count its instructions */
     struct uop called[2];    /* the instruction that an executor runs for translated code, and what follows it */
     bool unlinked; /* it comes back after each block */
+    uint8_t left_by; /* enum translated_exit */
 
     /* pending event, valid when event != EVENT_NONE */
     void *landing[5]; /* __builtin_setjmp buffer of cpu_run */
@@ -187,6 +189,7 @@ struct cpu {
     _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
     uint64_t bounce_linear;
 
+    struct cpu_counts counts;
     struct undo_log *undo;     /* writes to memory are noted there; NULL: they are not */
     struct lockstep *lockstep; /* of jit/lockstep.c */
     struct points points; /* a debugger's break- and watchpoints */
@@ -285,6 +288,9 @@ static inline void cpu_fpu_leave(struct cpu *cpu)
         cpu->fpu_live = false;
     }
 }
+
+/* "pf" and the like (count.c). */
+const char *exception_name(uint8_t vector);
 
 /* ---- access.c: memory operands ---- */
 

@@ -142,6 +142,7 @@ static void deliver_exception(struct cpu *cpu)
     }
     bool has_error = has_error_code(cpu);
     uint32_t error = cpu->error_code;
+    cpu->counts.exceptions[vector % ARRAY_LEN(cpu->counts.exceptions)]++;
     if (vector == EXC_DB)
         cpu->s.dr[7] &= ~(uint64_t)DR7_GD;
     cpu->delivering = vector;
@@ -224,8 +225,10 @@ static void start_processor(struct cpu *cpu)
 static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
 {
     uint32_t now = atomic_load(&cpu->requests) & cpu->request_mask;
-    if (now & CPU_REQUEST_FLUSH)
+    if (now & CPU_REQUEST_FLUSH) {
+        cpu->counts.flush_requests++;
         cpu_flush_now(cpu);
+    }
     if (now & CPU_REQUEST_PARK && take_request(cpu, CPU_REQUEST_PARK)) {
         cpu_fpu_leave(cpu);
         cpu->callbacks.park(cpu->opaque);
@@ -235,11 +238,14 @@ static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
         return true;
     }
     if (now & CPU_REQUEST_INIT && take_request(cpu, CPU_REQUEST_INIT)) {
+        cpu->counts.inits++;
         cpu_fpu_leave(cpu);
         init_processor(cpu);
     } else if (now & CPU_REQUEST_SIPI && take_request(cpu, CPU_REQUEST_SIPI)) {
+        cpu->counts.sipis++;
         start_processor(cpu);
     } else if (now & CPU_REQUEST_NMI && take_request(cpu, CPU_REQUEST_NMI)) {
+        cpu->counts.nmis++;
         cpu->s.nmi_blocked = true;
         deliver_outside(cpu, EXC_NMI, INTERRUPT_NMI);
     } else if (now & CPU_REQUEST_INTR) {
@@ -247,6 +253,7 @@ static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
         atomic_fetch_and(&cpu->requests, ~CPU_REQUEST_INTR);
         int vector = cpu->callbacks.interrupt_acknowledge(cpu->opaque);
         if (vector >= 0) {
+            cpu->counts.interrupts++;
             /* perhaps there is more: asked again when IF allows */
             atomic_fetch_or(&cpu->requests, CPU_REQUEST_INTR);
             deliver_outside(cpu, (uint8_t)vector, INTERRUPT_EXTERNAL);
@@ -369,6 +376,7 @@ static bool between_blocks(struct cpu *cpu, enum cpu_exit *exit)
     bool requested = atomic_load(&cpu->requests) & cpu->request_mask;
     if (cpu->s.activity != X86_RUNNING && (cpu->s.activity == X86_SHUTDOWN || !requested)) {
         *exit = cpu->s.activity == X86_SHUTDOWN ? CPU_EXIT_SHUTDOWN : CPU_EXIT_HALT;
+        cpu->counts.halts += *exit == CPU_EXIT_HALT;
         return true;
     }
     if (cpu->instructions >= cpu->count_limit) {

@@ -245,6 +245,7 @@ void cpu_destroy(struct cpu *cpu)
     block_cache_destroy(cpu->blocks);
     native_cache_destroy(cpu->native);
     free(cpu->lockstep);
+    free(cpu->counts.executors);
     free(cpu->points.point);
     free(cpu->mmu.held_page);
     free(cpu->exec_table);

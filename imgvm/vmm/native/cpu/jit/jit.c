@@ -13,6 +13,7 @@
 
 #include "assembler.h"
 #include "translate.h"
+#include "watch.h"
 
 #define CPU(field) ((uint32_t)offsetof(struct cpu, field))
 #define HOST_STACK_BYTES 16384 /* for pairs of return addresses (branch.c) */
@@ -102,15 +103,24 @@ static void make_leave(struct translator *jit, struct assembler *a)
 {
     jit->leave_by_exit = jit_rx(jit, a->p); /* T1: number of the exit */
     op_gs(a, OPC(0x89), T1, CPU(link_from));
-    uint8_t *leave = put_jmp(a);
+    watch_put_left(a, LEFT_UNLINKED);
+    uint8_t *by_exit = put_jmp(a);
 
+    jit->leave_dead = jit_rx(jit, a->p); /* as leave_at, from a block that was killed */
+    watch_put_left(a, LEFT_DEAD);
+    uint8_t *dead = put_jmp(a);
     jit->stray_return = jit_rx(jit, a->p); /* a return to NO_GUEST_RIP: T0, where it will not get far */
     jit->leave_at = jit_rx(jit, a->p); /* T0: the next instruction */
+    watch_put_left(a, LEFT_LOOK);
+    patch_jump(dead, a->p);
     op_gs(a, OPCW(0x89), T0, CPU(rip));
+    uint8_t *at = put_jmp(a);
     jit->leave = jit_rx(jit, a->p); /* cpu->rip says it */
+    watch_put_left(a, LEFT_COMPUTED);
+    patch_jump(at, a->p);
     op_gs(a, OPC(0xc7), 0, CPU(link_from));
     put32(a, 0);
-    patch_jump(leave, a->p);
+    patch_jump(by_exit, a->p);
     save_guest(a);
 }
 
@@ -195,6 +205,12 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
     return AFTER_GO_ON;
 }
 
+static unsigned call_counted_executor(struct cpu *cpu, struct block *block, const struct uop *u)
+{
+    cpu->counts.executors[u->in.op]++;
+    return call_executor(cpu, block, u);
+}
+
 /* T0 = block, T1 = offset of the uop in it: runs its executor with all guest state in memory. */
 static void make_callout(struct translator *jit, struct assembler *a)
 {
@@ -204,7 +220,7 @@ static void make_callout(struct translator *jit, struct assembler *a)
     mov_rr(a, H_RSI, T0);
     op_place(a, OPCW(0x8d), H_RDX, (struct place){T0, T1, 0, 0});
     put_rsp(a, -8);
-    mov_imm64(a, H_RAX, (uint64_t)call_executor);
+    mov_imm64(a, H_RAX, (uint64_t)(jit->count ? call_counted_executor : call_executor));
     op_rr(a, OPC(0xff), 2, H_RAX);
     put_rsp(a, 8);
     alu_imm(a, ALU_CMP, false, H_RAX, AFTER_GO_ON);
@@ -217,6 +233,7 @@ static void make_callout(struct translator *jit, struct assembler *a)
     op_gs(a, OPCW(0x8b), T0, CPU(rip));
     jit_put_jump(jit, a, jit->dispatch);
     patch_jump(out, a->p);
+    watch_put_left(a, LEFT_EXECUTOR);
     make_leave_saved(jit, a);
 }
 
@@ -346,12 +363,14 @@ static struct translator *jit_create(struct cpu *cpu, bool count, imgvm_error *e
     jit->exits = malloc(JIT_EXITS * sizeof *jit->exits);
     jit->traps = malloc(JIT_TRAPS * sizeof *jit->traps);
     jit->jumps = calloc(JIT_JUMPS, sizeof *jit->jumps);
-    if (w == MAP_FAILED || x == MAP_FAILED || !jit->exits || !jit->traps || !jit->jumps) {
+    if (w == MAP_FAILED || x == MAP_FAILED || !jit->exits || !jit->traps || !jit->jumps || (count && !watch_executors(cpu))) {
         error_set(err, ENOMEM, "cannot map the translator's code cache");
         return NULL;
     }
     jit->writable = w;
     jit->executable = x;
+    jit->count = count;
+    jit->counts = &cpu->counts;
     struct assembler a = {jit->writable};
     make_leave(jit, &a);
     make_leave_saved(jit, &a);
@@ -362,7 +381,6 @@ static struct translator *jit_create(struct cpu *cpu, bool count, imgvm_error *e
     make_refill(jit, &a, false);
     make_refill(jit, &a, true);
     jit->first_free = align_up((uint64_t)(a.p - jit->writable), 64);
-    jit->count = count;
     cpu->translated_jumps = jit->jumps;
     jit_forget(cpu, jit);
     cpu->native->resume_elsewhere = resume_after_trap;
@@ -459,7 +477,9 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
         cpu_update_pending(cpu);
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
     cpu->uncounted = !jit->count;
+    cpu->counts.entered++;
     enter(block->translated);
+    watch_left(cpu, atomic_load(cpu->mmu.mem->code_epoch) != jit->seen_code_epoch);
     cpu->uncounted = false;
     if (cpu->link_from)
         cpu->rip = jit->exits[cpu->link_from].target;

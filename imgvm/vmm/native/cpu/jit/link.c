@@ -69,6 +69,7 @@ void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct b
     if (exit->target != block->translated_rip || exit->mode != block->translated_mode)
         return;
     unlink_exit(jit, number);
+    jit->counts->linked++;
     exit->to = block;
     exit->next = block->incoming;
     if (exit->next)
@@ -108,10 +109,10 @@ void jit_kill(struct translator *jit, struct block *block)
     /* who has its address from the table of computed jumps finds the way out */
     struct assembler a = {(uint8_t *)writable_code(jit, block)};
     put8(&a, 0x49), put8(&a, 0xb8 | (T0 & 7)), put64(&a, block->translated_rip); /* mov r14, imm64 */
-    jit_put_jump(jit, &a, jit->leave_at);
+    jit_put_jump(jit, &a, jit->leave_dead);
     block->translated = NULL;
     unregister(jit, block);
-    jit->killed++;
+    jit->counts->killed++;
 }
 
 static void kill_stale_of(struct translator *jit, struct block *first, uint64_t page)
@@ -154,6 +155,6 @@ void jit_forget(struct cpu *cpu, struct translator *jit)
         jit->jumps[i].code = NULL, jit->jumps[i].key = UINT64_MAX;
     jit->used = jit->first_free;
     jit->exit_count = jit->trap_count = 0;
-    jit->forgotten++;
+    jit->counts->translator_emptied++;
     cpu->link_from = 0;
 }

@@ -479,6 +479,6 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     block->translated_rip = rip;
     block->translated_mode = cpu->mmu.mode_key;
     jit_register(jit, block);
-    jit->translations++;
+    jit->counts->translated++;
     return true;
 }

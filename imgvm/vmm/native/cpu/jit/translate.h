@@ -52,7 +52,7 @@ struct translator {
     uint8_t *writable;
     const uint8_t *executable;
     size_t used, first_free;
-    const void *enter, *leave, *leave_at, *leave_by_exit, *dispatch, *return_miss, *stray_return, *callout;
+    const void *enter, *leave, *leave_at, *leave_dead, *leave_by_exit, *dispatch, *return_miss, *stray_return, *callout;
     const void *refill[2]; /* read, write */
     const void *enter_unit;
     struct jit_exit *exits; /* from number 1 */
@@ -64,7 +64,7 @@ struct translator {
     uint32_t seen_code_epoch;
     unsigned next_slot;
     bool count;
-    uint64_t translations, killed, forgotten; /* statistics */
+    struct cpu_counts *counts;
 };
 
 static inline const uint8_t *jit_rx(const struct translator *jit, const uint8_t *writable)

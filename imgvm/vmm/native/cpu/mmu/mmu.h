@@ -112,7 +112,8 @@ struct mmu {
     bool no_gigabyte_pages; /* not a feature of this processor */
     uint64_t *held_page; /* linear pages that a debugger watches: never entered in the TLB */
     unsigned held_count;
-    uint64_t walks, refills, flushes; /* statistics: translations by a walk, by the second level; all dropped */
+    /* statistics: translations by a walk, by the second level, for fetches; all dropped, or an address space's, or a page's */
+    uint64_t walks, refills, fetch_misses, flushes, space_flushes, page_flushes;
     uint64_t watch_page[4]; /* pages with data breakpoints: never entered in the TLB */
     unsigned watch_count;
     struct walk_cache walk_cache;
