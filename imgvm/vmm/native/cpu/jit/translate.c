@@ -404,8 +404,8 @@ static bool targets_fit(const struct block *block, uint64_t rip)
 
 static bool has_room(const struct translator *jit)
 {
-    return jit->trap_count + 2 * BLOCK_MAX_INSNS <= JIT_TRAPS && jit->used + JIT_BLOCK_BYTES <= JIT_CODE_BYTES &&
-           jit->exit_count + 2 * BLOCK_MAX_INSNS < JIT_EXITS;
+    return jit->trap_count + 2 * BLOCK_MAX_INSNS <= JIT_TRAPS && jit->used + JIT_BLOCK_BYTES <= JIT_COLD_AT &&
+           jit->cold_used + JIT_BLOCK_BYTES <= JIT_CODE_BYTES && jit->exit_count + 2 * BLOCK_MAX_INSNS < JIT_EXITS;
 }
 
 /* See jit_expect_epoch. */
@@ -456,8 +456,7 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     e.block = block;
     e.rip = rip;
     e.bank = cpu->mmu.mode_key >> 2 & 3; /* update_mode_key of exec/state.c */
-    e.fpu_units = e.next_group = e.slots = e.colds = 0;
-    e.first_slot = jit->next_slot;
+    e.fpu_units = e.next_group = e.colds = 0;
     memory_forget(&e);
     for (unsigned i = 0; i < 16; i++)
         e.moved[i] = 0;
@@ -471,9 +470,10 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     block->flags_dead = !e.wanted[0];
     uint8_t *start = e.a.p;
     put_block(&e);
-    put_cold_paths(&e);
-    jit->next_slot = (e.first_slot + e.slots) % ACCESS_SLOTS;
     jit->used = align_up((uint64_t)(e.a.p - jit->writable), 16);
+    e.a.p = jit->writable + jit->cold_used;
+    put_cold_paths(&e);
+    jit->cold_used = (size_t)(e.a.p - jit->writable);
     block->exit_count = jit->exit_count + 1 - block->exits;
     block->translated = jit_rx(jit, start);
     block->translated_rip = rip;
