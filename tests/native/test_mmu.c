@@ -610,6 +610,57 @@ static void test_slots(void)
     CHECK(mmu.slots[0][5].tag != LOCAL + 0x3000);
 }
 
+/* As translated code asks (jit.c, make_refill). */
+static bool wide_hits(uint64_t page, bool write)
+{
+    uint64_t differs = mmu.wide[0][page / GUEST_PAGE_SIZE % WIDE_ENTRIES].tag ^ (page | mmu.wide_key);
+    return write ? !differs : !(differs & ~(uint64_t)WIDE_WRITABLE);
+}
+
+/* What the first level lost to another page is found between the levels, until something takes it away. */
+static void test_wide(void)
+{
+    static struct wide_entry wide[TLB_BANKS][WIDE_ENTRIES];
+    const uint64_t other = LOCAL + TLB_ENTRIES * 0x1000, third = other + TLB_ENTRIES * 0x1000;
+    mmu.wide = wide;
+    for (unsigned what = 0; what < 8; what++) {
+        begin(CR4_PGE | CR4_PCIDE);
+        map(ROOT_A, LOCAL, PAGE_1 | PTE_W);
+        map(ROOT_A, other, PAGE_2);
+        map(ROOT_A, third, PAGE_1 + 0x1000);
+        CHECK(WRITE(LOCAL) == PAGE_1 && !wide_hits(LOCAL, false));
+        CHECK(READ(other) == PAGE_2 && READ(third) == PAGE_1 + 0x1000);
+        CHECK(wide_hits(LOCAL, true) && wide_hits(LOCAL, false));
+        CHECK(wide_hits(other, false) && !wide_hits(other, true) && !wide_hits(third, false));
+        const struct guest_region *region = guest_mem_find(&mem, PAGE_1);
+        uint64_t host = LOCAL + wide[0][LOCAL / GUEST_PAGE_SIZE % WIDE_ENTRIES].addend;
+        CHECK_EQ(host, (uint64_t)(region->host + (PAGE_1 - region->gpa)));
+        switch (what) {
+        case 0: mmu_load_cr3(&mmu, ROOT_A | 1, true); break;
+        case 1: mmu_flush(&mmu); break;
+        case 2: mmu_flush_rights(&mmu); break;
+        case 3: mmu_drop_writes(&mmu, PAGE_1); break;
+        case 4: mmu_drop_all_writes(&mmu); break;
+        case 5: mmu_flush_page(&mmu, LOCAL); break;
+        case 6: mmu_flush_local(&mmu); break;
+        default: /* as many keys as there are: they begin anew, and what had one before has none */
+            for (unsigned i = 0; i < GUEST_PAGE_SIZE / 2 - 2; i++)
+                mmu_flush_rights(&mmu);
+            break;
+        }
+        CHECK(!wide_hits(LOCAL, false) && !wide_hits(LOCAL, true));
+        CHECK_EQ(wide_hits(other, false), what == 5);
+    }
+    begin(0); /* a part of a large page that is dropped by another of its addresses */
+    *slot(ROOT_A, LOCAL, 2) = PTE_P | PTE_PS;
+    *slot(ROOT_A, other, 2) = PTE_P | PTE_PS;
+    CHECK(READ(LOCAL + 0x3000) == 0x3000 && READ(other + 0x3000) == 0x3000);
+    CHECK(wide_hits(LOCAL + 0x3000, false));
+    mmu_flush_page(&mmu, LOCAL + 0x9000);
+    CHECK(!wide_hits(LOCAL + 0x3000, false));
+    mmu.wide = NULL;
+}
+
 int main(void)
 {
     imgvm_error err;
@@ -630,6 +681,7 @@ int main(void)
     test_epochs();
     test_epochs_of_spaces();
     test_slots();
+    test_wide();
     guest_mem_destroy(&mem);
     return check_report();
 }

@@ -123,6 +123,7 @@ struct cpu {
     bool fpu_live;    /* the guest's vector state is in the host's registers */
     uint64_t seg_base[8]; /* by enum x86_sreg; [INSN_SEG_FLAT] = 0 */
     struct tlb_entry *tlb; /* bank of the current privilege */
+    struct wide_entry *wide; /* the same; for translated code */
     uint64_t rip;          /* next instruction, exact between blocks */
     uint64_t eflags;       /* everything but the six status flags */
     struct block *block;   /* being executed */

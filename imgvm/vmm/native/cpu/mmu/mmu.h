@@ -78,6 +78,14 @@ struct tlb_strays {
     uint64_t linear[STRAY_WORDS], gpa[STRAY_WORDS];
 };
 
+/* Translated code's level between the two of the TLB: what the first level lost to another page. A tag is the page and,
+ * in the bits below, its key (mmu.wide_key) and whether it may be written: a new key empties all at once. */
+struct wide_entry {
+    uint64_t tag, addend;
+};
+#define WIDE_ENTRIES 16384u /* a bank */
+#define WIDE_WRITABLE 1u
+
 /* What the walk needs to know of the processor; kept up to date by whoever writes the registers. */
 struct mmu {
     struct tlb_entry tlb[TLB_BANKS][TLB_ENTRIES];
@@ -98,6 +106,8 @@ struct mmu {
     struct access_slot slots[TLB_BANKS][ACCESS_SLOTS];
     uint8_t slots_filled[TLB_BANKS][SLOT_GROUPS]; /* 1: some of the group is; by whoever fills it */
     uint8_t nowhere[GUEST_PAGE_SIZE]; /* where empty slots lead */
+    struct wide_entry (*wide)[WIDE_ENTRIES]; /* TLB_BANKS of them, zeros at first; NULL: nobody asks */
+    uint64_t wide_key; /* | WIDE_WRITABLE; of all bits below a page number */
     struct tlb_strays strays[TLB_BANKS];
     struct guest_mem *mem;
     uint64_t cr0, cr3, cr4, efer;

@@ -72,9 +72,47 @@ static void strays_clear(struct tlb_strays *strays)
         strays->linear[word] = strays->gpa[word] = 0;
 }
 
+/* ---- the level between ---- */
+
+static struct wide_entry *wide_at(struct mmu *mmu, unsigned bank, uint64_t page)
+{
+    return &mmu->wide[bank][(page / GUEST_PAGE_SIZE) % WIDE_ENTRIES];
+}
+
+/* What was entered with the key that was is no longer found. */
+static void wide_forget(struct mmu *mmu)
+{
+    mmu->wide_key += 2 * WIDE_WRITABLE;
+    if (likely(mmu->wide_key < GUEST_PAGE_SIZE))
+        return;
+    mmu->wide_key = 3 * WIDE_WRITABLE; /* tags of zeros have no key */
+    for (unsigned bank = 0; mmu->wide && bank < TLB_BANKS; bank++)
+        for (unsigned i = 0; i < WIDE_ENTRIES; i++)
+            if (mmu->wide[bank][i].tag) /* reading leaves an untouched page what it is */
+                mmu->wide[bank][i].tag = 0;
+}
+
+static void wide_keep(struct mmu *mmu, unsigned bank, const struct tlb_entry *entry)
+{
+    if (!mmu->wide)
+        return;
+    bool writable = entry->write_tag == entry->read_tag;
+    *wide_at(mmu, bank, entry->read_tag) =
+        (struct wide_entry){entry->read_tag | (mmu->wide_key & ~(uint64_t)WIDE_WRITABLE) | writable, entry->addend};
+}
+
+static void wide_drop_page(struct mmu *mmu, unsigned bank, uint64_t page)
+{
+    if (mmu->wide && (wide_at(mmu, bank, page)->tag ^ page) < GUEST_PAGE_SIZE)
+        wide_at(mmu, bank, page)->tag = 0;
+}
+
+/* ---- */
+
 /* Slots lose what the banks have lost, and all strays. */
 static void slots_follow(struct mmu *mmu)
 {
+    wide_forget(mmu);
     for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
         slots_drop_if(mmu, bank, not_in_bank, 0, 0);
         strays_clear(&mmu->strays[bank]);
@@ -89,6 +127,7 @@ static void slots_drop_near(struct mmu *mmu, unsigned bank, uint64_t linear, uns
 
 static void slots_drop_bank(struct mmu *mmu, unsigned bank)
 {
+    wide_forget(mmu);
     slots_drop_if(mmu, bank, any_page, 0, 0);
     strays_clear(&mmu->strays[bank]);
 }
@@ -162,6 +201,7 @@ void mmu_fill(struct mmu *mmu, uint64_t linear, const struct mmu_page *translati
     if (entry->read_tag != page && (marks->filled[i / 64] >> (i % 64) & 1)) {
         note_stray(mmu->strays[bank].linear, entry->read_tag);
         note_stray(mmu->strays[bank].gpa, entry->gpa);
+        wide_keep(mmu, bank, entry);
     }
     entry_clear(entry, i);
     entry->read_tag = page;
@@ -262,6 +302,7 @@ void tlb_note_large(struct mmu *mmu, uint64_t linear, unsigned shift)
 /* A large page of which any part may be in the first level. */
 static void drop_large_page(struct mmu *mmu, uint64_t linear)
 {
+    wide_forget(mmu);
     for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
         bank_drop_large(mmu, bank, linear, mmu->large_shift);
         slots_drop_near(mmu, bank, linear, mmu->large_shift);
@@ -279,6 +320,7 @@ void tlb_drop_page(struct mmu *mmu, uint64_t linear)
         bool known = mmu->tlb[bank][i].read_tag == page;
         if (known)
             bank_drop_entry(mmu, bank, i);
+        wide_drop_page(mmu, bank, page);
         if (known || is_stray(mmu->strays[bank].linear, page))
             slots_drop_near(mmu, bank, linear, GUEST_PAGE_SHIFT);
     }
@@ -291,6 +333,7 @@ void tlb_drop_page(struct mmu *mmu, uint64_t linear)
 
 void tlb_init(struct mmu *mmu)
 {
+    mmu->wide_key = WIDE_WRITABLE;
     for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
         mmu_clear_bank(mmu->tlb[bank]);
         for (unsigned i = 0; i < ACCESS_SLOTS; i++)
