@@ -26,8 +26,14 @@ static uint64_t relative_target(const struct emitter *e, const struct uop *u)
 static unsigned new_exit(struct emitter *e, uint64_t target)
 {
     unsigned number = ++e->jit->exit_count;
-    e->jit->exits[number] = (struct jit_exit){.target = target, .mode = e->cpu->mmu.mode_key};
+    e->jit->exits[number] = (struct jit_exit){.target = target, .mode = e->cpu->mmu.mode_key,
+                                              .crosses = e->cpu->cpl != 3 && !same_page(e, target)};
     return number;
+}
+
+static bool is_checked(const struct emitter *e, uint64_t target)
+{
+    return e->cpu->cpl == 3 && !same_page(e, target);
 }
 
 /* The stub, here: `state` is where the flags are. Returned: the jump to the tail when the target is stale. */
@@ -63,10 +69,10 @@ static void put_tail(struct emitter *e, unsigned number, uint8_t *stale)
 
 static const struct flag_state flags_saved = {.in_cc = true, .recipe = NO_RECIPE};
 
-void branch_exit_here(struct emitter *e, uint64_t target, bool checked)
+void branch_exit_here(struct emitter *e, uint64_t target)
 {
     unsigned number = new_exit(e, target);
-    put_tail(e, number, put_stub(e, number, &flags_saved, checked || !same_page(e, target)));
+    put_tail(e, number, put_stub(e, number, &flags_saved, is_checked(e, target)));
 }
 
 /* `hot` is the rel32 of a jump that was just emitted. */
@@ -199,12 +205,13 @@ static void put_call_pushes(struct emitter *e, unsigned i, struct place at, uint
     PUT(a, 0x41, 0x57); /* push r15 */
 }
 
-/* Where the host's return comes to. */
+/* Where the host's return comes to: in the epoch of the call, for whoever ends it leaves translated code, which drops all
+ * pairs. */
 static void put_landing(struct emitter *e, unsigned i, uint64_t back)
 {
     unsigned number = new_exit(e, back);
     op_rm(&e->a, OPCW(0x8d), H_RSP, H_RSP, 8);
-    uint8_t *stale = put_stub(e, number, &flags_saved, true);
+    uint8_t *stale = put_stub(e, number, &flags_saved, is_checked(e, back));
     struct cold *cold = emit_cold(e, COLD_TAIL, i);
     cold->exit = number;
     cold->patch = stale;
@@ -308,7 +315,7 @@ void branch_cold(struct emitter *e, const struct cold *cold)
     case COLD_EXIT: {
         struct jit_exit *exit = &e->jit->exits[cold->exit];
         uint8_t *here = a->p;
-        put_tail(e, cold->exit, put_stub(e, cold->exit, &cold->flags, !same_page(e, exit->target)));
+        put_tail(e, cold->exit, put_stub(e, cold->exit, &cold->flags, is_checked(e, exit->target)));
         patch_jump(exit->hot, here);
         return;
     }

@@ -162,7 +162,7 @@ void branch_poll(struct emitter *e, unsigned i);
 void branch_uncount(struct emitter *e, unsigned not_run);
 void branch_cold(struct emitter *e, const struct cold *cold);
 /* Out of the block to `target`, here and now; flags are in cpu->cc. */
-void branch_exit_here(struct emitter *e, uint64_t target, bool checked);
+void branch_exit_here(struct emitter *e, uint64_t target);
 
 /* ---- translate.c ---- */
 

@@ -247,7 +247,7 @@ void memory_cold(struct emitter *e, const struct cold *cold)
     if (cold->group && cold->resume) {
         /* those that lean on this check are not to follow */
         branch_uncount(e, e->block->count - cold->index - 1u);
-        branch_exit_here(e, e->rip + emit_uop(e, cold->index)->next, false);
+        branch_exit_here(e, e->rip + emit_uop(e, cold->index)->next);
         return;
     }
     if (!cold->resume) {
