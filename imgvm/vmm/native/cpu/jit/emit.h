@@ -153,6 +153,8 @@ void memory_cold(struct emitter *e, const struct cold *cold);
 
 /* Everything that ends a block. */
 void branch_emit(struct emitter *e, unsigned i);
+/* A conditional jump with which the block does not end. */
+void branch_aside(struct emitter *e, unsigned i);
 /* After the last instruction of a block that has no branch. */
 void branch_fall_through(struct emitter *e);
 bool branch_wants_poll(const struct emitter *e);

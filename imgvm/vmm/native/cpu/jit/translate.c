@@ -397,9 +397,13 @@ static bool is_48_bits(uint64_t v) { return (uint64_t)((int64_t)(v << 16) >> 16)
 
 static bool targets_fit(const struct block *block, uint64_t rip)
 {
-    const struct uop *last = &block->uops[block->count - 1];
-    bool relative = last->in.length && last->in.form == FORM_REL;
-    return is_48_bits(rip + block->bytes) && (!relative || is_48_bits(rip + last->next + last->in.imm));
+    bool fit = is_48_bits(rip + block->bytes);
+    for (unsigned i = 0; i < block->count; i++) {
+        const struct uop *u = &block->uops[i];
+        bool relative = u->in.length && u->in.form == FORM_REL;
+        fit &= !relative || is_48_bits(rip + u->next + u->in.imm);
+    }
+    return fit;
 }
 
 static bool has_room(const struct translator *jit)
@@ -429,8 +433,12 @@ static void put_block(struct emitter *e)
     for (unsigned i = 0; i < block->count; i++) {
         if (is_branch(&e->plans[i])) {
             flags_before_change(e, i, e->plans[i].written);
-            branch_emit(e, i);
-            return;
+            if (i + 1 == block->count) {
+                branch_emit(e, i);
+                return;
+            }
+            branch_aside(e, i);
+            continue;
         }
         if (e->wants_poll && (good_for_poll(e, i) || is_sti(&e->plans[i])))
             branch_poll(e, i);
