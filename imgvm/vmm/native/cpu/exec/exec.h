@@ -186,6 +186,7 @@ struct cpu {
     const struct exec_def *(*exec_table)[FORM_OTHER + 1]; /* [op][form] */
     uint32_t native_generation;
     struct cpuid_config cpuid;
+    struct cpuid_memo cpuid_memo[CPUID_MEMOS];
 
     _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
     uint64_t bounce_linear;

@@ -138,6 +138,8 @@ void flags_restore(struct emitter *e);
 /* Where instruction i finds its memory operand (plan.memory) in the host's memory. T1 may be part of the place unless
  * `keep_t1`. */
 struct place memory_operand(struct emitter *e, unsigned i, bool keep_t1);
+/* The element of a string of bits that its index (in->reg) names. T1 is not part of the place. */
+struct place memory_bit_string(struct emitter *e, unsigned i);
 /* The same for the eight bytes below the stack pointer, when they are not the plan's operand; T1 is not part of it. */
 struct place memory_push(struct emitter *e, unsigned i);
 /* T0 := linear address of the memory operand. */
