@@ -18,6 +18,8 @@ VERBS = (
     "check", "verify", "sign", "convert", "snapshot", "reset", "overlay", "resize", "schema", "doctor", "cpu",
 )  # fmt: skip
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb
+# What an option means that stands alone.
+_ALONE = {"--gdb": f"--gdb={GDB_ADDRESS}", "--stats": "--stats=table"}
 # Options before the verb that take a value, which is then not the verb.
 _VALUED = ("-C", "--directory")
 
@@ -107,8 +109,8 @@ def _agrees(error: ConsentError) -> bool:
 
 
 def with_run(args: list[str]) -> list[str]:
-    """`imgvm [options] FILE ...` is `imgvm [options] run FILE ...`; a plain --gdb gets its address."""
-    args = [f"--gdb={GDB_ADDRESS}" if word == "--gdb" else word for word in args]
+    """`imgvm [options] FILE ...` is `imgvm [options] run FILE ...`; adds --gdb's and --stats' own values."""
+    args = [_ALONE.get(word, word) for word in args]
     index = _verb_index(args)
     if index < len(args) and args[index] not in VERBS and _names_a_file(args[index]):
         return [*args[:index], "run", *args[index:]]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from imgvm import launch, units
+from imgvm.cli import stats as stats_text
 from imgvm.config import Config, resolved_text
 from imgvm.errors import STATUS_SIGNAL, ImgvmError, UsageError
 from imgvm.log import log
@@ -41,6 +42,7 @@ def run(
     allow: Collection[str] = (),
     gdb: str | None = None,
     watch: Watch = NO_WATCH,
+    stats: str | None = None,
     variables: Sequence[str] = (),
     profiles: Sequence[str] = (),
 ) -> int:
@@ -61,7 +63,7 @@ def run(
                 profiles=profiles,
             )
             if result is not None and result.is_stuck:
-                _report(result, result_file, watch)
+                _report(result, result_file, stats)
                 os._exit(result.status)  # closing what its threads use would be worse
     except ImgvmError as error:
         if result_file is not None:
@@ -69,11 +71,11 @@ def run(
         raise
     if result is None:
         return 0
-    _report(result, result_file, watch)
+    _report(result, result_file, stats)
     return result.status
 
 
-def _report(result: Result, result_file: Path | None, watch: Watch) -> None:
+def _report(result: Result, result_file: Path | None, stats: str | None) -> None:
     if result_file is not None:
         _write_result(result_file, {
             "reason": result.reason,
@@ -85,8 +87,9 @@ def _report(result: Result, result_file: Path | None, watch: Watch) -> None:
             "message": result.message,
             "disk_errors": result.disk_errors,
             "disk_message": result.disk_message,
+            "counts": result.counts,
         })
-    _say_end(result, watch)
+    _say_end(result, stats)
 
 
 def _run(
@@ -200,7 +203,7 @@ def _on_terminal(vm: Vm, gdb: str | None = None) -> Result:
         )
 
 
-def _say_end(result: Result, watch: Watch) -> None:
+def _say_end(result: Result, stats: str | None) -> None:
     words = REASONS.get(result.reason)
     # A reader that has seen enough is no error worth a word.
     if words is not None and result.status != STATUS_SIGNAL + signal.SIGPIPE:
@@ -211,7 +214,12 @@ def _say_end(result: Result, watch: Watch) -> None:
     if result.instructions and result.seconds > 0:
         rate = f", {result.instructions} instructions ({result.instructions / result.seconds / 1e6:.0f} M/s)"
     after = units.format_duration(int(result.seconds * 1000) * 1_000_000)
-    (log.info if watch.count else log.verbose)(f"{result.reason} after {after}, status {result.status}{rate}")
+    say = log.info if stats == "table" else log.verbose
+    say(f"{result.reason} after {after}, status {result.status}{rate}")
+    if stats == "table":
+        log.info(stats_text.text(result, stats))
+    elif stats is not None:
+        sys.stderr.write(stats_text.text(result, stats) + "\n")
 
 
 def _times(count: int, what: str) -> str:

@@ -48,8 +48,13 @@ def command(
         ),
     ] = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Count instructions with --accel jit, too, and say how many.")
-    ] = False,
+        str | None,
+        typer.Option(
+            "--stats",
+            metavar="[=json]",
+            help="Say what the engine did and how often. It makes --accel jit slower.",
+        ),
+    ] = None,
     lockstep: Annotated[
         bool, typer.Option("--lockstep", help="With --accel jit: check all it translates by interpreting.")
     ] = False,
@@ -63,6 +68,7 @@ def command(
     until the guest receives; its end does not end the guest.
     """
     from imgvm.cli import on_terminal
+    from imgvm.cli.stats import FORMATS
     from imgvm.launch import parse_grants
     from imgvm.vmm.vm import Watch
 
@@ -74,6 +80,8 @@ def command(
             overrides.append(f'{path}="{value}"')
     if cpus is not None:
         overrides.append(f"machine.cpus={cpus}")
+    if stats not in (None, *FORMATS):
+        raise UsageError(f"--stats={stats}: there are {' and '.join(FORMATS)}")
     grants = parse_grants(allow)
     return on_terminal.run(
         source,
@@ -85,5 +93,6 @@ def command(
         ephemeral=ephemeral,
         allow=grants,
         gdb=gdb,
-        watch=Watch(count=stats, lockstep=lockstep),
+        watch=Watch(count=stats is not None, lockstep=lockstep),
+        stats=stats,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -38,6 +38,7 @@ class Result:
     console: str = field(default="", repr=False)
     disk_errors: int = 0  # requests for a disk that failed on this host
     disk_message: str = ""  # why the first one did
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict, repr=False)  # docs/debugging.md
     is_stuck: bool = False  # its threads still run: nothing that they use may be closed
 
     @property
@@ -69,7 +70,7 @@ class Drive:
 class Watch:
     """How closely a run is looked at."""
 
-    count: bool = False  # the translator counts instructions, which makes it slower
+    count: bool = False  # the translator counts instructions and executors, which makes it slower
     lockstep: bool = False  # the interpreter checks every block that the translator runs
 
 
@@ -236,7 +237,16 @@ class Vm:
             console=self._capture.text() if self._capture else "",
             disk_errors=out.disk_errors,
             disk_message=binding.text(out.disk_message),
+            counts=self._counts(),
         )
+
+    def _counts(self) -> dict[str, dict[str, int]]:
+        lib, ffi = binding.lib(), binding.ffi()
+        items = ffi.new("imgvm_count[]", lib.imgvm_vm_counts(self._handle, ffi.NULL, 0))
+        counts: dict[str, dict[str, int]] = {}
+        for item in items[0 : min(len(items), lib.imgvm_vm_counts(self._handle, items, len(items)))]:
+            counts.setdefault(binding.text(item.group), {})[binding.text(item.name)] = item.value
+        return counts
 
     def power_button(self) -> None:
         """Presses it; what happens is the guest's choice."""

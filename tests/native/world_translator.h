@@ -3,3 +3,6 @@
 #ifndef WORLD_TRANSLATOR
 #define WORLD_TRANSLATOR NULL
 #endif
+#ifndef WORLD_COUNTS
+#define WORLD_COUNTS false
+#endif

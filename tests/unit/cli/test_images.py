@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
@@ -42,6 +43,22 @@ def test_result_file(image_of: Images, tmp_path: Path) -> None:
     assert found["instructions"] > 0
     assert found["seconds"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel", "result.json", "small.img"]
+
+
+def test_stats(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
+    image = str(image_of(say("hi\n") + leave(3)))
+    assert main(["-q", "run", image, "--accel", "jit", "--stats=json"]) == 3
+    counts = json.loads(capfd.readouterr().err)
+    assert counts["run"]["instructions"] > 0
+    assert counts["blocks"]["decoded"] > 0
+    assert sum(counts["exits"].values()) == counts["translator"]["entered"]
+    assert (counts["ports"]["serial port"], counts["ports"]["debug_exit"]) == (3, 1)
+    assert main(["run", image, "--stats"]) == 3
+    said = capfd.readouterr().err
+    assert re.search(r"^imgvm: blocks\nimgvm:   decoded +[1-9]", said, re.M)
+    assert re.search(r"^imgvm: ports\nimgvm:   serial port +3\nimgvm:   debug exit +1$", said, re.M)
+    assert main(["run", image, "--stats=xml"]) == 125
+    assert "--stats=xml: there are table and json" in capfd.readouterr().err
 
 
 def test_a_triple_fault_is_255_and_says_where(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:

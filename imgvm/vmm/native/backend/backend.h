@@ -13,6 +13,7 @@
 
 #include "../arch/cpu_model.h"
 #include "../arch/state.h"
+#include "../base/count.h"
 #include "../mem/guest_mem.h"
 
 #define ENGINE_CPUS_MAX 64
@@ -111,6 +112,7 @@ struct engine_ops {
     void (*kick)(struct engine *engine, unsigned cpu);
     const char *(*message)(struct engine *engine, unsigned cpu);
     uint64_t (*instructions)(struct engine *engine); /* executed in software */
+    void (*tell_counts)(struct engine *engine, const struct count_sink *sink); /* all else that was counted; NULL: nothing */
     uint64_t (*handovers)(struct engine *engine);    /* times that software went on for KVM; NULL: never */
 
     int (*get_state)(struct engine *engine, unsigned cpu, struct x86_state *state, imgvm_error *err);

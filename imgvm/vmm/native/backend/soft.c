@@ -519,6 +519,13 @@ static uint64_t soft_instructions(struct engine *base)
     return sum;
 }
 
+static void soft_tell_counts(struct engine *base, const struct count_sink *sink)
+{
+    struct soft_engine *engine = soft_of(base);
+    for (unsigned i = 0; i < engine->count; i++)
+        cpu_tell_counts(engine->cpus[i].cpu, sink);
+}
+
 static int soft_get_state(struct engine *base, unsigned index, struct x86_state *state, imgvm_error *err)
 {
     (void)err;
@@ -547,6 +554,7 @@ static void soft_set_a20(struct engine *base, bool enabled)
     .kick = soft_kick, \
     .message = soft_message, \
     .instructions = soft_instructions, \
+    .tell_counts = soft_tell_counts, \
     .get_state = soft_get_state, \
     .set_state = soft_set_state, \
     .set_a20 = soft_set_a20, \

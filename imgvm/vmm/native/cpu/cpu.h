@@ -11,6 +11,7 @@
 
 #include "../arch/cpu_feature.h"
 #include "../arch/state.h"
+#include "../base/count.h"
 #include "../mem/guest_mem.h"
 
 struct cpu;
@@ -77,7 +78,7 @@ struct cpu_options {
     enum cpu_vendor vendor;             /* AUTO is Intel */
     const struct translator_ops *translator; /* NULL: interpret everything */
     unsigned translate_after; /* interpretations of a block before it is translated */
-    bool count_instructions;  /* translated code counts its instructions, too (cpu_instructions) */
+    bool count_instructions;  /* translated code counts its instructions (cpu_instructions) and calls of executors, too */
 };
 
 /* What a processor on this host can have, as one of `count`. */
@@ -164,6 +165,8 @@ bool cpu_take_exception(struct cpu *cpu, struct cpu_exception *out);
 bool cpu_probe(struct cpu *cpu, uint64_t linear, uint64_t *gpa);
 
 uint64_t cpu_instructions(const struct cpu *cpu);
+/* All else that was counted; between two cpu_run calls. */
+void cpu_tell_counts(const struct cpu *cpu, const struct count_sink *sink);
 const char *cpu_message(const struct cpu *cpu);
 /* Once a process, before the first cpu_run: installs the SIGFPE/SIGSEGV/SIGBUS handlers that turn a native
  * instruction's trap into the guest's exception; other traps go on to whoever handled them before. */

@@ -210,6 +210,14 @@ int imgvm_vm_set_gdb(imgvm_vm *vm, const char *address, char *where, uint32_t wh
 int imgvm_vm_start(imgvm_vm *vm, imgvm_error *err);
 /* Waits at most timeout_ms (-1: for ever). 1 when the run has ended and *out is filled, 0 on timeout. */
 int imgvm_vm_wait(imgvm_vm *vm, int timeout_ms, imgvm_result *out);
+/* What was counted until the run ended (docs/debugging.md). Fills at most `most`; returns how many there are, 0 while the
+ * machine still runs. */
+typedef struct {
+    char group[24];
+    char name[40];
+    uint64_t value;
+} imgvm_count;
+uint32_t imgvm_vm_counts(imgvm_vm *vm, imgvm_count *out, uint32_t most);
 void imgvm_vm_power_button(imgvm_vm *vm);
 void imgvm_vm_stop(imgvm_vm *vm);
 

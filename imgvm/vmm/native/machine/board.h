@@ -47,6 +47,7 @@ struct board_cpu {
     uint64_t ipi;
     uint8_t ended_vector;
     bool sends_ipi, ended;
+    uint64_t lapic_accesses, lapic_msr_accesses; /* statistics */
 };
 
 /* What leaves the board. All but throttle with the lock held: they must not block. */

@@ -286,8 +286,10 @@ static struct board_cpu *lock_lapic_at(struct board *board, unsigned id, uint64_
         return NULL;
     struct board_cpu *cpu = &board->cpu[id];
     pthread_mutex_lock(&cpu->lock);
-    if (gpa - lapic_mmio_base(&cpu->lapic) < GUEST_PAGE_SIZE && lapic_mmio_enabled(&cpu->lapic))
+    if (gpa - lapic_mmio_base(&cpu->lapic) < GUEST_PAGE_SIZE && lapic_mmio_enabled(&cpu->lapic)) {
+        cpu->lapic_accesses++;
         return cpu;
+    }
     pthread_mutex_unlock(&cpu->lock);
     return NULL;
 }
@@ -357,6 +359,7 @@ static bool apic_msr_read(void *opaque, unsigned id, uint32_t index, uint64_t *v
 {
     struct board_cpu *cpu = lock_cpu(opaque, id);
     bool known = lapic_msr_read(&cpu->lapic, index, value);
+    cpu->lapic_msr_accesses++;
     unlock_and_send(cpu);
     return known;
 }
@@ -365,6 +368,7 @@ static bool apic_msr_write(void *opaque, unsigned id, uint32_t index, uint64_t v
 {
     struct board_cpu *cpu = lock_cpu(opaque, id);
     bool known = lapic_msr_write(&cpu->lapic, index, value);
+    cpu->lapic_msr_accesses++;
     unlock_and_send(cpu);
     return known;
 }

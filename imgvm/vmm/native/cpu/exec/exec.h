@@ -15,6 +15,7 @@
 #include "../cpu.h"
 #include "../decode/insn.h"
 #include "../mmu/mmu.h"
+#include "count.h"
 #include "cpuid.h"
 #include "fpu.h"
 #include "native.h"
@@ -122,6 +123,7 @@ struct cpu {
     bool fpu_live;    /* the guest's vector state is in the host's registers */
     uint64_t seg_base[8]; /* by enum x86_sreg; [INSN_SEG_FLAT] = 0 */
     struct tlb_entry *tlb; /* bank of the current privilege */
+    struct wide_entry *wide; /* the same; for translated code */
     uint64_t rip;          /* next instruction, exact between blocks */
     uint64_t eflags;       /* everything but the six status flags */
     struct block *block;   /* being executed */
@@ -150,6 +152,7 @@ struct cpu {
     bool uncounted;          /* translated code runs that does not count its instructions */
     struct uop called[2];    /* the instruction that an executor runs for translated code, and what follows it */
     bool unlinked; /* it comes back after each block */
+    uint8_t left_by; /* enum translated_exit */
 
     /* pending event, valid when event != EVENT_NONE */
     void *landing[5]; /* __builtin_setjmp buffer of cpu_run */
@@ -183,10 +186,12 @@ struct cpu {
     const struct exec_def *(*exec_table)[FORM_OTHER + 1]; /* [op][form] */
     uint32_t native_generation;
     struct cpuid_config cpuid;
+    struct cpuid_memo cpuid_memo[CPUID_MEMOS];
 
     _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
     uint64_t bounce_linear;
 
+    struct cpu_counts counts;
     struct undo_log *undo;     /* writes to memory are noted there; NULL: they are not */
     struct lockstep *lockstep; /* of jit/lockstep.c */
     struct points points; /* a debugger's break- and watchpoints */
@@ -252,6 +257,17 @@ static inline _Noreturn void raise_ud(struct cpu *cpu, const struct uop *u)
 }
 /* Back to the run loop with cpu->rip as set by the caller; this instruction counts as executed if `done`. */
 _Noreturn void leave_block(struct cpu *cpu, const struct uop *u, bool done);
+/* A block is counted whole when it is entered; takes back what did not run of it, from u or (`done`) what follows. */
+static inline void cpu_uncount(struct cpu *cpu, const struct uop *u, bool done)
+{
+    if (likely(!cpu->uncounted))
+        cpu->instructions -= (uint64_t)(cpu->block->count - u->index) - done;
+}
+/* The instruction at u has run, and returns to the run loop although its block goes on. */
+static inline void cpu_cut_block(struct cpu *cpu, const struct uop *u)
+{
+    cpu_uncount(cpu, u, true);
+}
 /* The instruction at u must not touch this port or physical address: back to the caller of cpu_run (may_access). */
 void cpu_check_access(struct cpu *cpu, const struct uop *u, bool port, uint64_t address);
 /* A bug or a limit of ours: ends this machine, not the process. */
@@ -283,6 +299,9 @@ static inline void cpu_fpu_leave(struct cpu *cpu)
         cpu->fpu_live = false;
     }
 }
+
+/* "pf" and the like (count.c). */
+const char *exception_name(uint8_t vector);
 
 /* ---- access.c: memory operands ---- */
 
