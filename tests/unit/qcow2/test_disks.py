@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,46 @@ def test_random_work_on_three_disks(cluster_bytes: int, tmp_path: Path, qemu_img
         assert image.read(0, size) == model[""]
         for name in ("one", "two"):
             assert image.open_disk(name).read(0, size) == model[name]
+
+
+def test_disks_at_the_same_time(tmp_path: Path, qemu_img: Tool) -> None:
+    """A thread for each half of each of three disks: reads, writes in place and to new clusters, discards, flushes."""
+    size, failed = 4 * MIB, []
+    with Image.create(tmp_path / "a.img", size, cluster_bytes=4096) as image:
+        image.add_disk("one", size)
+        image.add_disk("two", size)
+        disks = {"": image, "one": image.open_disk("one"), "two": image.open_disk("two")}
+        model = {name: bytearray(size) for name in disks}
+
+        def work(name: str, half: int) -> None:
+            seed, disk = random.Random(f"{name}{half}"), disks[name]
+            for _ in range(400):
+                count = seed.randrange(1, 20 * KIB)
+                at = half * size // 2 + seed.randrange(size // 2 - count)
+                match seed.randrange(8):
+                    case 0:
+                        disk.zero(at, count)
+                        model[name][at : at + count] = bytes(count)
+                    case 1:
+                        disk.flush()
+                    case 2 | 3 | 4:
+                        data = seed.randbytes(count)
+                        disk.write(at, data)
+                        model[name][at : at + count] = data
+                    case _:
+                        if disk.read(at, count) != model[name][at : at + count]:
+                            failed.append((name, at, count))
+
+        threads = [threading.Thread(target=work, args=(name, half)) for name in disks for half in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        for name, disk in disks.items():
+            assert disk.read(0, size) == model[name]
+        assert image.check().clean
+    qemu_img("check", "-q", "a.img")
 
 
 def test_snapshots_of_all_disks(tmp_path: Path, qemu_img: Tool) -> None:

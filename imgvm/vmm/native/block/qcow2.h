@@ -242,8 +242,8 @@ int qcow2_trim(struct qcow2 *q, imgvm_error *err);
 int qcow2_read_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
 /* `bytes` inside the cluster (or, for other kinds than COMPRESSED, run of clusters) that `mapping` describes, from
  * guest offset `offset` on. */
-int mapped_read_shared(struct qcow2 *q, uint64_t word, const struct mapping *mapping, uint64_t offset, struct vec *vec,
-                       uint64_t bytes, imgvm_error *err);
+int mapped_read_shared(const imgvm_image *image, uint64_t word, const struct mapping *mapping, uint64_t offset,
+                       struct vec *vec, uint64_t bytes, imgvm_error *err);
 
 int qcow2_extent_shared(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero,
                         imgvm_error *err);
@@ -303,6 +303,9 @@ int tree_check_references(struct qcow2 *q, uint64_t l1_offset, uint64_t entries,
 int disk_add(struct qcow2 *q, const char *name, uint64_t disk_bytes, uint32_t date_sec, imgvm_error *err);
 /* Fills *disk, whose mutexes are there; -ENOENT without a message when the file has no such disk. */
 int disk_open(imgvm_image *holder, const char *name, imgvm_image *disk, imgvm_error *err);
+/* In a shared turn: in between, the map of q is this handle's, which may be a further disk's, and nobody else's lookup. */
+void map_lock(imgvm_image *image);
+void map_unlock(imgvm_image *image);
 /* In between, the map of q is the disk's, and nobody else has a turn. */
 void disk_enter(imgvm_image *disk);
 void disk_leave(imgvm_image *disk);

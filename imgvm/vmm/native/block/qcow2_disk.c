@@ -3,8 +3,8 @@
  * program that knows qcow2 counts and keeps its clusters.
  *
  * Disks share refcounts, snapshot table and cluster allocation; the map is each one's own. So whoever works on a further
- * disk takes the exclusive turn of the file's handle and, for that time, puts its map where struct qcow2 has the map of
- * the first disk. */
+ * disk takes a turn of the file's handle (image.h), and puts the disk's map where struct qcow2 has that of the first disk:
+ * for the whole of an exclusive turn, and in a shared one for a lookup, under the handle's lock. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -170,37 +170,60 @@ void disk_leave(imgvm_image *disk)
     pthread_rwlock_unlock(&holder->turn);
 }
 
+/* Not when the disk has an exclusive turn, in which lookups as of a shared one are made, too. */
+static bool is_away(const imgvm_image *image)
+{
+    return image->map && image->qcow2->image != image;
+}
+
+void map_lock(imgvm_image *image)
+{
+    pthread_mutex_lock(image->map ? &image->map->holder->lock : &image->lock);
+    if (is_away(image))
+        exchange(image->qcow2, image->map);
+}
+
+void map_unlock(imgvm_image *image)
+{
+    if (is_away(image))
+        exchange(image->qcow2, image->map);
+    pthread_mutex_unlock(image->map ? &image->map->holder->lock : &image->lock);
+}
+
+static void share(imgvm_image *disk) { pthread_rwlock_rdlock(&disk->map->holder->turn); }
+static void unshare(imgvm_image *disk) { pthread_rwlock_unlock(&disk->map->holder->turn); }
+
 static int disk_read(imgvm_image *disk, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err)
 {
-    disk_enter(disk);
+    share(disk);
     int result = qcow2_ops.read(disk, offset, vec, bytes, err);
-    disk_leave(disk);
+    unshare(disk);
     return result;
 }
 
 static int disk_write_in_place(imgvm_image *disk, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
                                imgvm_error *err)
 {
-    disk_enter(disk);
+    share(disk);
     int result = qcow2_ops.write_in_place(disk, offset, vec, bytes, done, err);
-    disk_leave(disk);
+    unshare(disk);
     return result;
 }
 
 static int disk_extent(imgvm_image *disk, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero,
                        imgvm_error *err)
 {
-    disk_enter(disk);
+    share(disk);
     int result = qcow2_ops.extent(disk, offset, bytes, run, is_zero, err);
-    disk_leave(disk);
+    unshare(disk);
     return result;
 }
 
 static int disk_flush_data(imgvm_image *disk, imgvm_error *err)
 {
-    disk_enter(disk);
-    int result = qcow2_ops.flush_data(disk, err);
-    disk_leave(disk);
+    share(disk);
+    int result = qcow2_ops.flush_data(disk->map->holder, err); /* data of all disks is in the same file */
+    unshare(disk);
     return result;
 }
 
