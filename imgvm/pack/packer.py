@@ -334,9 +334,11 @@ def _settled(machine: Machine, folder: Path, output: Path) -> Machine:
     """Disks outside the image are found from the image's folder, as everything that an image names."""
 
     def moved(wish: Disk) -> Disk:
-        if wish.embed or wish.source is None or Path(wish.source).expanduser().is_absolute():
+        if wish.embed or wish.source is None:
             return wish
-        start = output.resolve().parent
-        return replace(wish, source=os.path.relpath(sources.resolve(folder, wish.source).resolve(), start))
+        named = Path(wish.source).expanduser()
+        if named.is_absolute():
+            return replace(wish, source=str(named))
+        return replace(wish, source=os.path.relpath((folder / named).resolve(), output.resolve().parent))
 
     return replace(machine, disks=tuple(map(moved, machine.disks)))

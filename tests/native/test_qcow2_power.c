@@ -93,6 +93,7 @@ static uint32_t next_version;
 
 /* When there is one, it has the sectors from HALF on, and snapshots do not have them. */
 static imgvm_image *further;
+static uint32_t further_kept[HALF];
 
 static struct {
     uint32_t sector[SECTORS];
@@ -217,6 +218,24 @@ static void change_snapshots(imgvm_image *image, unsigned kind)
         CHECK_EQ(imgvm_image_snapshot_delete(image, (uint32_t)index, NULL), 0);
         acknowledge();
     }
+}
+
+/* The further disk's only snapshot is made, and applied from then on. */
+static void change_further(imgvm_image *image)
+{
+    imgvm_snapshot_info info;
+    uint32_t index = 0;
+    while (!imgvm_image_snapshot(image, index, &info, NULL) && strcmp(info.name, "further"))
+        index++;
+    if (strcmp(info.name, "further")) {
+        memcpy(further_kept, latest + HALF, sizeof further_kept);
+        CHECK_EQ(imgvm_image_snapshot_create(further, "further", &(imgvm_snapshot_state){0}, NULL), 0);
+    } else {
+        for (uint32_t s = 0; s < HALF; s++)
+            changed(HALF + s, further_kept[s]);
+        CHECK_EQ(imgvm_image_snapshot_apply(further, index, NULL), 0);
+    }
+    acknowledge();
 }
 
 static void set_config(imgvm_image *image)
@@ -411,6 +430,10 @@ static void act(imgvm_image *image, const struct world *world, unsigned *seed)
             compress_clusters(image, first);
         break;
     case 6:
+        if (world->further) {
+            change_further(image);
+            break;
+        } /* fall through */
     case 7:
         if (world->uses_snapshots) {
             change_snapshots(image, (unsigned)rand_r(seed) % 3);

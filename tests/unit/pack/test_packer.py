@@ -241,6 +241,19 @@ def test_further_disks_lie_in_the_same_file(folder: Path) -> None:
         subprocess.run(["qemu-img", "check", "-q", result.path], check=True)
 
 
+def test_disks_outside_are_found_from_the_images_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (folder / "out").mkdir()
+    disks = "".join(
+        f"- {{name: d{index}, source: {source}, format: raw, embed: false}}\n"
+        for index, source in enumerate(("there.raw", "/srv/x.raw", "~/y.raw", "../z.raw"))
+    )
+    text = f"boot: {{kernel: boot/vmlinuz}}\ndisks:\n- {{name: root, size: 1MiB}}\n{disks}"
+    found = blobs(pack(folder, text, folder / "out/box.img").path)
+    machine = Config.from_resolved(found["machine.json"], "machine.json").machine
+    assert [disk.source for disk in machine.disks[1:]] == ["../there.raw", "/srv/x.raw", "/home/somebody/y.raw", "../../z.raw"]
+
+
 def test_qcow2_source_gives_the_same_digest_as_the_raw_one(folder: Path) -> None:
     content = sparse_source(folder / "disk.raw").ljust(8 * MIB + 512, b"\0")
     with Image.create(folder / "disk.qcow2", len(content)) as image:
