@@ -27,6 +27,21 @@ static void put_immediate(struct emitter *e, unsigned bytes, uint64_t value)
 
 /* ---- rows that are encoded anew ---- */
 
+/* May the register operand be the processor's memory, where it lives? Not if a write to half of it clears the rest, nor
+ * where memory has another meaning. */
+static bool serves_in_memory(const struct insn *in, const struct shape *s)
+{
+    if (s->rm_written && (s->size == 4 || in->osize == 4))
+        return false;
+    switch (in->op) {
+    case OP_XCHG: case OP_XADD: case OP_CMPXCHG: case OP_BSWAP: /* a lock; not encoded */
+    case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC: /* a string of bits */
+        return false;
+    default:
+        return true;
+    }
+}
+
 static void put_shape(struct emitter *e, unsigned i)
 {
     struct assembler *a = &e->a;
@@ -55,9 +70,11 @@ static void put_shape(struct emitter *e, unsigned i)
                 load_temp(e, T1, s->reg);
         }
     }
+    bool in_place = false;
     if (!mem) {
         rm = host_register(in->rm);
-        if (rm == NO_REG) {
+        in_place = rm == NO_REG && serves_in_memory(in, s);
+        if (rm == NO_REG && !in_place) {
             rm = T0;
             if (s->rm_read)
                 load_temp(e, T0, in->rm);
@@ -67,12 +84,14 @@ static void put_shape(struct emitter *e, unsigned i)
         emit_cold(e, COLD_TRAP, i)->pc = a->p;
     if (mem)
         op_place(a, s->op, reg, at);
+    else if (in_place)
+        op_gs(a, s->op, reg, CPU(gpr) + 8 * in->rm);
     else
         op_rr(a, s->op, reg, rm);
     put_immediate(e, s->immediate, in->imm);
     if (reg_in_memory && s->reg_written)
         store_temp(e, T1, s->reg);
-    if (!mem && rm == T0 && s->rm_written)
+    if (!mem && !in_place && rm == T0 && s->rm_written)
         store_temp(e, T0, in->rm);
 }
 
