@@ -287,6 +287,25 @@ static void return_cold(struct emitter *e, const struct cold *cold)
 
 /* ---- a block's end ---- */
 
+bool branch_loops(const struct emitter *e)
+{
+    unsigned last = e->block->count - 1u;
+    const struct plan *plan = &e->plans[last];
+    return plan->way == BY_SPECIAL && plan->special == SPECIAL_JCC && relative_target(e, emit_uop(e, last)) == e->rip &&
+           last < BLOCK_MAX_INSNS / 2 && !e->cpu->unlinked && !e->jit->count;
+}
+
+static void put_jump_back(struct emitter *e, unsigned condition)
+{
+    uint8_t *jump = put_jcc(&e->a, condition);
+    if (e->loop_head) {
+        patch_jump(jump, e->loop_head);
+    } else {
+        e->loop_patch = jump;
+        e->loop_flags = (struct flag_state){.in_eflags = true, .recipe = e->flags.recipe};
+    }
+}
+
 void branch_emit(struct emitter *e, unsigned i)
 {
     const struct uop *u = emit_uop(e, i);
@@ -295,7 +314,10 @@ void branch_emit(struct emitter *e, unsigned i)
     switch (e->plans[i].special) {
     case SPECIAL_JCC:
         flags_to_eflags(e);
-        leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
+        if (e->loops)
+            put_jump_back(e, u->in.cond);
+        else
+            leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
         leave_by(e, i, put_jmp(&e->a), e->rip + u->next);
         break;
     case SPECIAL_JMP:

@@ -36,7 +36,7 @@ struct cold {
     enum cold_kind kind;
     uint8_t *patch;    /* rel32 of the jump here */
     uint8_t *pc;
-    uint8_t *done;     /* COLD_ACCESS: T0 holds the host address; COLD_STACK, COLD_UNIT: where to go on */
+    uint8_t *done;     /* COLD_ACCESS: the slot is filled, and T0 holds the host address; COLD_STACK, COLD_UNIT: where to go on */
     uint8_t *resume;   /* after the instruction; NULL: it ends the block */
     unsigned index;
     struct flag_state flags; /* when control came here */
@@ -46,6 +46,7 @@ struct cold {
     unsigned slot;
     bool write;
     bool group;        /* others lean on this slot */
+    bool linear_lost;  /* T0 is the address less the slot's tag */
     unsigned exit;     /* COLD_EXIT, COLD_TAIL */
     int32_t moved_rsp; /* COLD_RETURN: to be taken back before the executor runs */
     bool rcx_in_t1;    /* COLD_POLL */
@@ -74,6 +75,11 @@ struct emitter {
     unsigned fpu_units; /* OPA_X87..., checked so far and nothing since has taken them away */
     struct group groups[GROUPS];
     unsigned next_group;
+    /* A block that jumps back to its own start has its body twice: see put_loop. */
+    bool loops;
+    uint8_t *loop_head;  /* of the second; NULL: this is the first */
+    uint8_t *loop_patch; /* rel32 of the first's jump there */
+    struct flag_state loop_flags;
     int64_t moved[16]; /* by how much adds of constants have moved each register */
     struct cold cold[COLD_MAX];
     unsigned colds;
@@ -153,6 +159,8 @@ void memory_cold(struct emitter *e, const struct cold *cold);
 
 /* ---- branch.c ---- */
 
+/* Does the block end with a conditional jump to its start? */
+bool branch_loops(const struct emitter *e);
 /* Everything that ends a block. */
 void branch_emit(struct emitter *e, unsigned i);
 /* A conditional jump with which the block does not end. */

@@ -2,18 +2,14 @@
 /* Memory operands. Each has an access slot of its own, which remembers the page it went to last:
  *
  *     lea  r14, [operand]
- *     mov  r15, r14
- *     xor  r15, gs:[slot.tag]
- *     cmp  r15, 4096 - bytes        the same page, and the operand does not leave it
+ *     sub  r14, gs:[slot.tag]
+ *     cmp  r14, 4096 - bytes        the same page, and the operand does not leave it
  *     ja   cold                     refilled from the TLB, the TLB from the tables; or the executor
- *     add  r14, gs:[slot.addend]
- *     OP   ..., [r14]
- *
- * Operands with the same registers, moved by nothing but constants in between, are checked together by the first; the
- * others take its slot's addend and lose no flags:
- *
  *     mov  r15, gs:[slot.addend]
- *     OP   ..., [base + r15 + disp] */
+ *     OP   ..., [base + r15 + disp] which so waits for nothing but its own registers
+ *
+ * (or r14 := host address, where r15 is wanted for something else). Operands with the same registers, moved by nothing but constants in between, are checked together by the first; the
+ * others take its slot's addend and lose no flags. */
 #include "emit.h"
 
 #define GROUP_BYTES 1024 /* a group reaches no further, so that it seldom straddles pages */
@@ -78,21 +74,36 @@ void memory_linear(struct emitter *e, const struct uop *u)
     put_address(e, &u->in, u->in.disp, T0);
 }
 
-/* T0: the lowest linear address -> its host address. */
-static void put_check(struct emitter *e, unsigned i, unsigned slot, unsigned bytes, bool write, bool group)
+/* What a check is about: bytes from the lowest address on. */
+struct check {
+    unsigned slot, bytes;
+    bool write, group;
+};
+
+/* `linear` holds the lowest address, and is lost. */
+static struct cold *put_check(struct emitter *e, unsigned i, unsigned linear, struct check check)
 {
     struct assembler *a = &e->a;
-    mov_rr(a, T1, T0);
-    op_gs(a, OPCW(0x33), T1, slot_at(e, slot));
-    alu_imm(a, ALU_CMP, true, T1, GUEST_PAGE_SIZE - bytes);
+    op_gs(a, OPCW(0x2b), linear, slot_at(e, check.slot));
+    alu_imm(a, ALU_CMP, true, linear, GUEST_PAGE_SIZE - check.bytes);
     struct cold *cold = emit_cold(e, COLD_ACCESS, i);
     cold->patch = put_jcc(a, CC_ABOVE);
-    cold->bytes = bytes;
-    cold->slot = slot;
-    cold->write = write;
-    cold->group = group;
-    op_gs(a, OPCW(0x03), T0, slot_at(e, slot) + offsetof(struct access_slot, addend));
+    cold->bytes = check.bytes;
+    cold->slot = check.slot;
+    cold->write = check.write;
+    cold->group = check.group;
+    cold->linear_lost = linear == T0;
     cold->done = a->p;
+    return cold;
+}
+
+/* T0: the lowest address -> the host's. T1 is lost. */
+static void put_check_to_host(struct emitter *e, unsigned i, struct check check)
+{
+    mov_rr(&e->a, T1, T0);
+    struct cold *cold = put_check(e, i, T1, check);
+    op_gs(&e->a, OPCW(0x03), T0, slot_at(e, check.slot) + offsetof(struct access_slot, addend));
+    cold->done = e->a.p;
 }
 
 /* ---- groups ---- */
@@ -206,15 +217,29 @@ static struct place place_of(struct emitter *e, unsigned i, const struct referen
         low = in->disp;
         high = low + (int64_t)r->bytes;
     }
+    struct check check = {slot, (unsigned)(high - low), r->write, members > 0};
     put_address(e, in, low, T0);
-    put_check(e, i, slot, (unsigned)(high - low), r->write, members > 0);
+    struct place at = {T0, NO_REG, 0, (int32_t)(in->disp - low)};
+    unsigned base = in->base < 16 ? host_register(in->base) : NO_REG;
+    unsigned index = in->index < 16 ? host_register(in->index) : NO_REG;
+    if (keep_t1 || base == NO_REG || in->segment != INSN_SEG_FLAT || (in->index != INSN_REG_NONE && index == NO_REG)) {
+        put_check_to_host(e, i, check);
+    } else {
+        put_check(e, i, T0, check);
+        op_gs(a, OPCW(0x8b), T1, slot_at(e, slot) + offsetof(struct access_slot, addend));
+        at = (struct place){(uint8_t)base, T1, 0, in->disp};
+        if (index != NO_REG) {
+            op_place(a, OPCW(0x8d), T1, (struct place){(uint8_t)base, T1, 0, 0});
+            at = (struct place){T1, (uint8_t)index, in->scale, in->disp};
+        }
+    }
     forget_slot(e, slot);
     if (members) {
         struct group *group = &e->groups[e->next_group++ % GROUPS];
         *group = (struct group){.valid = true, .write = r->write, .base = in->base, .index = in->index, .scale = in->scale,
                                 .segment = in->segment, .base_moved = moved, .low = low, .high = high, .slot = slot};
     }
-    return (struct place){T0, NO_REG, 0, (int32_t)(in->disp - low)};
+    return at;
 }
 
 struct place memory_operand(struct emitter *e, unsigned i, bool keep_t1)
@@ -234,7 +259,7 @@ struct place memory_bit_string(struct emitter *e, unsigned i)
     op_rr(a, in->osize == 8 ? OPCW(0x89) : OPCW(0x63), in->osize == 8 ? index : T1, in->osize == 8 ? T1 : index);
     shift_imm(a, SHIFT_SAR, true, T1, log_bits);
     op_place(a, OPCW(0x8d), T0, (struct place){T0, T1, (uint8_t)(log_bits - 3), 0});
-    put_check(e, i, slot, r->bytes, r->write, false);
+    put_check_to_host(e, i, (struct check){slot, r->bytes, r->write, false});
     forget_slot(e, slot);
     return (struct place){T0, NO_REG, 0, 0};
 }
@@ -251,6 +276,8 @@ struct place memory_push(struct emitter *e, unsigned i)
 void memory_cold(struct emitter *e, const struct cold *cold)
 {
     struct assembler *a = &e->a;
+    if (cold->linear_lost)
+        op_gs(a, OPCW(0x03), T0, slot_at(e, cold->slot));
     mov_rr(a, T1, T0);
     alu_imm(a, ALU_AND, false, T1, GUEST_PAGE_SIZE - 1);
     alu_imm(a, ALU_CMP, false, T1, GUEST_PAGE_SIZE - cold->bytes);

@@ -515,15 +515,10 @@ static void put_epoch_check(struct emitter *e)
     emit_cold(e, COLD_POLL, 0)->patch = put_jcc(&e->a, CC_NE);
 }
 
-static void put_block(struct emitter *e)
+/* The instructions, from wherever the flags are at the first. */
+static void put_body(struct emitter *e)
 {
     struct block *block = e->block;
-    if (block->across_now)
-        put_epoch_check(e);
-    if (e->jit->count) {
-        op_gs(&e->a, OPCW(0x81), ALU_ADD, CPU(instructions));
-        put32(&e->a, block->count);
-    }
     e->wants_poll = branch_wants_poll(e) && !e->cpu->unlinked; /* else it comes back anyway */
     for (unsigned i = 0; i < block->count; i++) {
         if (is_branch(&e->plans[i])) {
@@ -540,6 +535,33 @@ static void put_block(struct emitter *e)
         put_instruction(e, i);
     }
     branch_fall_through(e);
+}
+
+/* Once more, for those who come from the end: the flags are where the end has them, in EFLAGS or to be made again, and
+ * need not be saved on the way round. */
+static void put_loop(struct emitter *e)
+{
+    memory_forget(e);
+    e->flags = e->loop_flags;
+    patch_jump(e->loop_patch, e->a.p);
+    e->loop_head = e->a.p;
+    put_body(e);
+}
+
+static void put_block(struct emitter *e)
+{
+    struct block *block = e->block;
+    if (block->across_now)
+        put_epoch_check(e);
+    if (e->jit->count) {
+        op_gs(&e->a, OPCW(0x81), ALU_ADD, CPU(instructions));
+        put32(&e->a, block->count);
+    }
+    e->loops = branch_loops(e);
+    e->loop_head = NULL;
+    put_body(e);
+    if (e->loops)
+        put_loop(e);
 }
 
 bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block, uint64_t rip)
