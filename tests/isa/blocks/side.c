@@ -75,7 +75,7 @@ static uint64_t time_ns(void *opaque)
     return ((struct side *)opaque)->now++;
 }
 
-/* Translated code looks at no clock: an endless loop ends because somebody says so. */
+/* Translated code looks at no clock: an endless loop ends because somebody says so, by the time that it ran. */
 static struct cpu *volatile running;
 static void on_alarm(int signal)
 {
@@ -88,7 +88,7 @@ static void set_alarm(struct cpu *cpu, unsigned microseconds)
 {
     const struct itimerval timer = {.it_interval = {0, 100000}, .it_value = {0, microseconds}}, off = {0};
     running = cpu;
-    setitimer(ITIMER_REAL, cpu ? &timer : &off, NULL);
+    setitimer(ITIMER_VIRTUAL, cpu ? &timer : &off, NULL);
 }
 
 bool side_start(struct side *side, const struct translator_ops *translator, const struct feature_set *features)
@@ -101,7 +101,7 @@ bool side_start(struct side *side, const struct translator_ops *translator, cons
     memset(side, 0, sizeof *side);
     struct cpu_options options = {.id = 0, .count = 1, .features = features, .translator = translator,
                                   .count_instructions = true};
-    signal(SIGALRM, on_alarm);
+    signal(SIGVTALRM, on_alarm);
     return cpu_install_trap_handlers(&err) == 0 && guest_mem_init(&side->mem, &err) == 0 &&
            guest_mem_add(&side->mem, 0, MEMORY_BYTES, false, &err) == 0 &&
            (side->cpu = cpu_create(&callbacks, side, &side->mem, &options, &err)) != NULL;

@@ -170,16 +170,19 @@ static void put_native(struct emitter *e, unsigned i)
 
 static void put_lea(struct emitter *e, const struct uop *u)
 {
-    struct uop plain = *u;
-    unsigned r = host_register(u->in.reg);
-    plain.in.segment = INSN_SEG_FLAT;
-    memory_linear(e, &plain);
-    if (u->in.osize == 4)
-        op_rr(&e->a, OPC(0x89), T0, r == NO_REG ? T0 : r);
-    else if (r != NO_REG)
-        mov_rr(&e->a, r, T0);
-    if (r == NO_REG)
-        store_temp(e, T0, u->in.reg);
+    const struct insn *in = &u->in;
+    unsigned r = host_register(in->reg);
+    memory_offset(e, in);
+    if (r == NO_REG && in->osize == 2) {
+        load_temp(e, T1, in->reg);
+        op_rr(&e->a, OPCS(0x89, 2), T0, T1);
+        store_temp(e, T1, in->reg);
+    } else {
+        if (r != NO_REG || in->osize == 4)
+            op_rr(&e->a, OPCS(0x89, in->osize), T0, r == NO_REG ? T0 : r);
+        if (r == NO_REG)
+            store_temp(e, T0, in->reg);
+    }
 }
 
 static void put_push(struct emitter *e, unsigned i)
@@ -195,20 +198,21 @@ static void put_push(struct emitter *e, unsigned i)
         else
             load_temp(e, T1, in->rm);
     }
-    op_place(&e->a, OPCW(0x89), r, at);
-    op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, -8);
+    op_place(&e->a, OPCS(0x89, in->osize), r, at);
+    memory_move_stack(e, -(int32_t)in->osize, T0);
 }
 
 static void put_push_memory(struct emitter *e, unsigned i)
 {
     struct assembler *a = &e->a;
+    unsigned size = emit_uop(e, i)->in.osize;
     struct place at = memory_operand(e, i, false);
-    op_place(a, OPCW(0x8b), T1, at);
+    op_place(a, OPCS(0x8b, size), T1, at);
     op_gs(a, OPCW(0x89), T1, CPU(call_target));
     at = memory_push(e, i);
     op_gs(a, OPCW(0x8b), T1, CPU(call_target));
-    op_place(a, OPCW(0x89), T1, at);
-    op_rm(a, OPCW(0x8d), H_R13, H_R13, -8);
+    op_place(a, OPCS(0x89, size), T1, at);
+    memory_move_stack(e, -(int32_t)size, T0);
 }
 
 /* As cli of exec/system.c and cpu_update_requests do it, in ring 0. */
@@ -335,11 +339,22 @@ static void put_pop(struct emitter *e, unsigned i)
     const struct insn *in = &emit_uop(e, i)->in;
     struct place at = memory_operand(e, i, false);
     unsigned r = host_register(in->rm);
-    op_place(&e->a, OPCW(0x8b), r == NO_REG ? T1 : r, at);
+    op_place(&e->a, OPCS(0x8b, in->osize), r == NO_REG ? T1 : r, at);
     if (in->rm != RSP)
-        op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, 8);
+        memory_move_stack(e, in->osize, T0);
     if (r == NO_REG)
         store_temp(e, T1, in->rm);
+}
+
+static void put_leave(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    unsigned size = emit_uop(e, i)->in.osize, bytes = stack_pointer_bytes(e->cpu);
+    struct place at = memory_operand(e, i, true);
+    op_rm(a, OPCS(0x8d, bytes == 8 ? 8 : 4), bytes == 2 ? T1 : H_R13, H_RBP, (int32_t)size);
+    if (bytes == 2)
+        op_rr(a, OPCS(0x89, 2), T1, H_R13);
+    op_place(a, OPCS(0x8b, size), H_RBP, at);
 }
 
 static void put_special(struct emitter *e, unsigned i)
@@ -347,7 +362,6 @@ static void put_special(struct emitter *e, unsigned i)
     struct assembler *a = &e->a;
     const struct uop *u = emit_uop(e, i);
     const struct insn *in = &u->in;
-    struct place at;
     unsigned r;
     switch (e->plans[i].special) {
     case SPECIAL_LEA:
@@ -401,9 +415,7 @@ static void put_special(struct emitter *e, unsigned i)
         put_pop(e, i);
         break;
     case SPECIAL_LEAVE:
-        at = memory_operand(e, i, false);
-        op_rm(a, OPCW(0x8d), H_R13, H_RBP, 8);
-        op_place(a, OPCW(0x8b), H_RBP, at);
+        put_leave(e, i);
         break;
     default: /* SPECIAL_NOP */
         break;
@@ -464,7 +476,7 @@ static void put_cold_paths(struct emitter *e)
         const struct cold *cold = &e->cold[k];
         if (cold->patch)
             patch_jump(cold->patch, a->p);
-        if (cold->kind == COLD_ACCESS) {
+        if (cold->kind == COLD_ACCESS || cold->kind == COLD_LIMIT) {
             memory_cold(e, cold);
         } else if (cold->kind == COLD_UNIT) {
             unit_cold(e, cold);
@@ -498,7 +510,7 @@ static bool targets_fit(const struct block *block, uint64_t rip)
         bool relative = u->in.length && u->in.form == FORM_REL;
         fit &= !relative || is_48_bits(rip + u->next + u->in.imm);
     }
-    return fit;
+    return fit || block->mode != INSN_MODE_64;
 }
 
 static bool has_room(const struct translator *jit)
@@ -580,16 +592,21 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     e.jit = jit;
     e.block = block;
     e.rip = rip;
-    e.bank = cpu->mmu.mode_key >> 2 & 3; /* update_mode_key of exec/state.c */
+    e.code64 = cpu->code64;
+    e.rip_mask = cpu_rip_mask(cpu);
+    e.code_limit = cpu->s.segment[CS].limit;
+    e.bank = cpu->mmu.mode_key >> MODE_KEY_BANK & 3;
     e.fpu_units = e.next_group = e.colds = 0;
     memory_forget(&e);
     for (unsigned i = 0; i < 16; i++)
         e.moved[i] = 0;
     for (unsigned i = 0; i < block->count; i++)
         plan_instruction(&e.plans[i], cpu, &block->uops[i]);
-    for (unsigned i = 0; i < block->count; i++)
-        if (is_sti(&e.plans[i]) && (i + 1 == block->count || cpu->unlinked))
+    for (unsigned i = 0; i < block->count; i++) {
+        bool sti_leaves = is_sti(&e.plans[i]) && (i + 1 == block->count || cpu->unlinked);
+        if (sti_leaves || !branch_stays_inside(&e, i))
             plan_by_executor(&e.plans[i]);
+    }
     flags_analyse(&e, block->across_now != NULL);
     block->exits = jit->exit_count + 1;
     block->flags_dead = !e.wanted[0];
