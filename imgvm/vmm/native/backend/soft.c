@@ -58,13 +58,13 @@ static struct soft_engine *soft_of(struct engine *engine)
 static uint32_t on_port_read(void *opaque, uint16_t port, unsigned size)
 {
     struct soft_cpu *c = opaque;
-    return c->engine->host.port_read(c->engine->host.opaque, port, size);
+    return c->engine->host.port_read(c->engine->host.opaque, c->index, port, size);
 }
 
 static void on_port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
 {
     struct soft_cpu *c = opaque;
-    c->engine->host.port_write(c->engine->host.opaque, port, size, value);
+    c->engine->host.port_write(c->engine->host.opaque, c->index, port, size, value);
 }
 
 static uint64_t on_mmio_read(void *opaque, uint64_t gpa, unsigned size)
@@ -119,6 +119,12 @@ static void on_tsc_offset_changed(void *opaque, uint64_t offset)
 {
     struct soft_cpu *c = opaque;
     c->engine->host.tsc_offset_changed(c->engine->host.opaque, c->index, offset);
+}
+
+static void on_trace(void *opaque, const char *text)
+{
+    struct soft_cpu *c = opaque;
+    trace_line(c->engine->host.trace, on_time_ns(c), c->index, "%s", text);
 }
 
 /* A turn of a loop that waits for other processors; the host may have to run them first. */
@@ -224,7 +230,7 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
     struct cpu_callbacks callbacks = {
         on_port_read, on_port_write, on_mmio_read, on_mmio_write, on_interrupt_acknowledge, on_msr_read, on_msr_write,
         on_cr8_read, on_cr8_write, on_time_ns,
-        .tsc_offset_changed = on_tsc_offset_changed,
+        .tsc_offset_changed = on_tsc_offset_changed, .trace = on_trace,
     };
     if (cpus > 1) {
         callbacks.code_page_added = on_code_page_added;
@@ -249,7 +255,7 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
         struct soft_cpu *c = &engine->cpus[i];
         struct cpu_options options = {.id = i, .count = cpus, .features = &features,
                                       .vendor = cpu_wish_vendor(host->wish, cpu_host_vendor()), .translator = translator,
-                                      .count_instructions = host->count,
+                                      .count_instructions = host->count, .traced = trace_kinds(host->trace),
                                       .translate_after = host->lockstep ? 0 : JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;

@@ -46,6 +46,8 @@ struct cpu_callbacks {
     void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
     /* The guest waits for another processor in a loop of PAUSE, PAUSES_A_CALL of them a call. */
     void (*pause)(void *opaque);
+    /* A line of what was to be traced. */
+    void (*trace)(void *opaque, const char *text);
     /* The guest moved its TSC: guest TSC = time_ns + offset from now on. */
     void (*tsc_offset_changed)(void *opaque, uint64_t offset);
 };
@@ -79,6 +81,7 @@ struct cpu_options {
     const struct translator_ops *translator; /* NULL: interpret everything */
     unsigned translate_after; /* interpretations of a block before it is translated */
     bool count_instructions;  /* translated code counts its instructions (cpu_instructions) and calls of executors, too */
+    uint32_t traced;          /* kinds of events (base/trace.h), a bit each, that are told to `trace` */
 };
 
 /* What a processor on this host can have, as one of `count`. */

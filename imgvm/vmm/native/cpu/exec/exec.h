@@ -190,6 +190,11 @@ struct cpu {
     uint64_t bounce_linear;
 
     struct cpu_counts counts;
+    uint32_t traced; /* of struct cpu_options */
+    struct traced_mode {
+        const char *name;
+        uint64_t cr0, cr4, efer;
+    } traced_mode; /* as a trace was told last */
     struct undo_log *undo;     /* writes to memory are noted there; NULL: they are not */
     struct lockstep *lockstep; /* of jit/lockstep.c */
     struct points points; /* a debugger's break- and watchpoints */

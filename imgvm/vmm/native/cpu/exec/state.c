@@ -6,6 +6,7 @@
 
 #include "debug.h"
 #include "exec.h"
+#include "trace.h"
 
 uint32_t cpu_get_eflags(const struct cpu *cpu)
 {
@@ -86,6 +87,8 @@ void cpu_update_mode(struct cpu *cpu)
     cpu->cpuid.osxsave = cpu->s.cr4 & CR4_OSXSAVE;
     cpu->cpuid.ospke = cpu->s.cr4 & CR4_PKE;
     cpu_update_requests(cpu);
+    if (unlikely(cpu->traced))
+        cpu_trace_mode(cpu);
 }
 
 void cpu_set_pkru(struct cpu *cpu, uint32_t value)
@@ -233,6 +236,7 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     struct x86_state *fresh = &cpu->s;
     x86_state_reset(fresh, options->id == 0);
     cpu_set_state(cpu, fresh);
+    cpu->traced = options->traced;
     return cpu;
 }
 

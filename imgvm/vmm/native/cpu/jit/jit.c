@@ -473,10 +473,10 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     cpu->uncounted = !jit->count;
     cpu->counts.entered++;
     enter(block->translated);
-    watch_left(cpu, atomic_load(cpu->mmu.mem->code_epoch) != jit->seen_code_epoch);
     cpu->uncounted = false;
     if (cpu->link_from)
         cpu->rip = jit->exits[cpu->link_from].target;
+    watch_left(cpu, atomic_load(cpu->mmu.mem->code_epoch) != jit->seen_code_epoch);
     return true;
 }
 
