@@ -64,6 +64,9 @@ def command(
     trace_file: Annotated[
         Path | None, typer.Option("--trace-file", metavar="FILE", help="Where they go instead of to stderr.")
     ] = None,
+    perf_map: Annotated[
+        bool, typer.Option("--perf-map", help="With --accel jit: name its code for Linux perf (/tmp/perf-PID.map).")
+    ] = False,
     lockstep: Annotated[
         bool, typer.Option("--lockstep", help="With --accel jit: check all it translates by interpreting.")
     ] = False,
@@ -105,7 +108,11 @@ def command(
         allow=grants,
         gdb=gdb,
         watch=Watch(
-            count=stats is not None, trace=trace or "", trace_file=trace_file, lockstep=lockstep
+            count=stats is not None,
+            trace=trace or "",
+            trace_file=trace_file,
+            perf_map=perf_map,
+            lockstep=lockstep,
         ),
         stats=stats,
     )

@@ -74,6 +74,7 @@ class Watch:
     count: bool = False  # the translator counts instructions and executors, which makes it slower
     trace: str = ""  # kinds of events with commas between (docs/debugging.md), a line each
     trace_file: Path | None = None  # where; None: stderr
+    perf_map: bool = False  # /tmp/perf-PID.map names what the translator made
     lockstep: bool = False  # the interpreter checks every block that the translator runs
 
 
@@ -165,6 +166,7 @@ class Vm:
         config.entropy = machine.hardware.entropy
         config.count = self._watch.count
         config.lockstep = self._watch.lockstep
+        config.perf_map = self._watch.perf_map
         config.reset_is_exit = machine.exit.on_reboot == "exit"
         if debug_exit is not None:
             mappings = {"raw": lib.IMGVM_DEBUG_EXIT_RAW, "qemu": lib.IMGVM_DEBUG_EXIT_QEMU}

@@ -44,6 +44,7 @@ struct world {
     unsigned port_reads, port_writes, mmio_reads, mmio_writes;
     int vector;
     uint64_t now;
+    void (*on_port_write)(struct world *w); /* NULL: nothing more */
 };
 
 static inline uint32_t world_port_read(void *opaque, uint16_t port, unsigned size)
@@ -61,6 +62,8 @@ static inline void world_port_write(void *opaque, uint16_t port, unsigned size, 
     w->port_writes++;
     w->last_port = port;
     w->last_value = value;
+    if (w->on_port_write)
+        w->on_port_write(w);
 }
 static inline uint64_t world_mmio_read(void *opaque, uint64_t gpa, unsigned size)
 {
@@ -157,7 +160,7 @@ static inline void world_init_as(struct world *w, enum cpu_vendor vendor)
     CHECK_EQ(guest_mem_init(&w->mem, &err), 0);
     CHECK_EQ(guest_mem_add(&w->mem, 0, 4 << 20, false, &err), 0);
     struct cpu_options options = {.id = 0, .count = 1, .translator = WORLD_TRANSLATOR, .vendor = vendor,
-                                  .count_instructions = WORLD_COUNTS};
+                                  .count_instructions = WORLD_COUNTS, .perf_map = WORLD_PERF_MAP};
     w->cpu = cpu_create(&callbacks, w, &w->mem, &options, &err);
     CHECK(w->cpu != NULL);
 

@@ -3,6 +3,9 @@
 #ifndef WORLD_TRANSLATOR
 #define WORLD_TRANSLATOR NULL
 #endif
+#ifndef WORLD_PERF_MAP
+#define WORLD_PERF_MAP false
+#endif
 #ifndef WORLD_COUNTS
 #define WORLD_COUNTS false
 #endif

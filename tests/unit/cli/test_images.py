@@ -61,6 +61,16 @@ def test_stats(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
     assert "--stats=xml: there are table and json" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("accel", ["jit", "interp"])
+def test_no_memory_is_writable_and_executable(accel: str, image_of: Images) -> None:
+    with imgvm.run(image_of(say("up") + SPIN), accel) as vm:
+        while "up" not in vm.console.text():
+            assert vm.wait(0.01) is None
+        rights = {line.split()[1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    assert {"rw-s", "r-xs"} <= rights
+    assert not [found for found in rights if "w" in found and "x" in found]
+
+
 def traced(image: Path, folder: Path, kinds: str) -> list[str]:
     """What the guest did, without time and processor."""
     main(["run", str(image), "--trace", kinds, "--trace-file", str(folder / "trace")])

@@ -255,7 +255,7 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
         struct soft_cpu *c = &engine->cpus[i];
         struct cpu_options options = {.id = i, .count = cpus, .features = &features,
                                       .vendor = cpu_wish_vendor(host->wish, cpu_host_vendor()), .translator = translator,
-                                      .count_instructions = host->count, .traced = trace_kinds(host->trace),
+                                      .count_instructions = host->count, .traced = trace_kinds(host->trace), .perf_map = host->perf_map,
                                       .translate_after = host->lockstep ? 0 : JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;

@@ -81,6 +81,7 @@ struct cpu_options {
     const struct translator_ops *translator; /* NULL: interpret everything */
     unsigned translate_after; /* interpretations of a block before it is translated */
     bool count_instructions;  /* translated code counts its instructions (cpu_instructions) and calls of executors, too */
+    bool perf_map;            /* Linux perf is to know translated code by name (jit/perf_map.h) */
     uint32_t traced;          /* kinds of events (base/trace.h), a bit each, that are told to `trace` */
 };
 
@@ -89,6 +90,7 @@ void cpu_offered_features(unsigned count, struct feature_set *out);
 /* Who made this host's. */
 enum cpu_vendor cpu_host_vendor(void);
 
+/* NULL: err says why. */
 struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, struct guest_mem *mem,
                        const struct cpu_options *options, imgvm_error *err);
 void cpu_destroy(struct cpu *cpu);

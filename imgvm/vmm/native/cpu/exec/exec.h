@@ -30,8 +30,7 @@ struct lockstep;
 
 /* Something that runs hot blocks faster than their uops do. This folder knows no more of it. */
 struct translator_ops {
-    /* `count`: count_instructions of struct cpu_options */
-    struct translator *(*create)(struct cpu *cpu, bool count, imgvm_error *err);
+    struct translator *(*create)(struct cpu *cpu, const struct cpu_options *options, imgvm_error *err);
     void (*destroy)(struct translator *translator);
     void (*attach_thread)(struct cpu *cpu); /* this thread is about to run the processor */
     /* Will `run` take this block, translating it first if need be? */

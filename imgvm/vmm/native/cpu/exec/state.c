@@ -221,14 +221,15 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     cpu->native = native_cache_create(err);
     cpu->exec_table = calloc(OP_COUNT, sizeof *cpu->exec_table);
     if (!cpu->blocks || !cpu->native || !cpu->exec_table) {
-        error_set(err, ENOMEM, "out of memory for a processor");
+        if (cpu->native)
+            error_set(err, ENOMEM, "out of memory for a processor");
         cpu_destroy(cpu);
         return NULL;
     }
     cpu->native_generation = cpu->native->generation;
     cpu->translator_ops = options->translator;
     cpu->translate_after = options->translate_after;
-    if (options->translator && !(cpu->translator = options->translator->create(cpu, options->count_instructions, err))) {
+    if (options->translator && !(cpu->translator = options->translator->create(cpu, options, err))) {
         cpu_destroy(cpu);
         return NULL;
     }

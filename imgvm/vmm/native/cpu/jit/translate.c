@@ -2,6 +2,7 @@
 /* From uops to host code. The integer core is re-encoded with renamed registers and checked memory operands, vector rows
  * run as they are, and everything else calls its executor. */
 #include "emit.h"
+#include "perf_map.h"
 
 #include "../exec/exec_select.h"
 
@@ -416,5 +417,9 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     block->translated_mode = cpu->mmu.mode_key;
     jit_register(jit, block);
     jit->counts->translated++;
+    if (unlikely(jit->perf_map)) {
+        cpu_fpu_leave(cpu);
+        perf_map_block(cpu, block, (size_t)(e.a.p - start));
+    }
     return true;
 }
