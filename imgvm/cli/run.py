@@ -65,7 +65,7 @@ def command(
         Path | None, typer.Option("--trace-file", metavar="FILE", help="Where they go instead of to stderr.")
     ] = None,
     perf_map: Annotated[
-        bool, typer.Option("--perf-map", help="With --accel jit: name its code for Linux perf (/tmp/perf-PID.map).")
+        bool, typer.Option("--perf-map", help="With --accel jit: name its code for Linux perf.")
     ] = False,
     lockstep: Annotated[
         bool, typer.Option("--lockstep", help="With --accel jit: check all it translates by interpreting.")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import os
 import struct
 import time
 from collections.abc import Mapping, Sequence
@@ -89,6 +91,14 @@ def wait_slice(deadline: float | None) -> float:
     return WAIT_SLICE_S if deadline is None else min(WAIT_SLICE_S, max(0.0, deadline - time.monotonic()))
 
 
+@functools.cache
+def _perf_map(pid: int) -> int:
+    """Where Linux perf looks for names of this process's code: open until it ends, for all its machines."""
+    path = Path(f"/tmp/perf-{pid}.map")
+    path.unlink(missing_ok=True)  # an older process's, or somebody's trap: nothing there is followed
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
 def check_trace(kinds: str) -> None:
     """Raises unless all of Watch.trace is known."""
     binding.call(EngineError, "imgvm_trace_check", kinds.encode())
@@ -166,7 +176,7 @@ class Vm:
         config.entropy = machine.hardware.entropy
         config.count = self._watch.count
         config.lockstep = self._watch.lockstep
-        config.perf_map = self._watch.perf_map
+        config.perf_map_fd = _perf_map(os.getpid()) if self._watch.perf_map else 0
         config.reset_is_exit = machine.exit.on_reboot == "exit"
         if debug_exit is not None:
             mappings = {"raw": lib.IMGVM_DEBUG_EXIT_RAW, "qemu": lib.IMGVM_DEBUG_EXIT_QEMU}

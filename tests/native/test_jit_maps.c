@@ -2,11 +2,13 @@
 /* Generated code in the process's memory: no mapping that can be written and executed, and names for Linux perf. */
 // needs: base/error.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c cpu/jit/*.c
 #include <stdio.h>
-#include <unistd.h>
 
 #include "cpu/jit/jit.h"
+
 #define WORLD_TRANSLATOR &jit_translator
-#define WORLD_PERF_MAP true
+#define WORLD_NAME_CODE name_code
+
+static void name_code(void *opaque, const void *start, size_t bytes, const char *name);
 #include "mode_world.h"
 
 struct mapping {
@@ -58,20 +60,28 @@ static void look_at_mappings(struct world *w)
 /* Translated, with a thunk's instruction in it; looks from the midst of its run. */
 GUEST(busy, 64, "mov $100, %ecx\n 1: paddd %xmm0, %xmm1\n mov %eax, (%rsi)\n dec %ecx\n jnz 1b\n out %al, $0x80\n hlt");
 
-static uint64_t symbol(const char *path, const char *wanted, uint64_t *size)
+static struct {
+    uint64_t start, bytes;
+    char name[40];
+} symbols[100];
+static unsigned symbol_count;
+
+static void name_code(void *opaque, const void *start, size_t bytes, const char *name)
 {
-    FILE *map = fopen(path, "r");
-    CHECK(map != NULL);
-    unsigned long long start = 0, bytes = 0, found = 0;
-    char name[64];
-    while (map && fscanf(map, "%llx %llx %63s\n", &start, &bytes, name) == 3) {
-        CHECK(bytes > 0 && bytes < 0x10000);
-        if (!strcmp(name, wanted))
-            found = start, *size = bytes;
-    }
-    if (map)
-        fclose(map);
-    return found;
+    (void)opaque;
+    CHECK(symbol_count < ARRAY_LEN(symbols));
+    symbols[symbol_count].start = (uint64_t)start;
+    symbols[symbol_count].bytes = bytes;
+    snprintf(symbols[symbol_count++].name, sizeof symbols[0].name, "%s", name);
+}
+
+/* 0: there is none */
+static uint64_t symbol(const char *name)
+{
+    for (unsigned i = 0; i < symbol_count; i++)
+        if (!strcmp(symbols[i].name, name))
+            return symbols[i].start;
+    return 0;
 }
 
 int main(void)
@@ -80,8 +90,7 @@ int main(void)
                                         "jit:refill_read", "jit:refill_write"};
     static struct x86_state s;
     struct world w;
-    char path[40], name[40];
-    uint64_t bytes = 0;
+    char name[40];
     world_main_begin();
     world_init(&w);
     w.on_port_write = look_at_mappings;
@@ -90,16 +99,15 @@ int main(void)
     CHECK_EQ(RUN(&w, &s, busy), CPU_EXIT_HALT);
     CHECK_EQ(w.port_writes, 1);
 
-    snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());
     snprintf(name, sizeof name, "ring0-64:%x", CODE);
-    CHECK(is_mapped(symbol(path, name, &bytes), "r-xs", "/dev/zero"));
-    CHECK(bytes > 5); /* from CODE to JNZ */
+    CHECK(is_mapped(symbol(name), "r-xs", "/dev/zero"));
     snprintf(name, sizeof name, "ring0-64:%x", CODE + 5);
-    CHECK(is_mapped(symbol(path, name, &bytes), "r-xs", "/dev/zero"));
-    CHECK_EQ(symbol(path, "ring0-64:1234", &bytes), 0);
+    CHECK(is_mapped(symbol(name), "r-xs", "/dev/zero"));
+    CHECK_EQ(symbol("ring0-64:1234"), 0);
     for (unsigned i = 0; i < ARRAY_LEN(stubs); i++)
-        CHECK(is_mapped(symbol(path, stubs[i], &bytes), "r-xs", "/dev/zero"));
+        CHECK(is_mapped(symbol(stubs[i]), "r-xs", "/dev/zero"));
+    for (unsigned i = 1; i < symbol_count; i++) /* none overlaps the one before */
+        CHECK(symbols[i].bytes > 0 && symbols[i].start >= symbols[i - 1].start + symbols[i - 1].bytes);
     world_destroy(&w);
-    unlink(path);
     return check_report();
 }

@@ -3,8 +3,8 @@
 #ifndef WORLD_TRANSLATOR
 #define WORLD_TRANSLATOR NULL
 #endif
-#ifndef WORLD_PERF_MAP
-#define WORLD_PERF_MAP false
+#ifndef WORLD_NAME_CODE
+#define WORLD_NAME_CODE NULL
 #endif
 #ifndef WORLD_COUNTS
 #define WORLD_COUNTS false

@@ -71,6 +71,16 @@ def test_no_memory_is_writable_and_executable(accel: str, image_of: Images) -> N
     assert not [found for found in rights if "w" in found and "x" in found]
 
 
+def test_names_for_perf(image_of: Images) -> None:
+    image, watch = image_of(leave(3)), imgvm.Watch(perf_map=True)
+    with imgvm.run(image, "jit", watch=watch) as vm, imgvm.run(image, "jit", watch=watch) as other:
+        assert [machine.wait(30).status for machine in (vm, other)] == [3, 3]
+    path = Path(f"/tmp/perf-{os.getpid()}.map")
+    names = [line.split()[2] for line in path.read_text().splitlines()]
+    assert names.count("jit:dispatch") == 2 and names.count("jit:refill_read") == 2
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def traced(image: Path, folder: Path, kinds: str) -> list[str]:
     """What the guest did, without time and processor."""
     main(["run", str(image), "--trace", kinds, "--trace-file", str(folder / "trace")])

@@ -35,7 +35,7 @@ struct engine_host {
     const struct cpu_wish *wish; /* the processors' features; NULL: all that the engine has. For `create` alone */
     bool count;                  /* translated code counts its instructions */
     struct trace *trace;         /* base/trace.h; NULL: none */
-    bool perf_map;               /* Linux perf is to know translated code by name */
+    int perf_map_fd;             /* where translated code is named for Linux perf (its /tmp/perf-PID.map); 0: nowhere */
     bool lockstep;               /* translated code is checked by the interpreter (cpu/jit/lockstep.h) */
     uint32_t (*port_read)(void *opaque, unsigned cpu, uint16_t port, unsigned size);
     void (*port_write)(void *opaque, unsigned cpu, uint16_t port, unsigned size, uint32_t value);

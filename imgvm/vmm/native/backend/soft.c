@@ -2,11 +2,14 @@
 /* The engine of the software processor: a cpu (cpu/cpu.h) a thread, timers on that thread, sleep when halted. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "../base/bits.h"
 #include "../base/futex.h"
@@ -41,6 +44,7 @@ struct soft_cpu {
 struct soft_engine {
     struct engine base;
     struct engine_host host;
+    int perf_map_fd; /* ours; -1: none */
     unsigned count;
     unsigned host_cpus;      /* that we may use */
     _Atomic unsigned awake;  /* processors in `run` that do not sleep */
@@ -127,6 +131,12 @@ static void on_trace(void *opaque, const char *text)
     trace_line(c->engine->host.trace, on_time_ns(c), c->index, "%s", text);
 }
 
+static void on_name_code(void *opaque, const void *start, size_t bytes, const char *name)
+{
+    struct soft_cpu *c = opaque;
+    dprintf(c->engine->perf_map_fd, "%llx %zx %s\n", (unsigned long long)(uintptr_t)start, bytes, name);
+}
+
 /* A turn of a loop that waits for other processors; the host may have to run them first. */
 static void wait_a_turn(struct soft_cpu *c, unsigned turn)
 {
@@ -209,6 +219,8 @@ static void soft_destroy(struct engine *base)
     engine->host.mem->code_changed = NULL;
     for (unsigned i = 0; i < engine->count; i++)
         cpu_destroy(engine->cpus[i].cpu);
+    if (engine->perf_map_fd >= 0)
+        close(engine->perf_map_fd);
     free(engine);
 }
 
@@ -232,6 +244,8 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
         on_cr8_read, on_cr8_write, on_time_ns,
         .tsc_offset_changed = on_tsc_offset_changed, .trace = on_trace,
     };
+    if (host->perf_map_fd)
+        callbacks.name_code = on_name_code;
     if (cpus > 1) {
         callbacks.code_page_added = on_code_page_added;
         callbacks.exclusive = on_exclusive;
@@ -250,12 +264,13 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
         return error_set(err, ENOMEM, "out of memory");
     engine->base.ops = ops;
     engine->host = *host;
+    engine->perf_map_fd = host->perf_map_fd ? fcntl(host->perf_map_fd, F_DUPFD_CLOEXEC, 0) : -1;
     engine->host_cpus = usable_host_cpus();
     for (unsigned i = 0; i < cpus && r == 0; i++) {
         struct soft_cpu *c = &engine->cpus[i];
         struct cpu_options options = {.id = i, .count = cpus, .features = &features,
                                       .vendor = cpu_wish_vendor(host->wish, cpu_host_vendor()), .translator = translator,
-                                      .count_instructions = host->count, .traced = trace_kinds(host->trace), .perf_map = host->perf_map,
+                                      .count_instructions = host->count, .traced = trace_kinds(host->trace),
                                       .translate_after = host->lockstep ? 0 : JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;

@@ -48,6 +48,8 @@ struct cpu_callbacks {
     void (*pause)(void *opaque);
     /* A line of what was to be traced. */
     void (*trace)(void *opaque, const char *text);
+    /* Code was made here, for Linux perf; NULL: nobody wants to know. */
+    void (*name_code)(void *opaque, const void *start, size_t bytes, const char *name);
     /* The guest moved its TSC: guest TSC = time_ns + offset from now on. */
     void (*tsc_offset_changed)(void *opaque, uint64_t offset);
 };
@@ -81,7 +83,6 @@ struct cpu_options {
     const struct translator_ops *translator; /* NULL: interpret everything */
     unsigned translate_after; /* interpretations of a block before it is translated */
     bool count_instructions;  /* translated code counts its instructions (cpu_instructions) and calls of executors, too */
-    bool perf_map;            /* Linux perf is to know translated code by name (jit/perf_map.h) */
     uint32_t traced;          /* kinds of events (base/trace.h), a bit each, that are told to `trace` */
 };
 

@@ -146,7 +146,7 @@ typedef struct {
     const char *cpu_vendor;   /* intel, amd; auto or NULL: the host's with model host, else intel */
     const char *trace; /* kinds of events, with commas between (base/trace.h), of which each is a line on trace_fd; or NULL */
     int trace_fd;
-    bool perf_map; /* IMGVM_ENGINE_JIT: /tmp/perf-PID.map names translated code for Linux perf */
+    int perf_map_fd; /* IMGVM_ENGINE_JIT: an open /tmp/perf-PID.map, where translated code is named for Linux perf; 0: none */
 } imgvm_vm_config;
 
 #define IMGVM_UNCOUNTED 0xffffffffffffffff

@@ -111,8 +111,9 @@ struct board_config {
     uint16_t debug_exit_port;
     bool entropy;
     const struct cpu_wish *wish; /* NULL: all the features that the engine has */
-    bool lockstep, count, perf_map; /* see struct engine_host */
+    bool lockstep, count;        /* see struct engine_host */
     struct trace *trace;         /* NULL: none */
+    int perf_map_fd;             /* see struct engine_host */
     int64_t utc_base_ns;
     struct board_host host;
 };

@@ -186,7 +186,7 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
     const struct board_config board = {
         .engine = ops, .cpus = config->cpus, .memory_bytes = config->memory_bytes, .debug_exit = config->debug_exit,
         .debug_exit_port = config->debug_exit_port, .entropy = config->entropy,
-        .wish = &wish, .trace = vm->trace, .lockstep = config->lockstep, .count = config->count, .perf_map = config->perf_map, .utc_base_ns = utc_at_zero_ns(config->rtc_offset_sec),
+        .wish = &wish, .trace = vm->trace, .lockstep = config->lockstep, .count = config->count, .perf_map_fd = config->perf_map_fd, .utc_base_ns = utc_at_zero_ns(config->rtc_offset_sec),
         .host = {on_power_off, on_reset, on_debug_exit, on_exec_status, on_panic, on_serial_output, on_serial_ready,
                  on_throttle, vm},
     };

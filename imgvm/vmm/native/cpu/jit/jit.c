@@ -381,9 +381,9 @@ static struct translator *jit_create(struct cpu *cpu, const struct cpu_options *
         return NULL;
     }
     jit->count = options->count_instructions;
-    jit->perf_map = options->perf_map;
+    jit->perf_map = cpu->callbacks.name_code;
     jit->counts = &cpu->counts;
-    bool good = (!jit->perf_map || perf_map_begin(err) == 0) && code_memory_map(&jit->memory, JIT_CODE_BYTES, jit->perf_map, err) == 0;
+    bool good = code_memory_map(&jit->memory, JIT_CODE_BYTES, jit->perf_map, err) == 0;
     if (good && !allocate(cpu, jit)) {
         error_set(err, ENOMEM, "out of memory for the translator");
         good = false;
@@ -396,7 +396,7 @@ static struct translator *jit_create(struct cpu *cpu, const struct cpu_options *
     jit->executable = jit->memory.executable;
     make_stubs(jit);
     if (jit->perf_map)
-        perf_map_stubs(jit);
+        perf_map_stubs(cpu, jit);
     cpu->translated_jumps = jit->jumps;
     jit_forget(cpu, jit);
     cpu->counts.translator_emptied = 0;

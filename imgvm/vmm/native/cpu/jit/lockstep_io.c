@@ -194,6 +194,12 @@ static void trace(void *opaque, const char *text)
         io->real.trace(io->opaque, text);
 }
 
+static void name_code(void *opaque, const void *start, size_t bytes, const char *name)
+{
+    struct lockstep_io *io = opaque;
+    io->real.name_code(io->opaque, start, bytes, name);
+}
+
 void lockstep_io_attach(struct lockstep_io *io, struct cpu *cpu)
 {
     io->cpu = cpu;
@@ -207,6 +213,7 @@ void lockstep_io_attach(struct lockstep_io *io, struct cpu *cpu)
         .may_access = io->real.may_access ? may_access : NULL,
         .cpuid = io->real.cpuid ? answer_cpuid : NULL,
         .trace = trace,
+        .name_code = io->real.name_code ? name_code : NULL,
         .tsc_offset_changed = io->real.tsc_offset_changed ? tsc_offset_changed : NULL,
     };
 }

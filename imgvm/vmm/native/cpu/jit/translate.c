@@ -417,9 +417,7 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     block->translated_mode = cpu->mmu.mode_key;
     jit_register(jit, block);
     jit->counts->translated++;
-    if (unlikely(jit->perf_map)) {
-        cpu_fpu_leave(cpu);
+    if (unlikely(jit->perf_map))
         perf_map_block(cpu, block, (size_t)(e.a.p - start));
-    }
     return true;
 }
