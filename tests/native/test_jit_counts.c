@@ -26,7 +26,7 @@ static uint64_t count(struct world *w, const char *group, const char *name)
     return wanted.value;
 }
 
-GUEST(loop, 64, "mov $100, %ecx\n 1: pushf\n popf\n dec %ecx\n jnz 1b\n hlt");
+GUEST(loop, 64, "mov $100, %ecx\n 1: smsw %eax\n push $2\n popf\n dec %ecx\n jnz 1b\n hlt");
 
 static void test_executors(void)
 {
@@ -35,7 +35,7 @@ static void test_executors(void)
     world_init(&w);
     long_mode(&w, &s);
     CHECK_EQ(RUN(&w, &s, loop), CPU_EXIT_HALT);
-    CHECK_EQ(count(&w, "executors", "pushf"), 100);
+    CHECK_EQ(count(&w, "executors", "smsw"), 100);
     CHECK_EQ(count(&w, "executors", "popf"), 100);
     CHECK_EQ(count(&w, "executors", "hlt"), 1);
     CHECK_EQ(count(&w, "executors", NULL), 201);

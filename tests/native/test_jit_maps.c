@@ -104,10 +104,13 @@ int main(void)
     snprintf(name, sizeof name, "ring0-64:%x", CODE + 5);
     CHECK(is_mapped(symbol(name), "r-xs", "/dev/zero"));
     CHECK_EQ(symbol("ring0-64:1234"), 0);
+    snprintf(name, sizeof name, "ring0-64:%x:cold", CODE);
+    CHECK(is_mapped(symbol(name), "r-xs", "/dev/zero"));
     for (unsigned i = 0; i < ARRAY_LEN(stubs); i++)
         CHECK(is_mapped(symbol(stubs[i]), "r-xs", "/dev/zero"));
-    for (unsigned i = 1; i < symbol_count; i++) /* none overlaps the one before */
-        CHECK(symbols[i].bytes > 0 && symbols[i].start >= symbols[i - 1].start + symbols[i - 1].bytes);
+    for (unsigned i = 0; i < symbol_count; i++) /* none overlaps another */
+        for (unsigned j = 0; j < i; j++)
+            CHECK(symbols[i].start + symbols[i].bytes <= symbols[j].start || symbols[j].start + symbols[j].bytes <= symbols[i].start);
     world_destroy(&w);
     return check_report();
 }

@@ -257,7 +257,6 @@ int board_init(struct board *board, const struct board_config *config, imgvm_err
 {
     int result;
     pthread_mutex_init(&board->lock, NULL);
-    board->mem.memfd = -1;
     board->cpus = config->cpus;
     board->host = config->host;
     clock_init_real(&board->clock);

@@ -170,7 +170,6 @@ int imgvm_processor_create(const imgvm_processor_config *config, imgvm_processor
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->changed_state, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    p->mem.memfd = -1;
     p->rip = register_find("rip");
     clock_init_real(&p->clock);
     const struct engine_host host = {

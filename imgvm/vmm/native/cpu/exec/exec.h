@@ -122,6 +122,7 @@ struct cpu {
     bool fpu_live;    /* the guest's vector state is in the host's registers */
     uint64_t seg_base[8]; /* by enum x86_sreg; [INSN_SEG_FLAT] = 0 */
     struct tlb_entry *tlb; /* bank of the current privilege */
+    struct wide_entry *wide; /* the same; for translated code */
     uint64_t rip;          /* next instruction, exact between blocks */
     uint64_t eflags;       /* everything but the six status flags */
     struct block *block;   /* being executed */
@@ -259,6 +260,8 @@ static inline _Noreturn void raise_ud(struct cpu *cpu, const struct uop *u)
 }
 /* Back to the run loop with cpu->rip as set by the caller; this instruction counts as executed if `done`. */
 _Noreturn void leave_block(struct cpu *cpu, const struct uop *u, bool done);
+/* The instruction at u has run, and returns to the run loop although its block goes on. */
+void cpu_cut_block(struct cpu *cpu, const struct uop *u);
 /* The instruction at u must not touch this port or physical address: back to the caller of cpu_run (may_access). */
 void cpu_check_access(struct cpu *cpu, const struct uop *u, bool port, uint64_t address);
 /* A bug or a limit of ours: ends this machine, not the process. */

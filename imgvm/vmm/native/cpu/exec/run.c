@@ -26,6 +26,11 @@ static void uncount(struct cpu *cpu, const struct uop *u, bool done)
     cpu->instructions -= (uint64_t)(cpu->block->count - u->index) - done;
 }
 
+void cpu_cut_block(struct cpu *cpu, const struct uop *u)
+{
+    uncount(cpu, u, true);
+}
+
 static _Noreturn void raise(struct cpu *cpu, const struct uop *u, uint8_t vector, bool has_error_code, uint32_t error_code)
 {
     if (u) {

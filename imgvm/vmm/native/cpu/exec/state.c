@@ -44,7 +44,9 @@ void cpu_select_tlb(struct cpu *cpu)
     cpu->alignment_checked = unlikely(ac) && cpu->cpl == 3 && (cpu->s.cr0 & CR0_AM);
     bool none = cpu->alignment_checked || cpu->undo;
     enum mmu_who who = cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR;
-    cpu->tlb = none ? cpu->nothing : cpu->mmu.tlb[mmu_bank(&cpu->mmu, who)];
+    unsigned bank = mmu_bank(&cpu->mmu, who);
+    cpu->tlb = none ? cpu->nothing : cpu->mmu.tlb[bank];
+    cpu->wide = cpu->mmu.wide ? cpu->mmu.wide[bank] : NULL;
     update_mode_key(cpu);
 }
 
@@ -220,7 +222,9 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     cpu->blocks = block_cache_create(options->count);
     cpu->native = native_cache_create(err);
     cpu->exec_table = calloc(OP_COUNT, sizeof *cpu->exec_table);
-    if (!cpu->blocks || !cpu->native || !cpu->exec_table) {
+    if (options->translator)
+        cpu->mmu.wide = calloc(TLB_BANKS, sizeof *cpu->mmu.wide);
+    if (!cpu->blocks || !cpu->native || !cpu->exec_table || (options->translator && !cpu->mmu.wide)) {
         if (cpu->native)
             error_set(err, ENOMEM, "out of memory for a processor");
         cpu_destroy(cpu);
@@ -253,6 +257,7 @@ void cpu_destroy(struct cpu *cpu)
     free(cpu->counts.executors);
     free(cpu->points.point);
     free(cpu->mmu.held_page);
+    free(cpu->mmu.wide);
     free(cpu->exec_table);
     free(cpu);
 }

@@ -30,8 +30,8 @@ static unsigned new_exit(struct emitter *e, uint64_t target)
     return number;
 }
 
-/* The stub, here: `state` is where the flags are. */
-static void put_stub(struct emitter *e, unsigned number, const struct flag_state *state, bool checked)
+/* The stub, here: `state` is where the flags are. Returned: the jump to the tail when the target is stale. */
+static uint8_t *put_stub(struct emitter *e, unsigned number, const struct flag_state *state, bool checked)
 {
     struct assembler *a = &e->a;
     struct jit_exit *exit = &e->jit->exits[number];
@@ -46,6 +46,13 @@ static void put_stub(struct emitter *e, unsigned number, const struct flag_state
         stale = put_jcc(a, CC_NE);
     }
     exit->stub_jump = put_jmp(a);
+    return stale;
+}
+
+static void put_tail(struct emitter *e, unsigned number, uint8_t *stale)
+{
+    struct assembler *a = &e->a;
+    struct jit_exit *exit = &e->jit->exits[number];
     exit->tail = a->p;
     patch_jump(exit->stub_jump, a->p);
     if (stale)
@@ -54,10 +61,12 @@ static void put_stub(struct emitter *e, unsigned number, const struct flag_state
     jit_put_jump(e->jit, a, e->jit->leave_by_exit);
 }
 
+static const struct flag_state flags_saved = {.in_cc = true, .recipe = NO_RECIPE};
+
 void branch_exit_here(struct emitter *e, uint64_t target, bool checked)
 {
-    static const struct flag_state saved = {.in_cc = true, .recipe = NO_RECIPE};
-    put_stub(e, new_exit(e, target), &saved, checked || !same_page(e, target));
+    unsigned number = new_exit(e, target);
+    put_tail(e, number, put_stub(e, number, &flags_saved, checked || !same_page(e, target)));
 }
 
 /* `hot` is the rel32 of a jump that was just emitted. */
@@ -190,10 +199,15 @@ static void put_call_pushes(struct emitter *e, unsigned i, struct place at, uint
     PUT(a, 0x41, 0x57); /* push r15 */
 }
 
-static void put_landing(struct emitter *e, uint64_t back)
+/* Where the host's return comes to. */
+static void put_landing(struct emitter *e, unsigned i, uint64_t back)
 {
+    unsigned number = new_exit(e, back);
     op_rm(&e->a, OPCW(0x8d), H_RSP, H_RSP, 8);
-    branch_exit_here(e, back, true);
+    uint8_t *stale = put_stub(e, number, &flags_saved, true);
+    struct cold *cold = emit_cold(e, COLD_TAIL, i);
+    cold->exit = number;
+    cold->patch = stale;
 }
 
 static void put_call(struct emitter *e, unsigned i)
@@ -205,7 +219,7 @@ static void put_call(struct emitter *e, unsigned i)
     put8(&e->a, 0xe8);
     put32(&e->a, 0);
     leave_by(e, i, e->a.p - 4, relative_target(e, u));
-    put_landing(e, back);
+    put_landing(e, i, back);
 }
 
 static void put_call_rm(struct emitter *e, unsigned i)
@@ -218,7 +232,7 @@ static void put_call_rm(struct emitter *e, unsigned i)
     put_call_pushes(e, i, at, back);
     op_gs(&e->a, OPCW(0x8b), T0, CPU(call_target));
     jit_put_call(e->jit, &e->a, e->jit->dispatch);
-    put_landing(e, back);
+    put_landing(e, i, back);
 }
 
 static void put_return(struct emitter *e, unsigned i)
@@ -294,10 +308,13 @@ void branch_cold(struct emitter *e, const struct cold *cold)
     case COLD_EXIT: {
         struct jit_exit *exit = &e->jit->exits[cold->exit];
         uint8_t *here = a->p;
-        put_stub(e, cold->exit, &cold->flags, !same_page(e, exit->target));
+        put_tail(e, cold->exit, put_stub(e, cold->exit, &cold->flags, !same_page(e, exit->target)));
         patch_jump(exit->hot, here);
         return;
     }
+    case COLD_TAIL:
+        put_tail(e, cold->exit, cold->patch);
+        return;
     case COLD_JUMP:
         jump_cold(e, cold);
         return;

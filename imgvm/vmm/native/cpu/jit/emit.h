@@ -29,6 +29,7 @@ enum cold_kind {
     COLD_STACK,    /* calls are nested too deeply on the host's stack */
     COLD_JUMP,     /* a computed jump whose target is not in the table */
     COLD_RETURN,   /* a return that does not pair with the last call */
+    COLD_TAIL,     /* the rest of an exit that is itself hot: that of a call's return */
 };
 
 struct cold {
@@ -45,7 +46,7 @@ struct cold {
     unsigned slot;
     bool write;
     bool group;        /* others lean on this slot */
-    unsigned exit;     /* COLD_EXIT */
+    unsigned exit;     /* COLD_EXIT, COLD_TAIL */
     int32_t moved_rsp; /* COLD_RETURN: to be taken back before the executor runs */
     bool rcx_in_t1;    /* COLD_POLL */
 };
@@ -74,7 +75,6 @@ struct emitter {
     struct group groups[GROUPS];
     unsigned next_group;
     int64_t moved[16]; /* by how much adds of constants have moved each register */
-    unsigned first_slot, slots;
     struct cold cold[COLD_MAX];
     unsigned colds;
 };

@@ -285,6 +285,7 @@ static uint64_t refill(struct cpu *cpu, uint64_t linear, uint64_t slot_offset, b
     struct access_slot *slot = (struct access_slot *)((uint8_t *)cpu + slot_offset);
     slot->tag = align_down(linear, GUEST_PAGE_SIZE);
     slot->addend = entry->addend;
+    (&cpu->mmu.slots_filled[0][0])[(slot - &cpu->mmu.slots[0][0]) / SLOT_GROUP] = 1;
     return linear + entry->addend;
 }
 
@@ -292,6 +293,8 @@ static uint64_t refill(struct cpu *cpu, uint64_t linear, uint64_t slot_offset, b
 static void make_refill(struct translator *jit, struct assembler *a, bool write)
 {
     _Static_assert(sizeof(struct tlb_entry) == 32, "the index is made by one shift");
+    _Static_assert(sizeof(struct wide_entry) == 16, "the index is made by one shift");
+    _Static_assert(SLOT_GROUP * sizeof(struct access_slot) == 256, "the group is found by one shift");
     int32_t tag = write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
     jit->refill[write] = jit_rx(jit, a->p);
     put_push(a, H_RAX);
@@ -303,14 +306,36 @@ static void make_refill(struct translator *jit, struct assembler *a, bool write)
     mov_rr(a, H_RCX, T0);
     alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
     op_rm(a, OPCW(0x3b), H_RCX, H_RAX, tag);
-    uint8_t *miss = put_jcc(a, CC_NE);
+    uint8_t *wide = put_jcc(a, CC_NE);
+    op_rm(a, OPCW(0x8b), H_RAX, H_RAX, offsetof(struct tlb_entry, addend));
+    const uint8_t *found = a->p; /* rcx: page, rax: addend */
     op_gs_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, tag));
-    op_rm(a, OPCW(0x8b), H_RCX, H_RAX, offsetof(struct tlb_entry, addend));
-    op_gs_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, addend));
-    op_rr(a, OPCW(0x01), H_RCX, T0);
+    op_gs_at(a, OPCW(0x89), H_RAX, T1, offsetof(struct access_slot, addend));
+    op_rr(a, OPCW(0x01), H_RAX, T0);
+    op_rm(a, OPC(0x8d), H_RCX, T1, -(int32_t)CPU(mmu.slots));
+    shift_imm(a, SHIFT_SHR, false, H_RCX, 8);
+    op_gs_at(a, OPC(0xc6), 0, H_RCX, CPU(mmu.slots_filled));
+    put8(a, 1);
     put_pop(a, H_RCX);
     put_pop(a, H_RAX);
     PUT(a, 0xf8, 0xc3); /* clc; ret */
+
+    patch_jump(wide, a->p);
+    op_rr(a, OPC(0x89), T0, H_RAX);
+    shift_imm(a, SHIFT_SHR, false, H_RAX, 8);
+    alu_imm(a, ALU_AND, false, H_RAX, (WIDE_ENTRIES - 1) << 4);
+    op_gs(a, OPCW(0x03), H_RAX, CPU(wide));
+    op_gs(a, OPCW(0x0b), H_RCX, CPU(mmu.wide_key));
+    op_rm(a, OPCW(0x33), H_RCX, H_RAX, offsetof(struct wide_entry, tag));
+    if (!write)
+        alu_imm(a, ALU_AND, true, H_RCX, ~WIDE_WRITABLE);
+    else
+        op_rr(a, OPCW(0x85), H_RCX, H_RCX);
+    uint8_t *miss = put_jcc(a, CC_NE);
+    op_rm(a, OPCW(0x8b), H_RAX, H_RAX, offsetof(struct wide_entry, addend));
+    mov_rr(a, H_RCX, T0);
+    alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
+    patch_jump(put_jmp(a), found);
 
     patch_jump(miss, a->p);
     put_pop(a, H_RCX);

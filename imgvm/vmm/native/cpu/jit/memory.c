@@ -23,11 +23,29 @@ static uint32_t slot_at(const struct emitter *e, unsigned slot)
     return CPU(mmu.slots) + (uint32_t)((e->bank * ACCESS_SLOTS + slot) * sizeof(struct access_slot));
 }
 
-static unsigned new_slot(struct emitter *e)
+/* Operands that are likely to meet in a page share slots: the fewer there are in use, the fewer are to be filled again
+ * when translations were dropped. Of a kind they are told apart by a hash, so that two that do not meet seldom disturb
+ * each other. Each slot is for loads or for stores. */
+enum { STACK_SLOTS = 16, SEGMENT_SLOTS = 32, CONSTANT_SLOTS = 128, SHARED_SLOTS = STACK_SLOTS + SEGMENT_SLOTS + CONSTANT_SLOTS };
+
+static unsigned shared_slot(unsigned first, unsigned slots, uint64_t page, bool write)
 {
-    unsigned slot = (e->first_slot + e->slots) % ACCESS_SLOTS;
-    e->slots++;
-    return slot;
+    return first + (unsigned)((page ^ page >> 7) % (slots / 2)) * 2 + write;
+}
+
+static unsigned slot_for(struct emitter *e, const struct reference *r)
+{
+    const struct insn *in = &r->in;
+    uint64_t code = e->rip / GUEST_PAGE_SIZE;
+    bool constant = (in->base == INSN_REG_NONE || in->base == INSN_REG_RIP) && in->index == INSN_REG_NONE;
+    uint64_t address = (uint64_t)(int64_t)in->disp + (in->base == INSN_REG_RIP ? e->rip : 0);
+    if (in->base == RSP && in->index == INSN_REG_NONE && in->segment == INSN_SEG_FLAT)
+        return shared_slot(0, STACK_SLOTS, code, r->write);
+    if (in->segment != INSN_SEG_FLAT && constant)
+        return shared_slot(STACK_SLOTS, SEGMENT_SLOTS, address / GUEST_PAGE_SIZE ^ in->segment, r->write);
+    if (constant)
+        return shared_slot(STACK_SLOTS + SEGMENT_SLOTS, CONSTANT_SLOTS, address / GUEST_PAGE_SIZE, r->write);
+    return SHARED_SLOTS + e->jit->next_slot++ % (ACCESS_SLOTS - SHARED_SLOTS);
 }
 
 /* ---- addresses ---- */
@@ -98,6 +116,14 @@ void memory_forget(struct emitter *e)
 {
     for (unsigned g = 0; g < GROUPS; g++)
         e->groups[g].valid = false;
+}
+
+/* The slot may hold another page now. */
+static void forget_slot(struct emitter *e, unsigned slot)
+{
+    for (unsigned g = 0; g < GROUPS; g++)
+        if (e->groups[g].slot == slot)
+            e->groups[g].valid = false;
 }
 
 static bool same_registers(const struct group *g, const struct reference *r)
@@ -174,7 +200,7 @@ static struct place place_of(struct emitter *e, unsigned i, const struct referen
     int64_t low = in->disp, high = low + (int64_t)r->bytes;
     bool may_lead = in->base < 16 && in->index == INSN_REG_NONE && in->segment == INSN_SEG_FLAT;
     unsigned members = may_lead ? gather(e, i, r, &low, &high) : 0;
-    unsigned slot = new_slot(e);
+    unsigned slot = slot_for(e, r);
     if (low != (int32_t)low) {
         members = 0;
         low = in->disp;
@@ -182,6 +208,7 @@ static struct place place_of(struct emitter *e, unsigned i, const struct referen
     }
     put_address(e, in, low, T0);
     put_check(e, i, slot, (unsigned)(high - low), r->write, members > 0);
+    forget_slot(e, slot);
     if (members) {
         struct group *group = &e->groups[e->next_group++ % GROUPS];
         *group = (struct group){.valid = true, .write = r->write, .base = in->base, .index = in->index, .scale = in->scale,

@@ -22,11 +22,15 @@ void perf_map_stubs(struct cpu *cpu, const struct translator *jit)
         add(cpu, stubs[i].start, (size_t)((const uint8_t *)stubs[i + 1].start - (const uint8_t *)stubs[i].start), stubs[i].name);
 }
 
-void perf_map_block(struct cpu *cpu, const struct block *block, size_t bytes)
+void perf_map_block(struct cpu *cpu, const struct block *block, ptrdiff_t bytes, const void *cold, ptrdiff_t cold_bytes)
 {
     static const uint8_t bits[] = {[INSN_MODE_16] = 16, [INSN_MODE_32] = 32, [INSN_MODE_64] = 64};
     char name[40];
     cpu_fpu_leave(cpu);
-    snprintf(name, sizeof name, "ring%u-%u:%llx", cpu->cpl, bits[block->mode & 3], (unsigned long long)block->translated_rip);
-    add(cpu, block->translated, bytes, name);
+    int end = snprintf(name, sizeof name, "ring%u-%u:%llx", cpu->cpl, bits[block->mode & 3],
+                       (unsigned long long)block->translated_rip);
+    add(cpu, block->translated, (size_t)bytes, name);
+    snprintf(name + end, sizeof name - (size_t)end, ":cold");
+    if (cold_bytes)
+        add(cpu, cold, (size_t)cold_bytes, name);
 }

@@ -7,7 +7,7 @@
 
 /* The fixed pieces of code. */
 void perf_map_stubs(struct cpu *cpu, const struct translator *jit);
-/* "ring3-64:401000": privilege, bits, guest address */
-void perf_map_block(struct cpu *cpu, const struct block *block, size_t bytes);
+/* "ring3-64:401000": privilege, bits, guest address; what is seldom run of it has ":cold" behind. */
+void perf_map_block(struct cpu *cpu, const struct block *block, ptrdiff_t bytes, const void *cold, ptrdiff_t cold_bytes);
 
 #endif

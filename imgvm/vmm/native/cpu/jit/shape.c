@@ -175,6 +175,13 @@ bool shape_of(const struct uop *u, struct shape *s)
         s->reg = in->reg, s->reg_read = s->rm_read = s->rm_written = true;
         s->also_written = 1 << RAX;
         break;
+    case OP_CMPXCHG8B: case OP_CMPXCHG16B:
+        s->op.code = 0x0fc7, s->op.w = in->op == OP_CMPXCHG16B;
+        s->size = s->op.w ? 16 : 8;
+        s->digit = true, s->reg = 1, s->rm_read = s->rm_written = true;
+        s->also_written = 1 << RAX | 1 << RDX;
+        s->traps = s->op.w; /* #GP: not aligned */
+        return in->flags & INSN_MEM;
     case OP_BSWAP:
         if (in->form != FORM_RM || size < 4 || (in->flags & INSN_MEM))
             return false;
@@ -246,13 +253,18 @@ static enum special special_of(const struct uop *u, bool ring0)
     bool mem = in->flags & INSN_MEM;
     switch (in->op) {
     case OP_CLI: return ring0 ? SPECIAL_CLI : SPECIAL_NONE;
+    case OP_STI: return ring0 ? SPECIAL_STI : SPECIAL_NONE;
+    case OP_SWAPGS: return ring0 ? SPECIAL_SWAPGS : SPECIAL_NONE;
+    case OP_PUSHF: return in->osize == 8 ? SPECIAL_PUSHF : SPECIAL_NONE;
+    case OP_MFENCE: case OP_SFENCE: return SPECIAL_FENCE;
     case OP_LEA: return !u->ea_slow && in->osize >= 4 ? SPECIAL_LEA : SPECIAL_NONE;
     case OP_PUSH:
         if (mem)
             return in->osize == 8 && !u->ea_slow && in->form == FORM_RM ? SPECIAL_PUSH_MEM : SPECIAL_NONE;
         return in->osize == 8 && (in->form == FORM_RM || in->form == FORM_IMM) ? SPECIAL_PUSH : SPECIAL_NONE;
-    case OP_POP: return in->osize == 8 && !mem && in->form == FORM_RM && in->rm != RSP ? SPECIAL_POP : SPECIAL_NONE;
-    case OP_NOP: return SPECIAL_NOP;
+    case OP_POP: return in->osize == 8 && !mem && in->form == FORM_RM ? SPECIAL_POP : SPECIAL_NONE;
+    case OP_NOP: case OP_PREFETCH: case OP_PREFETCHW: return SPECIAL_NOP;
+    case OP_LFENCE: return SPECIAL_NOP; /* loads are in order anyway, and time is not read by the host's instruction */
     case OP_MOV: return in->form == FORM_RM_IMM && !mem && in->osize == 8 ? SPECIAL_MOV_IMM64 : SPECIAL_NONE;
     case OP_LEAVE: return in->osize == 8 ? SPECIAL_LEAVE : SPECIAL_NONE;
     case OP_CBW: case OP_CWD: return SPECIAL_WIDEN;
@@ -287,14 +299,14 @@ static void plan_special(struct plan *plan, const struct uop *u)
         plan->written = in->op == OP_CBW ? bit(RAX) : bit(RDX);
         plan->shows_flags = false;
         return;
-    case SPECIAL_NOP:
+    case SPECIAL_NOP: case SPECIAL_FENCE: case SPECIAL_SWAPGS:
         plan->shows_flags = false;
         return;
     case SPECIAL_PUSH_MEM:
         plan->memory = (struct reference){.in = *in, .bytes = 8};
         plan->written = bit(RSP), plan->moved_register = RSP, plan->moved_by = -8;
         return;
-    case SPECIAL_PUSH: case SPECIAL_CALL:
+    case SPECIAL_PUSH: case SPECIAL_PUSHF: case SPECIAL_CALL:
         stack.in.disp = -8;
         stack.write = true;
         plan->memory = stack;
@@ -302,7 +314,9 @@ static void plan_special(struct plan *plan, const struct uop *u)
         return;
     case SPECIAL_POP:
         plan->memory = stack;
-        plan->written = bit(RSP) | bit(in->rm), plan->moved_register = RSP, plan->moved_by = 8;
+        plan->written = bit(RSP) | bit(in->rm);
+        if (in->rm != RSP)
+            plan->moved_register = RSP, plan->moved_by = 8;
         return;
     case SPECIAL_RET:
         plan->memory = stack;
@@ -366,6 +380,11 @@ static bool plan_native(struct plan *plan, const struct uop *u)
     return true;
 }
 
+void plan_by_executor(struct plan *plan)
+{
+    *plan = (struct plan){.moved_register = 16, .way = BY_EXECUTOR, .written = 0xffff, .shows_flags = true};
+}
+
 void plan_instruction(struct plan *plan, struct cpu *cpu, const struct uop *u)
 {
     *plan = (struct plan){.moved_register = 16};
@@ -387,7 +406,5 @@ void plan_instruction(struct plan *plan, struct cpu *cpu, const struct uop *u)
             return;
         }
     }
-    plan->way = BY_EXECUTOR;
-    plan->written = 0xffff;
-    plan->shows_flags = true;
+    plan_by_executor(plan);
 }

@@ -21,7 +21,7 @@ struct shape {
 
 /* What has an emitter of its own: the stack, branches, addresses. */
 enum special { SPECIAL_NONE, SPECIAL_LEA, SPECIAL_PUSH, SPECIAL_POP, SPECIAL_NOP, SPECIAL_MOV_IMM64, SPECIAL_LEAVE, SPECIAL_WIDEN,
-               SPECIAL_PUSH_MEM, SPECIAL_CLI, SPECIAL_JCC, SPECIAL_JMP, SPECIAL_JMP_RM, SPECIAL_CALL, SPECIAL_CALL_RM, SPECIAL_RET };
+               SPECIAL_PUSH_MEM, SPECIAL_PUSHF, SPECIAL_FENCE, SPECIAL_CLI, SPECIAL_STI, SPECIAL_SWAPGS, SPECIAL_JCC, SPECIAL_JMP, SPECIAL_JMP_RM, SPECIAL_CALL, SPECIAL_CALL_RM, SPECIAL_RET };
 
 /* A memory operand, as far as its address is known when translating. */
 struct reference {
@@ -46,6 +46,7 @@ struct plan {
 };
 
 void plan_instruction(struct plan *plan, struct cpu *cpu, const struct uop *u);
+void plan_by_executor(struct plan *plan);
 
 /* false: no integer row that can be encoded anew. */
 bool shape_of(const struct uop *u, struct shape *s);

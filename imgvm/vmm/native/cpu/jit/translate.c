@@ -203,13 +203,56 @@ static void put_cli(struct emitter *e, unsigned i)
     put32(&e->a, ~CPU_REQUEST_INTR);
 }
 
+/* As sti of exec/exec_flags.c does it, in ring 0, where no interrupt waits. The next instruction of the block stands for
+ * the shadow: it is not polled before that has run. */
+static void put_sti(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    flags_yield(e, i);
+    op_gs(a, OPC(0xf7), 0, CPU(requests)); /* test */
+    put32(a, CPU_REQUEST_INTR);
+    emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_NE);
+    op_gs(a, OPC(0x81), ALU_OR, CPU(eflags));
+    put32(a, EFLAGS_IF);
+    op_gs(a, OPC(0x81), ALU_OR, CPU(request_mask));
+    put32(a, CPU_REQUEST_INTR);
+}
+
+static void put_swapgs(struct emitter *e)
+{
+    struct assembler *a = &e->a;
+    op_gs(a, OPCW(0x8b), T0, CPU(seg_base[GS]));
+    op_gs(a, OPCW(0x8b), T1, CPU(s.kernel_gs_base));
+    op_gs(a, OPCW(0x89), T0, CPU(s.kernel_gs_base));
+    op_gs(a, OPCW(0x89), T1, CPU(seg_base[GS]));
+    op_gs(a, OPCW(0x89), T1, CPU(s.segment[GS].base));
+}
+
+static void put_pushf(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    flags_to_cc(e);
+    struct place at = memory_operand(e, i, true);
+    op_gs(a, OPC(0x0fb6), T1, CPU(cc)); /* OF */
+    shift_imm(a, SHIFT_SHL, false, T1, 11);
+    op_gs(a, OPC(0x89), T1, CPU(refilled));
+    op_gs(a, OPC(0x0fb6), T1, CPU(cc) + 1);
+    op_gs(a, OPC(0x0b), T1, CPU(refilled));
+    op_gs(a, OPC(0x0b), T1, CPU(eflags));
+    alu_imm(a, ALU_AND, false, T1, ~(uint32_t)EFLAGS_RF);
+    op_place(a, OPCW(0x89), T1, at);
+    op_rm(a, OPCW(0x8d), H_R13, H_R13, -8);
+    e->flags.in_eflags = false;
+}
+
 static void put_pop(struct emitter *e, unsigned i)
 {
     const struct insn *in = &emit_uop(e, i)->in;
     struct place at = memory_operand(e, i, false);
     unsigned r = host_register(in->rm);
     op_place(&e->a, OPCW(0x8b), r == NO_REG ? T1 : r, at);
-    op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, 8);
+    if (in->rm != RSP)
+        op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, 8);
     if (r == NO_REG)
         store_temp(e, T1, in->rm);
 }
@@ -244,8 +287,21 @@ static void put_special(struct emitter *e, unsigned i)
     case SPECIAL_PUSH_MEM:
         put_push_memory(e, i);
         break;
+    case SPECIAL_PUSHF:
+        put_pushf(e, i);
+        break;
+    case SPECIAL_FENCE:
+        PUT(a, 0x0f, 0xae);
+        put8(a, in->op == OP_MFENCE ? 0xf0 : 0xf8);
+        break;
     case SPECIAL_CLI:
         put_cli(e, i);
+        break;
+    case SPECIAL_STI:
+        put_sti(e, i);
+        break;
+    case SPECIAL_SWAPGS:
+        put_swapgs(e);
         break;
     case SPECIAL_POP:
         put_pop(e, i);
@@ -261,6 +317,11 @@ static void put_special(struct emitter *e, unsigned i)
 }
 
 /* ---- a block ---- */
+
+static bool is_sti(const struct plan *plan)
+{
+    return plan->way == BY_SPECIAL && plan->special == SPECIAL_STI;
+}
 
 static bool is_branch(const struct plan *plan)
 {
@@ -344,8 +405,8 @@ static bool targets_fit(const struct block *block, uint64_t rip)
 
 static bool has_room(const struct translator *jit)
 {
-    return jit->trap_count + 2 * BLOCK_MAX_INSNS <= JIT_TRAPS && jit->used + JIT_BLOCK_BYTES <= JIT_CODE_BYTES &&
-           jit->exit_count + 2 * BLOCK_MAX_INSNS < JIT_EXITS;
+    return jit->trap_count + 2 * BLOCK_MAX_INSNS <= JIT_TRAPS && jit->used + JIT_BLOCK_BYTES <= JIT_COLD_AT &&
+           jit->cold_used + JIT_BLOCK_BYTES <= JIT_CODE_BYTES && jit->exit_count + 2 * BLOCK_MAX_INSNS < JIT_EXITS;
 }
 
 /* See jit_expect_epoch. */
@@ -372,7 +433,7 @@ static void put_block(struct emitter *e)
             branch_emit(e, i);
             return;
         }
-        if (e->wants_poll && good_for_poll(e, i))
+        if (e->wants_poll && (good_for_poll(e, i) || is_sti(&e->plans[i])))
             branch_poll(e, i);
         put_instruction(e, i);
     }
@@ -396,21 +457,25 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     e.block = block;
     e.rip = rip;
     e.bank = cpu->mmu.mode_key >> 2 & 3; /* update_mode_key of exec/state.c */
-    e.fpu_units = e.next_group = e.slots = e.colds = 0;
-    e.first_slot = jit->next_slot;
+    e.fpu_units = e.next_group = e.colds = 0;
     memory_forget(&e);
     for (unsigned i = 0; i < 16; i++)
         e.moved[i] = 0;
     for (unsigned i = 0; i < block->count; i++)
         plan_instruction(&e.plans[i], cpu, &block->uops[i]);
+    for (unsigned i = 0; i < block->count; i++)
+        if (is_sti(&e.plans[i]) && (i + 1 == block->count || cpu->unlinked))
+            plan_by_executor(&e.plans[i]);
     flags_analyse(&e, block->across_now != NULL);
     block->exits = jit->exit_count + 1;
     block->flags_dead = !e.wanted[0];
     uint8_t *start = e.a.p;
     put_block(&e);
+    uint8_t *hot_end = e.a.p, *cold = jit->writable + jit->cold_used;
+    jit->used = align_up((uint64_t)(hot_end - jit->writable), 16);
+    e.a.p = cold;
     put_cold_paths(&e);
-    jit->next_slot = (e.first_slot + e.slots) % ACCESS_SLOTS;
-    jit->used = align_up((uint64_t)(e.a.p - jit->writable), 16);
+    jit->cold_used = (size_t)(e.a.p - jit->writable);
     block->exit_count = jit->exit_count + 1 - block->exits;
     block->translated = jit_rx(jit, start);
     block->translated_rip = rip;
@@ -418,6 +483,6 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     jit_register(jit, block);
     jit->counts->translated++;
     if (unlikely(jit->perf_map))
-        perf_map_block(cpu, block, (size_t)(e.a.p - start));
+        perf_map_block(cpu, block, hot_end - start, jit_rx(jit, cold), e.a.p - cold);
     return true;
 }

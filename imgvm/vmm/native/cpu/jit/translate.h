@@ -7,11 +7,12 @@
 #include "jit.h"
 
 #define JIT_CODE_BYTES (64u << 20)
+#define JIT_COLD_AT (24u << 20) /* what is seldom run lies behind all that is run often, which is so the denser */
 #define JIT_EXITS (1u << 19)
 #define JIT_TRAPS (1u << 18)
 #define JIT_PAGE_BUCKETS 4096u
 #define JIT_JUMPS 4096u
-#define JIT_BLOCK_BYTES 49152u /* that one block may need at most */
+#define JIT_BLOCK_BYTES 49152u /* that one block may need at most, here and there */
 #define JIT_HEAD_BYTES 16u     /* at least so long is a block: room for a jump away when it has died */
 
 /* A way out of a block to a constant target.
@@ -52,7 +53,7 @@ struct translator {
     struct code_memory memory;
     uint8_t *writable; /* those */
     const uint8_t *executable;
-    size_t used, first_free;
+    size_t used, cold_used, first_free;
     const void *enter, *leave, *leave_at, *leave_dead, *leave_by_exit, *dispatch, *return_miss, *stray_return, *callout;
     const void *refill[2]; /* read, write */
     const void *enter_unit;
