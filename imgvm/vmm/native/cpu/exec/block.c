@@ -150,6 +150,15 @@ static bool exec_is_undefined(const struct uop *u)
     return u->fn == raise_undefined || (op_infos[u->in.op].kind == OPK_NATIVE && !u->native);
 }
 
+/* Does the block go on behind this instruction? Behind a jump forward it does, for when it is not taken; what jumps back
+ * goes round in a circle, whose head is then a block's head. */
+static bool block_goes_on(const struct insn *in)
+{
+    if (in->op == OP_JCC)
+        return (int64_t)in->imm > 0;
+    return !(op_infos[in->op].attributes & OPA_ENDS_BLOCK);
+}
+
 /* Decodes from `bytes` until the block must end. */
 static void block_decode(struct cpu *cpu, struct block *block, const uint8_t *bytes, unsigned available, unsigned most)
 {
@@ -170,7 +179,7 @@ static void block_decode(struct cpu *cpu, struct block *block, const uint8_t *by
         coverage_note(cpu->blocks->coverage, u->in.row, exec_is_undefined(u));
         offset += (unsigned)length;
         count++;
-        if (op_infos[u->in.op].attributes & OPA_ENDS_BLOCK)
+        if (!block_goes_on(&u->in))
             break;
     }
     block->count = (uint16_t)count;

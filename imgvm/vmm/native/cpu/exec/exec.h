@@ -185,6 +185,7 @@ struct cpu {
     const struct exec_def *(*exec_table)[FORM_OTHER + 1]; /* [op][form] */
     uint32_t native_generation;
     struct cpuid_config cpuid;
+    struct cpuid_memo cpuid_memo[CPUID_MEMOS];
 
     _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
     uint64_t bounce_linear;
@@ -260,8 +261,17 @@ static inline _Noreturn void raise_ud(struct cpu *cpu, const struct uop *u)
 }
 /* Back to the run loop with cpu->rip as set by the caller; this instruction counts as executed if `done`. */
 _Noreturn void leave_block(struct cpu *cpu, const struct uop *u, bool done);
+/* A block is counted whole when it is entered; takes back what did not run of it, from u or (`done`) what follows. */
+static inline void cpu_uncount(struct cpu *cpu, const struct uop *u, bool done)
+{
+    if (likely(!cpu->uncounted))
+        cpu->instructions -= (uint64_t)(cpu->block->count - u->index) - done;
+}
 /* The instruction at u has run, and returns to the run loop although its block goes on. */
-void cpu_cut_block(struct cpu *cpu, const struct uop *u);
+static inline void cpu_cut_block(struct cpu *cpu, const struct uop *u)
+{
+    cpu_uncount(cpu, u, true);
+}
 /* The instruction at u must not touch this port or physical address: back to the caller of cpu_run (may_access). */
 void cpu_check_access(struct cpu *cpu, const struct uop *u, bool port, uint64_t address);
 /* A bug or a limit of ours: ends this machine, not the process. */

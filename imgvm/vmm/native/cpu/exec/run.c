@@ -18,24 +18,11 @@ static _Noreturn void land(struct cpu *cpu)
     __builtin_longjmp(cpu->landing, 1);
 }
 
-/* A block is counted whole when it is entered; take back what did not run. */
-static void uncount(struct cpu *cpu, const struct uop *u, bool done)
-{
-    if (cpu->uncounted)
-        return;
-    cpu->instructions -= (uint64_t)(cpu->block->count - u->index) - done;
-}
-
-void cpu_cut_block(struct cpu *cpu, const struct uop *u)
-{
-    uncount(cpu, u, true);
-}
-
 static _Noreturn void raise(struct cpu *cpu, const struct uop *u, uint8_t vector, bool has_error_code, uint32_t error_code)
 {
     if (u) {
         cpu->rip = cpu_this_rip(cpu, u) & cpu_rip_mask(cpu);
-        uncount(cpu, u, false);
+        cpu_uncount(cpu, u, false);
     } else if (cpu->in_soft_interrupt) {
         cpu->rip = cpu->soft_interrupt_rip;
         cpu->instructions--; /* it did not happen; it was the last of its block */
@@ -62,7 +49,7 @@ void raise_error(struct cpu *cpu, const struct uop *u, uint8_t vector, uint32_t 
 
 void leave_block(struct cpu *cpu, const struct uop *u, bool done)
 {
-    uncount(cpu, u, done);
+    cpu_uncount(cpu, u, done);
     if (cpu->event == EVENT_NONE) {
         cpu->event = EVENT_LEAVE;
         cpu->resumed = 0;

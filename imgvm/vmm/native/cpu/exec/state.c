@@ -67,6 +67,19 @@ static uint8_t fpu_ready(const struct cpu *cpu)
     return ready;
 }
 
+static void update_cpuid(struct cpu *cpu)
+{
+    struct cpuid_config *config = &cpu->cpuid;
+    bool osxsave = cpu->s.cr4 & CR4_OSXSAVE, ospke = cpu->s.cr4 & CR4_PKE;
+    if (config->xcr0 == cpu->s.xcr0 && config->osxsave == osxsave && config->ospke == ospke)
+        return;
+    config->xcr0 = cpu->s.xcr0;
+    config->osxsave = osxsave;
+    config->ospke = ospke;
+    for (unsigned i = 0; i < CPUID_MEMOS; i++)
+        cpu->cpuid_memo[i].known = false;
+}
+
 void cpu_update_mode(struct cpu *cpu)
 {
     const struct x86_segment *cs = &cpu->s.segment[CS], *ss = &cpu->s.segment[SS];
@@ -85,9 +98,7 @@ void cpu_update_mode(struct cpu *cpu)
     cpu->mmu.efer = cpu->s.efer;
     cpu->mmu.pkru = cpu->s.pkru;
     update_mode_key(cpu);
-    cpu->cpuid.xcr0 = cpu->s.xcr0;
-    cpu->cpuid.osxsave = cpu->s.cr4 & CR4_OSXSAVE;
-    cpu->cpuid.ospke = cpu->s.cr4 & CR4_PKE;
+    update_cpuid(cpu);
     cpu_update_requests(cpu);
     if (unlikely(cpu->traced))
         cpu_trace_mode(cpu);

@@ -26,12 +26,19 @@ static uint64_t relative_target(const struct emitter *e, const struct uop *u)
 static unsigned new_exit(struct emitter *e, uint64_t target)
 {
     unsigned number = ++e->jit->exit_count;
-    e->jit->exits[number] = (struct jit_exit){.target = target, .mode = e->cpu->mmu.mode_key};
+    e->jit->exits[number] = (struct jit_exit){.target = target, .mode = e->cpu->mmu.mode_key,
+                                              .crosses = e->cpu->cpl != 3 && !same_page(e, target)};
     return number;
 }
 
-/* The stub, here: `state` is where the flags are. Returned: the jump to the tail when the target is stale. */
-static uint8_t *put_stub(struct emitter *e, unsigned number, const struct flag_state *state, bool checked)
+static bool is_checked(const struct emitter *e, uint64_t target)
+{
+    return e->cpu->cpl == 3 && !same_page(e, target);
+}
+
+/* The stub, here: `state` is where the flags are, and `not_run` instructions of the block were left out. Returned: the
+ * jump to the tail when the target is stale. */
+static uint8_t *put_stub(struct emitter *e, unsigned number, const struct flag_state *state, unsigned not_run, bool checked)
 {
     struct assembler *a = &e->a;
     struct jit_exit *exit = &e->jit->exits[number];
@@ -39,6 +46,7 @@ static uint8_t *put_stub(struct emitter *e, unsigned number, const struct flag_s
     exit->stub = a->p;
     exit->saves_flags = !state->in_cc;
     flags_to_cc_from(e, state);
+    branch_uncount(e, not_run);
     if (checked) {
         op_gs(a, OPC(0x81), ALU_CMP, CPU(mmu.epoch));
         exit->expected = a->p;
@@ -63,19 +71,33 @@ static void put_tail(struct emitter *e, unsigned number, uint8_t *stale)
 
 static const struct flag_state flags_saved = {.in_cc = true, .recipe = NO_RECIPE};
 
-void branch_exit_here(struct emitter *e, uint64_t target, bool checked)
+void branch_exit_here(struct emitter *e, uint64_t target)
 {
     unsigned number = new_exit(e, target);
-    put_tail(e, number, put_stub(e, number, &flags_saved, checked || !same_page(e, target)));
+    put_tail(e, number, put_stub(e, number, &flags_saved, 0, is_checked(e, target)));
+}
+
+static unsigned not_run_after(const struct emitter *e, unsigned i)
+{
+    return e->jit->count ? e->block->count - i - 1u : 0;
 }
 
 /* `hot` is the rel32 of a jump that was just emitted. */
 static void leave_by(struct emitter *e, unsigned i, uint8_t *hot, uint64_t target)
 {
     unsigned number = new_exit(e, target);
-    e->jit->exits[number].hot = hot;
+    if (!not_run_after(e, i)) /* else the stub is never to be passed by */
+        e->jit->exits[number].hot = hot;
     struct cold *cold = emit_cold(e, COLD_EXIT, i);
     cold->exit = number;
+    cold->patch = hot;
+}
+
+void branch_aside(struct emitter *e, unsigned i)
+{
+    const struct uop *u = emit_uop(e, i);
+    flags_to_eflags(e);
+    leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
 }
 
 /* ---- looks ---- */
@@ -199,12 +221,13 @@ static void put_call_pushes(struct emitter *e, unsigned i, struct place at, uint
     PUT(a, 0x41, 0x57); /* push r15 */
 }
 
-/* Where the host's return comes to. */
+/* Where the host's return comes to: in the epoch of the call, for whoever ends it leaves translated code, which drops all
+ * pairs. */
 static void put_landing(struct emitter *e, unsigned i, uint64_t back)
 {
     unsigned number = new_exit(e, back);
     op_rm(&e->a, OPCW(0x8d), H_RSP, H_RSP, 8);
-    uint8_t *stale = put_stub(e, number, &flags_saved, true);
+    uint8_t *stale = put_stub(e, number, &flags_saved, 0, is_checked(e, back));
     struct cold *cold = emit_cold(e, COLD_TAIL, i);
     cold->exit = number;
     cold->patch = stale;
@@ -306,10 +329,8 @@ void branch_cold(struct emitter *e, const struct cold *cold)
         poll_cold(e, cold);
         return;
     case COLD_EXIT: {
-        struct jit_exit *exit = &e->jit->exits[cold->exit];
-        uint8_t *here = a->p;
-        put_tail(e, cold->exit, put_stub(e, cold->exit, &cold->flags, !same_page(e, exit->target)));
-        patch_jump(exit->hot, here);
+        uint64_t target = e->jit->exits[cold->exit].target;
+        put_tail(e, cold->exit, put_stub(e, cold->exit, &cold->flags, not_run_after(e, cold->index), is_checked(e, target)));
         return;
     }
     case COLD_TAIL:

@@ -138,6 +138,8 @@ void flags_restore(struct emitter *e);
 /* Where instruction i finds its memory operand (plan.memory) in the host's memory. T1 may be part of the place unless
  * `keep_t1`. */
 struct place memory_operand(struct emitter *e, unsigned i, bool keep_t1);
+/* The element of a string of bits that its index (in->reg) names. T1 is not part of the place. */
+struct place memory_bit_string(struct emitter *e, unsigned i);
 /* The same for the eight bytes below the stack pointer, when they are not the plan's operand; T1 is not part of it. */
 struct place memory_push(struct emitter *e, unsigned i);
 /* T0 := linear address of the memory operand. */
@@ -153,6 +155,8 @@ void memory_cold(struct emitter *e, const struct cold *cold);
 
 /* Everything that ends a block. */
 void branch_emit(struct emitter *e, unsigned i);
+/* A conditional jump with which the block does not end. */
+void branch_aside(struct emitter *e, unsigned i);
 /* After the last instruction of a block that has no branch. */
 void branch_fall_through(struct emitter *e);
 bool branch_wants_poll(const struct emitter *e);
@@ -162,7 +166,7 @@ void branch_poll(struct emitter *e, unsigned i);
 void branch_uncount(struct emitter *e, unsigned not_run);
 void branch_cold(struct emitter *e, const struct cold *cold);
 /* Out of the block to `target`, here and now; flags are in cpu->cc. */
-void branch_exit_here(struct emitter *e, uint64_t target, bool checked);
+void branch_exit_here(struct emitter *e, uint64_t target);
 
 /* ---- translate.c ---- */
 

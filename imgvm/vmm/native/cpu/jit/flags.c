@@ -208,9 +208,7 @@ void flags_before_change(struct emitter *e, unsigned i, unsigned written)
 {
     const struct uop *u = emit_uop(e, i);
     bool wanted = e->wanted[i + 1] & ~flags_killed(u);
-    /* its operand's check destroys EFLAGS, or that of its unit */
-    bool checks = e->plans[i].memory.bytes || e->plans[i].way == BY_NATIVE;
-    bool kept = e->flags.in_cc || (e->flags.in_eflags && !checks);
+    bool kept = e->flags.in_cc || (e->flags.in_eflags && !e->plans[i].memory.bytes && !e->plans[i].loses_flags);
     if (wanted && !kept && recipe_changes(e, written))
         flags_to_cc(e);
 }

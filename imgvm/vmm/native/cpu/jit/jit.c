@@ -496,6 +496,8 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
         cpu->link_from = 0;
         return false;
     }
+    if (cpu->cpl != 3)
+        jit_follow_epoch(cpu, jit);
     if (!cpu->unlinked) {
         if (cpu->link_from)
             jit_link(cpu, jit, cpu->link_from, block);

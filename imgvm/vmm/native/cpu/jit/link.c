@@ -77,10 +77,30 @@ void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct b
     block->incoming = number;
     if (exit->expected)
         memcpy(exit->expected, &cpu->mmu.epoch, 4);
+    if (exit->crosses && !exit->listed) {
+        exit->listed = true;
+        exit->next_crossing = jit->crossing;
+        jit->crossing = number;
+    }
     const uint8_t *code = writable_code(jit, block);
     patch_jump(exit->stub_jump, code);
     if (exit->hot && !exit->expected && (!exit->saves_flags || block->flags_dead))
         patch_jump(exit->hot, code);
+}
+
+void jit_follow_epoch(const struct cpu *cpu, struct translator *jit)
+{
+    if (likely(jit->crossing_epoch == cpu->mmu.epoch))
+        return;
+    jit->crossing_epoch = cpu->mmu.epoch;
+    for (uint32_t number = jit->crossing; number; number = jit->exits[number].next_crossing) {
+        struct jit_exit *exit = &jit->exits[number];
+        exit->listed = false;
+        if (exit->to)
+            point_to_tail(exit);
+        unlink_exit(jit, number);
+    }
+    jit->crossing = 0;
 }
 
 void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block)
@@ -156,6 +176,7 @@ void jit_forget(struct cpu *cpu, struct translator *jit)
     jit->used = jit->first_free;
     jit->cold_used = JIT_COLD_AT;
     jit->exit_count = jit->trap_count = 0;
+    jit->crossing = 0;
     jit->counts->translator_emptied++;
     cpu->link_from = 0;
 }

@@ -222,6 +222,23 @@ struct place memory_operand(struct emitter *e, unsigned i, bool keep_t1)
     return place_of(e, i, &e->plans[i].memory, keep_t1);
 }
 
+struct place memory_bit_string(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    const struct reference *r = &e->plans[i].memory;
+    const struct insn *in = &r->in;
+    unsigned slot = slot_for(e, r), log_bits = in->osize == 8 ? 6 : 5;
+    flags_yield(e, i);
+    put_address(e, in, in->disp, T0);
+    unsigned index = fetch_register(e, in->reg, T1);
+    op_rr(a, in->osize == 8 ? OPCW(0x89) : OPCW(0x63), in->osize == 8 ? index : T1, in->osize == 8 ? T1 : index);
+    shift_imm(a, SHIFT_SAR, true, T1, log_bits);
+    op_place(a, OPCW(0x8d), T0, (struct place){T0, T1, (uint8_t)(log_bits - 3), 0});
+    put_check(e, i, slot, r->bytes, r->write, false);
+    forget_slot(e, slot);
+    return (struct place){T0, NO_REG, 0, 0};
+}
+
 struct place memory_push(struct emitter *e, unsigned i)
 {
     struct reference r = {.in = {.base = RSP, .index = INSN_REG_NONE, .segment = INSN_SEG_FLAT, .disp = -8}, .bytes = 8,
@@ -247,7 +264,7 @@ void memory_cold(struct emitter *e, const struct cold *cold)
     if (cold->group && cold->resume) {
         /* those that lean on this check are not to follow */
         branch_uncount(e, e->block->count - cold->index - 1u);
-        branch_exit_here(e, e->rip + emit_uop(e, cold->index)->next, false);
+        branch_exit_here(e, e->rip + emit_uop(e, cold->index)->next);
         return;
     }
     if (!cold->resume) {

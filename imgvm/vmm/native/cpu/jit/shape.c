@@ -26,13 +26,18 @@ static bool lockable(const struct insn *in)
     return (in->flags & INSN_MEM) && (op_infos[in->op].attributes & OPA_LOCKABLE);
 }
 
+static bool lock_is_good(const struct insn *in)
+{
+    return !(in->flags & INSN_LOCK) || lockable(in);
+}
+
 bool shape_of(const struct uop *u, struct shape *s)
 {
     static const uint8_t alu[] = {[OP_ADD] = 1, [OP_OR] = 2, [OP_ADC] = 3, [OP_SBB] = 4, [OP_AND] = 5, [OP_SUB] = 6, [OP_XOR] = 7, [OP_CMP] = 8};
     const struct insn *in = &u->in;
     unsigned size = in->osize;
     *s = (struct shape){0};
-    if (((in->flags & INSN_MEM) && (u->ea_slow || high_byte(in))) || ((in->flags & INSN_LOCK) && !lockable(in)))
+    if (((in->flags & INSN_MEM) && (u->ea_slow || high_byte(in))) || !lock_is_good(in))
         return false;
     s->op.lock = in->flags & INSN_LOCK;
     if (in->op < ARRAY_LEN(alu) && alu[in->op]) {
@@ -225,8 +230,8 @@ bool shape_of(const struct uop *u, struct shape *s)
         return true;
     case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC: {
         unsigned k = in->op == OP_BT ? 0 : in->op == OP_BTS ? 1 : in->op == OP_BTR ? 2 : 3;
-        if (in->flags & INSN_MEM)
-            return false;
+        if (in->form == FORM_RM_REG && (in->flags & INSN_MEM))
+            return false; /* SPECIAL_BIT_STRING */
         if (in->form == FORM_RM_REG) {
             s->op.code = 0x0fa3u + 8 * k;
             s->reg = in->reg, s->reg_read = true;
@@ -252,6 +257,10 @@ static enum special special_of(const struct uop *u, bool ring0)
     const struct insn *in = &u->in;
     bool mem = in->flags & INSN_MEM;
     switch (in->op) {
+    case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC:
+        return mem && in->form == FORM_RM_REG && in->osize >= 4 && !u->ea_slow && lock_is_good(in) ? SPECIAL_BIT_STRING : SPECIAL_NONE;
+    case OP_MOV_FROM_SREG: return !(mem && u->ea_slow) ? SPECIAL_FROM_SREG : SPECIAL_NONE;
+    case OP_CPUID: return SPECIAL_CPUID;
     case OP_CLI: return ring0 ? SPECIAL_CLI : SPECIAL_NONE;
     case OP_STI: return ring0 ? SPECIAL_STI : SPECIAL_NONE;
     case OP_SWAPGS: return ring0 ? SPECIAL_SWAPGS : SPECIAL_NONE;
@@ -301,6 +310,19 @@ static void plan_special(struct plan *plan, const struct uop *u)
         return;
     case SPECIAL_NOP: case SPECIAL_FENCE: case SPECIAL_SWAPGS:
         plan->shows_flags = false;
+        return;
+    case SPECIAL_BIT_STRING:
+        plan->memory = (struct reference){.in = *in, .bytes = in->osize, .write = in->op != OP_BT};
+        return;
+    case SPECIAL_FROM_SREG:
+        if (mem)
+            plan->memory = (struct reference){.in = *in, .bytes = 2, .write = true};
+        else
+            plan->written = bit(in->rm);
+        return;
+    case SPECIAL_CPUID:
+        plan->written = bit(RAX) | bit(RBX) | bit(RCX) | bit(RDX);
+        plan->loses_flags = true;
         return;
     case SPECIAL_PUSH_MEM:
         plan->memory = (struct reference){.in = *in, .bytes = 8};
@@ -372,6 +394,7 @@ static bool plan_native(struct plan *plan, const struct uop *u)
         in_memory += registers.used >> r & 1;
     if (in_memory > (mem ? 1u : 2u))
         return false;
+    plan->loses_flags = u->unit; /* the check of the unit */
     plan->native_used = registers.used;
     plan->written = registers.written;
     plan->shows_flags = true;

@@ -228,6 +228,73 @@ static void put_swapgs(struct emitter *e)
     op_gs(a, OPCW(0x89), T1, CPU(s.segment[GS].base));
 }
 
+static void put_from_sreg(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    const struct insn *in = &emit_uop(e, i)->in;
+    uint32_t selector = CPU(s.segment) + in->reg * (uint32_t)sizeof(struct x86_segment) + offsetof(struct x86_segment, selector);
+    static const struct opcode word = {.code = 0x89, .prefix = 0x66};
+    if (in->flags & INSN_MEM) {
+        struct place at = memory_operand(e, i, true);
+        op_gs(a, OPC(0x0fb7), T1, selector);
+        op_place(a, word, T1, at);
+        return;
+    }
+    unsigned r = fetch_register(e, in->rm, T0);
+    if (in->osize == 2) {
+        op_gs(a, OPC(0x0fb7), T1, selector);
+        op_rr(a, word, T1, r);
+    } else {
+        op_gs(a, OPC(0x0fb7), r, selector);
+    }
+    if (r == T0)
+        store_temp(e, T0, in->rm);
+}
+
+/* What was asked before. */
+static void put_cpuid(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    const uint32_t memo = CPU(cpuid_memo);
+    _Static_assert(sizeof(struct cpuid_memo) == 32, "the index is made by one shift");
+    flags_yield(e, i);
+    op_rr(a, OPC(0x89), H_RAX, T1);
+    alu_imm(a, ALU_AND, false, T1, CPUID_MEMOS - 1);
+    shift_imm(a, SHIFT_SHL, false, T1, 5);
+    op_gs_at(a, OPC(0x3b), H_RAX, T1, memo + offsetof(struct cpuid_memo, leaf));
+    emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_NE);
+    op_gs_at(a, OPC(0x3b), H_RCX, T1, memo + offsetof(struct cpuid_memo, subleaf));
+    emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_NE);
+    op_gs_at(a, OPC(0x83), ALU_CMP, T1, memo + offsetof(struct cpuid_memo, known));
+    put8(a, 0);
+    emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_EQUAL);
+    static const uint8_t outputs[] = {H_RAX, H_RBX, H_RCX, H_RDX};
+    for (unsigned k = 0; k < ARRAY_LEN(outputs); k++)
+        op_gs_at(a, OPC(0x8b), outputs[k], T1, memo + offsetof(struct cpuid_memo, out) + 4 * k);
+}
+
+/* BT, BTS, BTR, BTC of a string of bits in memory: its element was found by the index, here the rest of it counts. */
+static void put_bit_string(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    const struct insn *in = &emit_uop(e, i)->in;
+    bool keeps = e->wanted[i + 1] & ~flags_killed(emit_uop(e, i));
+    if (keeps)
+        flags_before_operand(e);
+    struct place at = memory_bit_string(e, i);
+    unsigned r = fetch_register(e, in->reg, T1);
+    if (r != T1)
+        mov_rr(a, T1, r);
+    alu_imm(a, ALU_AND, false, T1, in->osize * 8u - 1);
+    if (keeps) {
+        op_gs(a, OPC(0x89), T1, CPU(call_target));
+        flags_to_eflags(e);
+        op_gs(a, OPC(0x8b), T1, CPU(call_target));
+    }
+    unsigned k = in->op == OP_BT ? 0 : in->op == OP_BTS ? 1 : in->op == OP_BTR ? 2 : 3;
+    op_place(a, (struct opcode){.code = 0x0fa3u + 8 * k, .w = in->osize == 8, .lock = in->flags & INSN_LOCK}, T1, at);
+}
+
 static void put_pushf(struct emitter *e, unsigned i)
 {
     struct assembler *a = &e->a;
@@ -302,6 +369,15 @@ static void put_special(struct emitter *e, unsigned i)
         break;
     case SPECIAL_SWAPGS:
         put_swapgs(e);
+        break;
+    case SPECIAL_BIT_STRING:
+        put_bit_string(e, i);
+        break;
+    case SPECIAL_FROM_SREG:
+        put_from_sreg(e, i);
+        break;
+    case SPECIAL_CPUID:
+        put_cpuid(e, i);
         break;
     case SPECIAL_POP:
         put_pop(e, i);
@@ -398,9 +474,13 @@ static bool is_48_bits(uint64_t v) { return (uint64_t)((int64_t)(v << 16) >> 16)
 
 static bool targets_fit(const struct block *block, uint64_t rip)
 {
-    const struct uop *last = &block->uops[block->count - 1];
-    bool relative = last->in.length && last->in.form == FORM_REL;
-    return is_48_bits(rip + block->bytes) && (!relative || is_48_bits(rip + last->next + last->in.imm));
+    bool fit = is_48_bits(rip + block->bytes);
+    for (unsigned i = 0; i < block->count; i++) {
+        const struct uop *u = &block->uops[i];
+        bool relative = u->in.length && u->in.form == FORM_REL;
+        fit &= !relative || is_48_bits(rip + u->next + u->in.imm);
+    }
+    return fit;
 }
 
 static bool has_room(const struct translator *jit)
@@ -430,8 +510,12 @@ static void put_block(struct emitter *e)
     for (unsigned i = 0; i < block->count; i++) {
         if (is_branch(&e->plans[i])) {
             flags_before_change(e, i, e->plans[i].written);
-            branch_emit(e, i);
-            return;
+            if (i + 1 == block->count) {
+                branch_emit(e, i);
+                return;
+            }
+            branch_aside(e, i);
+            continue;
         }
         if (e->wants_poll && (good_for_poll(e, i) || is_sti(&e->plans[i])))
             branch_poll(e, i);

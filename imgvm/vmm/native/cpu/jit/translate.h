@@ -23,8 +23,9 @@
  *          jmp tail                     to the target, once linked
  *   tail:  out of translated code, with link_from = this exit
  *
- * A target in the same page needs no check: when its code is written, whoever leads there is told (link.c). One in
- * another page is compared with the TLB's epoch, which says whether its linear address may mean something else now. */
+ * A target in the same page needs no check: when its code is written, whoever leads there is told (link.c). The address of
+ * one in another page may mean something else in another epoch of the TLB. A user's blocks compare it, for each address
+ * space has one. The supervisor has only one, and it seldom ends: then all that leads from page to page is unlinked. */
 struct jit_exit {
     uint64_t target;
     uint8_t *hot;      /* rel32; NULL: only the stub leads there */
@@ -33,6 +34,8 @@ struct jit_exit {
     struct block *to;  /* linked with; NULL: with nothing */
     uint32_t next, previous; /* others that lead to the same block */
     uint32_t mode;
+    uint32_t next_crossing;  /* of the supervisor's, from page to page */
+    bool crosses, listed;
     bool saves_flags;  /* in the stub */
 };
 
@@ -60,6 +63,7 @@ struct translator {
     struct jit_exit *exits; /* from number 1 */
     struct jit_trap *traps;
     unsigned exit_count, trap_count;
+    uint32_t crossing, crossing_epoch; /* the supervisor's links from page to page, and the epoch that they are good in */
     struct jit_jump *jumps;
     struct block *pages[JIT_PAGE_BUCKETS];
     struct block *across; /* those that go on in another page */
@@ -100,6 +104,8 @@ void jit_register(struct translator *jit, struct block *block);
  * It is about to be entered, found by way of the TLB: this is the epoch that it is good in. */
 #define JIT_EPOCH_AT 8 /* imm32 of cmp dword gs:[disp32], imm32 */
 void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block);
+/* Supervisor's code is about to run. */
+void jit_follow_epoch(const struct cpu *cpu, struct translator *jit);
 /* Next time, this exit goes to `block` directly. */
 void jit_link(struct cpu *cpu, struct translator *jit, uint32_t exit, struct block *block);
 
