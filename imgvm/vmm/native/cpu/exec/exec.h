@@ -30,8 +30,7 @@ struct lockstep;
 
 /* Something that runs hot blocks faster than their uops do. This folder knows no more of it. */
 struct translator_ops {
-    /* `count`: count_instructions of struct cpu_options */
-    struct translator *(*create)(struct cpu *cpu, bool count, imgvm_error *err);
+    struct translator *(*create)(struct cpu *cpu, const struct cpu_options *options, imgvm_error *err);
     void (*destroy)(struct translator *translator);
     void (*attach_thread)(struct cpu *cpu); /* this thread is about to run the processor */
     /* Will `run` take this block, translating it first if need be? */
@@ -215,6 +214,11 @@ struct cpu {
     uint64_t bounce_linear;
 
     struct cpu_counts counts;
+    uint32_t traced; /* of struct cpu_options */
+    struct traced_mode {
+        const char *name;
+        uint64_t cr0, cr4, efer;
+    } traced_mode; /* as a trace was told last */
     struct undo_log *undo;     /* writes to memory are noted there; NULL: they are not */
     struct lockstep *lockstep; /* of jit/lockstep.c */
     struct points points; /* a debugger's break- and watchpoints */

@@ -7,6 +7,7 @@
 
 #include "debug.h"
 #include "exec.h"
+#include "trace.h"
 
 #define BUDGET_BLOCKS 256 /* blocks between looks at the clock: some 10 us */
 
@@ -117,6 +118,7 @@ static void deliver_exception(struct cpu *cpu)
                      "triple fault at %#x:%#llx (exception %u while delivering a double fault; cr0 %#llx cr2 %#llx cr3 %#llx rsp %#llx)",
                      cpu->s.segment[CS].selector, (unsigned long long)cpu->rip, vector, (unsigned long long)cpu->s.cr0,
                      (unsigned long long)cpu->s.cr2, (unsigned long long)cpu->s.cr3, (unsigned long long)cpu->gpr[RSP]);
+            cpu_trace_triple_fault(cpu);
             cpu->s.activity = X86_SHUTDOWN;
             cpu->delivering = NO_VECTOR;
             return;

@@ -6,6 +6,7 @@
 
 #include "debug.h"
 #include "exec.h"
+#include "trace.h"
 
 uint32_t cpu_get_eflags(const struct cpu *cpu)
 {
@@ -102,6 +103,8 @@ void cpu_update_mode(struct cpu *cpu)
     cpu_update_mode_key(cpu);
     update_cpuid(cpu);
     cpu_update_requests(cpu);
+    if (unlikely(cpu->traced))
+        cpu_trace_mode(cpu);
 }
 
 void cpu_set_pkru(struct cpu *cpu, uint32_t value)
@@ -236,14 +239,15 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     if (options->translator)
         cpu->mmu.wide = calloc(TLB_BANKS, sizeof *cpu->mmu.wide);
     if (!cpu->blocks || !cpu->native || !cpu->exec_table || (options->translator && !cpu->mmu.wide)) {
-        error_set(err, ENOMEM, "out of memory for a processor");
+        if (cpu->native)
+            error_set(err, ENOMEM, "out of memory for a processor");
         cpu_destroy(cpu);
         return NULL;
     }
     cpu->native_generation = cpu->native->generation;
     cpu->translator_ops = options->translator;
     cpu->translate_after = options->translate_after;
-    if (options->translator && !(cpu->translator = options->translator->create(cpu, options->count_instructions, err))) {
+    if (options->translator && !(cpu->translator = options->translator->create(cpu, options, err))) {
         cpu_destroy(cpu);
         return NULL;
     }
@@ -251,6 +255,7 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     struct x86_state *fresh = &cpu->s;
     x86_state_reset(fresh, options->id == 0);
     cpu_set_state(cpu, fresh);
+    cpu->traced = options->traced;
     return cpu;
 }
 

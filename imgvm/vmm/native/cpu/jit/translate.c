@@ -2,6 +2,7 @@
 /* From uops to host code. The integer core is re-encoded with renamed registers and checked memory operands, vector rows
  * run as they are, and everything else calls its executor. */
 #include "emit.h"
+#include "perf_map.h"
 
 #include "../exec/exec_select.h"
 
@@ -612,8 +613,9 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     block->flags_dead = !e.wanted[0];
     uint8_t *start = e.a.p;
     put_block(&e);
-    jit->used = align_up((uint64_t)(e.a.p - jit->writable), 16);
-    e.a.p = jit->writable + jit->cold_used;
+    uint8_t *hot_end = e.a.p, *cold = jit->writable + jit->cold_used;
+    jit->used = align_up((uint64_t)(hot_end - jit->writable), 16);
+    e.a.p = cold;
     put_cold_paths(&e);
     jit->cold_used = (size_t)(e.a.p - jit->writable);
     block->exit_count = jit->exit_count + 1 - block->exits;
@@ -622,5 +624,7 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     block->translated_mode = cpu->mmu.mode_key;
     jit_register(jit, block);
     jit->counts->translated++;
+    if (unlikely(jit->perf_map))
+        perf_map_block(cpu, block, hot_end - start, jit_rx(jit, cold), e.a.p - cold);
     return true;
 }
