@@ -438,6 +438,13 @@ KNOWN(past_canonical)
            theirs->state.cr2 >> 12 == UINT64_C(0x7ffffffff);
 }
 
+KNOWN(gate_error_code)
+{
+    UNUSED;
+    return c->decoded > 0 && c->insn.op == OP_INT && mode_infos[c->mode].user && stopped_in(ours) == EXC_GP &&
+           stopped_in(theirs) == EXC_GP && !strcmp(what, "memory");
+}
+
 static const struct known known[] = {
     {"KVM reads an operand that goes on where no address is canonical in pieces, and so faults on the first page "
      "(SDM vol. 1, 3.3.7.1)",
