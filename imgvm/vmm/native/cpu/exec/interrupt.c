@@ -19,12 +19,10 @@ static void enter_vector16(struct cpu *cpu, const struct uop *u, uint64_t entry,
 {
     uint32_t target = (uint32_t)access_system_read(cpu, u, entry, 4);
     struct frame frame = frame_current(cpu, u, false, 0);
-    frame.mask = 0xffff;
-    frame.rsp &= 0xffff;
     frame_push(cpu, &frame, 2, pushed_flags);
     frame_push(cpu, &frame, 2, cpu->s.segment[CS].selector);
     frame_push(cpu, &frame, 2, cpu->rip);
-    *(uint16_t *)&cpu->gpr[RSP] = (uint16_t)frame.rsp;
+    stack_set(cpu, frame.rsp);
     segment_load_real(cpu, CS, (uint16_t)(target >> 16));
     cpu->rip = target & 0xffff;
     cpu_set_eflags(cpu, 0, cleared);
