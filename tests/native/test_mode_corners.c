@@ -213,6 +213,73 @@ static void test_x87_images(struct world *w)
     }
 }
 
+/* ---- stores of x87, MMX and SSE write a device, and do not read it; one that an exception forbids does neither ---- */
+
+#define DEVICE 0xe0000010u
+
+GUEST(to_mmx, 64, "movq %mm6, (%rdi); hlt");
+GUEST(to_real8, 64, "fld1; fstpl (%rdi); hlt");
+GUEST(to_real10, 64, "fld1; fstpt (%rdi); hlt");
+GUEST(to_int4, 64, "fld1; fistpl (%rdi); hlt");
+GUEST(to_bcd, 64, "fld1; fbstp (%rdi); hlt");
+GUEST(to_control, 64, "fnstcw (%rdi); hlt");
+GUEST(to_environment, 64, "fnstenv (%rdi); hlt");
+GUEST(to_half, 64, "movlps %xmm1, (%rdi); hlt");
+GUEST(to_vector, 64, "movups %xmm1, (%rdi); hlt");
+GUEST(to_mxcsr, 64, "stmxcsr (%rdi); hlt");
+GUEST(to_nti, 64, "movnti %rax, (%rdi); hlt");
+GUEST(to_int2, 64, "fldcw (%rsi); fildll 8(%rsi); fists (%rdi); hlt");
+GUEST(to_inexact, 64, "fldcw (%rsi); fldl 8(%rsi); fists (%rdi); hlt");
+
+#define TO(name, writes) try_store(w, name##_begin, name##_end, writes)
+static void try_store(struct world *w, const uint8_t *begin, const uint8_t *end, unsigned writes)
+{
+    struct x86_state s;
+    long_mode(w, &s);
+    s.gpr[RDI] = DEVICE;
+    s.gpr[RSI] = DATA;
+    w->mmio_reads = w->mmio_writes = 0;
+    CHECK_EQ(run(w, &s, begin, end), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, -1);
+    CHECK_EQ(w->mmio_reads, 0);
+    CHECK_EQ(w->mmio_writes, writes);
+}
+
+static void test_stores_to_a_device(struct world *w)
+{
+    TO(to_mmx, 1);
+    TO(to_real8, 1);
+    TO(to_real10, 2);
+    TO(to_int4, 1);
+    TO(to_bcd, 2);
+    TO(to_control, 1);
+    TO(to_environment, 7);
+    TO(to_half, 1);
+    TO(to_vector, 2);
+    TO(to_mxcsr, 1);
+    TO(to_nti, 1);
+    put16(w, DATA, 0x37f);
+    put64(w, DATA + 8, UINT64_C(1) << 40);
+    TO(to_int2, 1); /* masked: the indefinite integer */
+    put16(w, DATA, 0x37e);
+    TO(to_int2, 0);
+    put64(w, DATA + 8, UINT64_C(0x3ff8000000000000)); /* 1.5 */
+    put16(w, DATA, 0x35f);
+    TO(to_inexact, 1); /* stored all the same */
+    /* likewise where the operand goes on in another page */
+    struct x86_state s;
+    for (unsigned unmasked = 0; unmasked < 2; unmasked++) {
+        long_mode(w, &s);
+        s.gpr[RDI] = DATA + 0xfff;
+        s.gpr[RSI] = DATA;
+        put16(w, DATA, unmasked ? 0x37e : 0x37f);
+        put64(w, DATA + 8, UINT64_C(1) << 40);
+        put16(w, DATA + 0xfff, 0x1234);
+        CHECK_EQ(RUN(w, &s, to_int2), CPU_EXIT_HALT);
+        CHECK_EQ(get16(w, DATA + 0xfff), unmasked ? 0x1234 : 0x8000);
+    }
+}
+
 /* ---- what the processor delivers by itself has EXT in its error codes; INT1 too, INT3 and INTO not ---- */
 
 GUEST(ext_ud, 32, "ud2; hlt");
@@ -322,6 +389,7 @@ int main(void)
     test_real_limits(&w);
     test_table_registers(&w);
     test_x87_images(&w);
+    test_stores_to_a_device(&w);
     test_external_bit(&w);
     test_half_an_instruction(&w);
     test_xcr0(&w);

@@ -381,9 +381,13 @@ static inline void *mem_modify_ptr(struct cpu *cpu, const struct uop *u, uint64_
         return (void *)(linear + e->addend);
     return access_rmw_slow(cpu, u, linear, size, read);
 }
+static inline bool mem_is_bounced(const struct cpu *cpu, const void *p)
+{
+    return (const uint8_t *)p - cpu->bounce < (ptrdiff_t)sizeof cpu->bounce && (const uint8_t *)p >= cpu->bounce;
+}
 static inline void mem_done(struct cpu *cpu, const struct uop *u, void *p, unsigned size)
 {
-    if (unlikely((uint8_t *)p - cpu->bounce < (ptrdiff_t)sizeof cpu->bounce && (uint8_t *)p >= cpu->bounce))
+    if (unlikely(mem_is_bounced(cpu, p)))
         access_commit(cpu, u, size);
 }
 
