@@ -27,7 +27,7 @@ const char *row_excluded(unsigned number, const struct ours *ours)
 bool kvm_cannot(const struct kcase *c, const struct result *ours, const struct result *theirs)
 {
     return mode_infos[c->mode].user && stopped_in(theirs) == EXC_UD && stopped_in(ours) != EXC_UD &&
-           ours->outcome == HALTED;
+           (ours->outcome == HALTED || ours->outcome == SHUTDOWN);
 }
 
 void as_kvm_delivers(const struct kcase *c, struct result *ours, const struct result *theirs, uint8_t *our_memory,
@@ -186,7 +186,7 @@ KNOWN(return_to_32)
 {
     UNUSED;
     return c->decoded > 0 && c->insn.op == OP_SYSRET &&
-           (c->insn.osize != 8 || (c->state.gpr[R11] | c->state.rflags) & EFLAGS_TF);
+           (c->insn.osize != 8 || (c->state.gpr[R11] | c->state.rflags) & EFLAGS_TF || c->state.gpr[R11] & EFLAGS_NT);
 }
 
 KNOWN(iret_error_code)
@@ -411,8 +411,8 @@ KNOWN(narrow_stack_pointer)
 KNOWN(push_across_limit)
 {
     UNUSED;
-    return c->decoded > 0 && c->insn.op == OP_CALL_FAR && stopped_in(ours) == EXC_SS &&
-           !(c->state.segment[SS].attributes & SEG_DB) && (c->state.gpr[RSP] & 0xffff) < 8;
+    uint64_t sp = c->state.gpr[RSP] & (c->state.segment[SS].attributes & SEG_DB ? 0xffffffff : 0xffff);
+    return c->decoded > 0 && c->insn.op == OP_CALL_FAR && stopped_in(ours) == EXC_SS && sp < 8;
 }
 
 KNOWN(tsc_aux)
@@ -436,6 +436,13 @@ KNOWN(past_canonical)
     int vector = stopped_in(ours);
     return mode_infos[c->mode].bits == 64 && (vector == EXC_GP || vector == EXC_SS) && stopped_in(theirs) == EXC_PF &&
            theirs->state.cr2 >> 12 == UINT64_C(0x7ffffffff);
+}
+
+KNOWN(return_to_anything)
+{
+    UNUSED;
+    return c->decoded > 0 && c->insn.op == OP_IRET && c->mode == LONG0 && stopped_in(ours) == EXC_GP &&
+           (!(theirs->state.segment[CS].attributes & SEG_S) || stopped_in(theirs) == EXC_UD);
 }
 
 KNOWN(gate_error_code)
@@ -487,7 +494,8 @@ static const struct known known[] = {
     {"KVM's LTR takes a 16-bit TSS in long mode (SDM vol. 2, LTR: #GP)", short_tss},
     {"KVM looks at the operand before it finds that the mode has no such instruction", mode_first},
     {"KVM's interrupts in real mode clear the upper half of ESP", narrow_stack_pointer},
-    {"KVM's far calls wrap around the end of a 16-bit stack (SDM vol. 3, 5.3: #SS)", push_across_limit},
+    {"KVM's far calls push CS before they find that the rest is beyond the end of the stack, or wrap around it "
+     "(SDM vol. 3, 5.3: #SS)", push_across_limit},
     {"KVM keeps the attributes under a null SS in ring 0 of long mode; nothing looks at them", null_stack},
     {"LZCNT and TZCNT where they are not announced: KVM's emulator runs the host's", counting_feature},
     {"KVM delivers a frame past the limit of SS", frame_past_limit},
@@ -496,9 +504,14 @@ static const struct known known[] = {
      "exist; "
      "KVM asks for privilege first also in virtual-8086 mode",
      privilege_first},
-    {"KVM's SYSRET knows only the 64-bit form, and delays TF as IRET does", return_to_32},
+    {"KVM's SYSRET knows only the 64-bit form, delays TF as IRET does, and a paravirtual one's ring 3 never has NT", return_to_32},
     {"KVM's IRET in long mode reports error code 0 where SDM vol. 2, IRET has the selector", iret_error_code},
     {"KVM's INS reads the port before it looks at the destination (SDM vol. 1, 19.3: faults come first)", port_first},
+    {"this KVM reports error code 0 where INT meets a gate that ring 3 may not use; the vector and the IDT bit are in it "
+     "(SDM vol. 3, 6.13; vol. 2, INT)",
+     gate_error_code},
+    {"this KVM's IRET in long mode takes a system descriptor for a code segment, and goes on (SDM vol. 2, IRET: #GP)",
+     return_to_anything},
 };
 
 const char *known_difference(const struct kcase *c, const struct result *ours, const struct result *theirs,
