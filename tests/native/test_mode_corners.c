@@ -378,6 +378,118 @@ static void test_xcr0(struct world *w)
     try_xcr0(w, 1, 7, EXC_GP);
 }
 
+/* ---- a 16-bit stack's end: a far call's two pushes may lie on both sides of it, neither across (as silicon has it) ---- */
+
+GUEST(calls_far, 32, "lcall $0x18, $0x10007; hlt");
+
+static void test_stack_wraps(struct world *w)
+{
+    static const uint32_t limits[] = {0xffff, 0xfffb};
+    for (unsigned i = 0; i < ARRAY_LEN(limits); i++)
+        for (uint32_t sp = 0; sp <= 8; sp++) {
+            struct x86_state s;
+            protected_mode(w, &s);
+            s.segment[SS] = (struct x86_segment){DATA16, 0x0093, limits[i], 0};
+            s.gpr[RSP] = sp;
+            bool fits = sp % 4 == 0 && (limits[i] == 0xffff || sp == 8);
+            /* else #SS, for which there is no room either */
+            CHECK_EQ(RUN(w, &s, calls_far), fits ? CPU_EXIT_HALT : CPU_EXIT_SHUTDOWN);
+            if (!fits)
+                continue;
+            CHECK_EQ(s.rip, CODE + 8);
+            CHECK_EQ(s.gpr[RSP] & 0xffff, (sp - 8) & 0xffff);
+            CHECK_EQ(get32(w, (sp - 4) & 0xffff), CODE32);
+            CHECK_EQ(get32(w, (sp - 8) & 0xffff), CODE + 7);
+        }
+}
+
+/* ---- XSAVES and XRSTORS: XSAVEC's format, ring 0's; IA32_XSS has no bit ---- */
+
+GUEST(saves, 64, "xsaves (%rsi); hlt");
+GUEST(restores, 64, "xrstors (%rsi); hlt");
+GUEST(xss, 64, "mov $0xda0, %ecx; rdmsr; wrmsr; inc %eax; wrmsr; hlt");
+GUEST(asks_sizes, 64, "mov $0xd, %eax; mov $1, %ecx; cpuid; hlt");
+
+static bool has_xsaves(struct world *w)
+{
+    struct x86_state s;
+    long_mode(w, &s);
+    CHECK_EQ(RUN(w, &s, asks_sizes), CPU_EXIT_HALT);
+    if (!(s.gpr[RAX] & 8))
+        return false;
+    CHECK_EQ(s.gpr[RBX], 832); /* XCR0 is 7 */
+    CHECK_EQ(s.gpr[RCX], 0);
+    CHECK_EQ(s.gpr[RDX], 0);
+    return true;
+}
+
+static void begin_xsaves(struct world *w, struct x86_state *s)
+{
+    long_mode(w, s);
+    s->gpr[RSI] = DATA;
+    s->gpr[RAX] = s->gpr[RDX] = 0xffffffff;
+    s->xsave[512] = XCR0_SSE;
+    memset(s->xsave + 160, 0x11, 16);
+}
+
+static void try_restores(struct world *w, unsigned at, uint64_t value, int vector)
+{
+    struct x86_state s;
+    uint64_t before = get64(w, DATA + at);
+    put64(w, DATA + at, value);
+    begin_xsaves(w, &s);
+    CHECK_EQ(RUN(w, &s, restores), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, vector);
+    put64(w, DATA + at, before);
+}
+
+static void test_xsaves(struct world *w)
+{
+    struct x86_state s;
+    if (!__builtin_cpu_supports("avx") || !has_xsaves(w))
+        return;
+    for (unsigned i = 0; i < 832; i += 8)
+        put64(w, DATA + i, UINT64_C(0x9999999999999999));
+    begin_xsaves(w, &s);
+    CHECK_EQ(RUN(w, &s, saves), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, -1);
+    CHECK_EQ(get64(w, DATA + 512), XCR0_SSE); /* x87 and the upper halves are initial */
+    CHECK_EQ(get64(w, DATA + 520), BIT(63) | 7);
+    CHECK_EQ(get64(w, DATA + 160), UINT64_C(0x1111111111111111));
+    CHECK_EQ(get32(w, DATA + 24), 0x1f80);
+    CHECK_EQ(get64(w, DATA + 576), UINT64_C(0x9999999999999999)); /* not written */
+    for (unsigned i = 528; i < 576; i += 8)
+        put64(w, DATA + i, 0);
+    put64(w, DATA + 160, 42);
+    begin_xsaves(w, &s);
+    CHECK_EQ(RUN(w, &s, restores), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, -1);
+    CHECK_EQ(load_le64(s.xsave + 160), 42);
+    try_restores(w, 520, 0, EXC_GP); /* not compacted */
+    try_restores(w, 520, 7, EXC_GP);
+    try_restores(w, 520, BIT(63) | 5, EXC_GP);     /* without what is in use */
+    try_restores(w, 520, BIT(63) | 0x107, EXC_GP); /* with what XCR0 and IA32_XSS have not */
+    try_restores(w, 568, 1, EXC_GP);
+    try_restores(w, 24, BIT(31), EXC_GP); /* a reserved bit of MXCSR */
+    begin_xsaves(w, &s);
+    to_user(&s);
+    CHECK_EQ(RUN(w, &s, saves), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_GP);
+    begin_xsaves(w, &s);
+    s.cr4 &= ~(uint64_t)CR4_OSXSAVE;
+    CHECK_EQ(RUN(w, &s, restores), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_UD);
+    begin_xsaves(w, &s);
+    s.gpr[RSI] += 32;
+    CHECK_EQ(RUN(w, &s, saves), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_GP);
+    long_mode(w, &s);
+    CHECK_EQ(RUN(w, &s, xss), CPU_EXIT_HALT);
+    CHECK_VECTOR(&s, EXC_GP); /* of the second WRMSR */
+    CHECK_EQ(s.gpr[RAX], 1);
+    CHECK_EQ(s.gpr[RDX], 0);
+}
+
 int main(void)
 {
     struct world w;
@@ -393,6 +505,8 @@ int main(void)
     test_external_bit(&w);
     test_half_an_instruction(&w);
     test_xcr0(&w);
+    test_stack_wraps(&w);
+    test_xsaves(&w);
     world_destroy(&w);
     return check_report();
 }

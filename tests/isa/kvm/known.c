@@ -511,8 +511,7 @@ static const struct known known[] = {
     {"KVM's LTR takes a 16-bit TSS in long mode (SDM vol. 2, LTR: #GP)", short_tss},
     {"KVM looks at the operand before it finds that the mode has no such instruction", mode_first},
     {"KVM's interrupts in real mode clear the upper half of ESP", narrow_stack_pointer},
-    {"KVM's far calls push CS before they find that the rest is beyond the end of the stack, or wrap around it "
-     "(SDM vol. 3, 5.3: #SS)", push_across_limit},
+    {"KVM's far calls push CS before they find that the rest is beyond the end of the stack (SDM vol. 2, CALL)", push_across_limit},
     {"KVM keeps the attributes under a null SS in ring 0 of long mode; nothing looks at them", null_stack},
     {"LZCNT and TZCNT where they are not announced: KVM's emulator runs the host's", counting_feature},
     {"KVM delivers a frame past the limit of SS", frame_past_limit},

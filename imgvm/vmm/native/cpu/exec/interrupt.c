@@ -145,7 +145,7 @@ static void deliver_protected(struct cpu *cpu, uint8_t vector, enum interrupt_so
     }
     frame.user = new_cpl == 3;
     unsigned slots = 3 + (v86 ? 4 : 0) + (long_mode || inner ? 2 : 0) + has_error;
-    frame_check(cpu, &frame, slots * size);
+    frame_check(cpu, &frame, slots, size);
 
     if (v86) {
         static const uint8_t order[] = {GS, FS, DS, ES};
