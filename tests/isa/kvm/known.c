@@ -78,7 +78,7 @@ KNOWN(short_push)
 {
     UNUSED;
     return c->decoded > 0 && pushes_segment(c->insn.op) && c->insn.osize > 2 &&
-           (!strcmp(what, "memory") || stopped_in(ours) == EXC_SS);
+           (!strcmp(what, "memory") || stopped_in(ours) == EXC_SS || ours->outcome == SHUTDOWN);
 }
 
 KNOWN(native_user)
