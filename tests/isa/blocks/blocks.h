@@ -61,6 +61,7 @@ struct side {
 struct ending {
     enum cpu_exit exit;
     bool hit;
+    bool stopped; /* it took too long */
     struct cpu_hit point;
     uint64_t instructions, outside;
     struct x86_state state;

@@ -43,7 +43,7 @@ static bool stopped_by_exception(const struct ending *e)
 static void check(struct session *s, const char *scenario, const struct ending *a, const struct ending *b)
 {
     char text[200] = "";
-    if (s->interpreter.mmio >= MMIO_MOST || s->translator.mmio >= MMIO_MOST) {
+    if (s->interpreter.mmio >= MMIO_MOST || s->translator.mmio >= MMIO_MOST || a->stopped || b->stopped) {
         s->totals.cut_short++;
         return;
     }
