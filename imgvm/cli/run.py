@@ -55,6 +55,18 @@ def command(
             help="Say what the engine did and how often. It makes --accel jit slower.",
         ),
     ] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            "--trace", metavar="KIND,...", help="A line for each such event; `--trace help` names the kinds."
+        ),
+    ] = None,
+    trace_file: Annotated[
+        Path | None, typer.Option("--trace-file", metavar="FILE", help="Where they go instead of to stderr.")
+    ] = None,
+    perf_map: Annotated[
+        bool, typer.Option("--perf-map", help="With --accel jit: name its code for Linux perf.")
+    ] = False,
     lockstep: Annotated[
         bool, typer.Option("--lockstep", help="With --accel jit: check all it translates by interpreting.")
     ] = False,
@@ -70,7 +82,7 @@ def command(
     from imgvm.cli import on_terminal
     from imgvm.cli.stats import FORMATS
     from imgvm.launch import parse_grants
-    from imgvm.vmm.vm import Watch
+    from imgvm.vmm.vm import Watch, check_trace
 
     overrides = list(sets or ())
     for value, path in ((accel, "machine.accel"), (memory, "machine.memory"), (timeout, "exit.timeout")):
@@ -82,6 +94,8 @@ def command(
         overrides.append(f"machine.cpus={cpus}")
     if stats not in (None, *FORMATS):
         raise UsageError(f"--stats={stats}: there are {' and '.join(FORMATS)}")
+    if trace is not None:
+        check_trace(trace)
     grants = parse_grants(allow)
     return on_terminal.run(
         source,
@@ -93,6 +107,12 @@ def command(
         ephemeral=ephemeral,
         allow=grants,
         gdb=gdb,
-        watch=Watch(count=stats is not None, lockstep=lockstep),
+        watch=Watch(
+            count=stats is not None,
+            trace=trace or "",
+            trace_file=trace_file,
+            perf_map=perf_map,
+            lockstep=lockstep,
+        ),
         stats=stats,
     )

@@ -105,6 +105,7 @@ exit: {on_reboot: exit}
         "abi": 1, "engine": 1, "cpus": 2, "memory_bytes": 64 << 20, "debug_exit": 2, "debug_exit_port": 0x501,
         "entropy": False, "reset_is_exit": True, "rtc_offset_sec": 0,
         "cpu_model": b"x86-64-v3", "cpu_features": b"+aes -fma", "cpu_vendor": b"amd", "count": False, "lockstep": False,
+            "trace": core.ffi.NULL, "trace_fd": 0, "perf_map_fd": 0,
     }  # fmt: skip
     assert core.calls[1] == (
         "load_linux", "imgvm_vm *", b"KERNEL", 6, b"INITRD", 6, b"a=b", "imgvm_error *",

@@ -156,6 +156,9 @@ typedef struct {
     bool count; /* IMGVM_ENGINE_JIT: translated code counts its instructions (slower); the interpreter always does */
     bool lockstep; /* IMGVM_ENGINE_JIT, one processor: the interpreter checks every block; a difference ends the run */
     const char *cpu_vendor;   /* intel, amd; auto or NULL: the host's with model host, else intel */
+    const char *trace; /* kinds of events, with commas between (base/trace.h), of which each is a line on trace_fd; or NULL */
+    int trace_fd;
+    int perf_map_fd; /* IMGVM_ENGINE_JIT: an open /tmp/perf-PID.map, where translated code is named for Linux perf; 0: none */
 } imgvm_vm_config;
 
 #define IMGVM_UNCOUNTED 0xffffffffffffffff
@@ -185,6 +188,8 @@ typedef struct {
 /* 0 when the engine can run here; else -errno and err says why (absent, no permission, ...). */
 int imgvm_engine_probe(uint32_t engine, imgvm_error *err);
 
+/* Whether imgvm_vm_config.trace may be this. */
+int imgvm_trace_check(const char *kinds, imgvm_error *err);
 int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *err);
 void imgvm_vm_destroy(imgvm_vm *vm); /* stops it first */
 #define IMGVM_CACHE_WRITEBACK 0    /* safe when the guest has flushed */

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "assembler.h"
+#include "perf_map.h"
 #include "translate.h"
 #include "watch.h"
 
@@ -182,7 +183,7 @@ enum after_call { AFTER_LEAVE, AFTER_GO_ON, AFTER_DISPATCH };
 static unsigned call_executor(struct cpu *cpu, struct block *block, const struct uop *u)
 {
     bool live = cpu->fpu_live;
-    uint32_t epoch = cpu->mmu.epoch;
+    uint32_t epoch = cpu->mmu.epoch, mode_key = cpu->mmu.mode_key;
     cpu->block = block;
     cpu->gpr[GPR_BLOCK_RIP] = block->translated_rip;
     cpu->called[0] = *u;
@@ -191,9 +192,9 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
     cpu->link_from = 0;
     cpu->called[0].fn(cpu, cpu->called);
     if (!cpu->executor_continued)
-        return cpu->unlinked || cpu->leave_translated || !cpu->code64 || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
-    if (unlikely(cpu->leave_translated || epoch != cpu->mmu.epoch)) {
-        cpu->rip = block->translated_rip + u->next;
+        return cpu->unlinked || cpu->leave_translated || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
+    if (unlikely(cpu->leave_translated || epoch != cpu->mmu.epoch || mode_key != cpu->mmu.mode_key)) {
+        cpu->rip = (block->translated_rip + u->next) & cpu_rip_mask(cpu);
         if (cpu->translator->count)
             cpu->instructions -= block->count - u->index - 1u;
         return AFTER_LEAVE;
@@ -364,32 +365,19 @@ static uint64_t resume_after_trap(const void *elsewhere, uint64_t rip)
     return low < jit->trap_count && jit->traps[low].pc == pc ? (uint64_t)jit->executable + jit->traps[low].cold : 0;
 }
 
-static struct translator *jit_create(struct cpu *cpu, bool count, imgvm_error *err)
+static void jit_destroy(struct translator *jit)
 {
-    struct translator *jit = calloc(1, sizeof *jit);
-    if (!jit) {
-        error_set(err, ENOMEM, "out of memory for the translator");
-        return NULL;
-    }
-    int fd = memfd_create("imgvm-jit", MFD_CLOEXEC);
-    void *w = MAP_FAILED, *x = MAP_FAILED;
-    if (fd >= 0 && ftruncate(fd, JIT_CODE_BYTES) == 0) {
-        w = mmap(NULL, JIT_CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        x = mmap(NULL, JIT_CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    }
-    if (fd >= 0)
-        close(fd);
-    jit->exits = malloc(JIT_EXITS * sizeof *jit->exits);
-    jit->traps = malloc(JIT_TRAPS * sizeof *jit->traps);
-    jit->jumps = calloc(JIT_JUMPS, sizeof *jit->jumps);
-    if (w == MAP_FAILED || x == MAP_FAILED || !jit->exits || !jit->traps || !jit->jumps || (count && !watch_executors(cpu))) {
-        error_set(err, ENOMEM, "cannot map the translator's code cache");
-        return NULL;
-    }
-    jit->writable = w;
-    jit->executable = x;
-    jit->count = count;
-    jit->counts = &cpu->counts;
+    if (!jit)
+        return;
+    code_memory_unmap(&jit->memory);
+    free(jit->exits);
+    free(jit->traps);
+    free(jit->jumps);
+    free(jit);
+}
+
+static void make_stubs(struct translator *jit)
+{
     struct assembler a = {jit->writable};
     make_leave(jit, &a);
     make_leave_saved(jit, &a);
@@ -400,23 +388,46 @@ static struct translator *jit_create(struct cpu *cpu, bool count, imgvm_error *e
     make_refill(jit, &a, false);
     make_refill(jit, &a, true);
     jit->first_free = align_up((uint64_t)(a.p - jit->writable), 64);
+}
+
+static bool allocate(struct cpu *cpu, struct translator *jit)
+{
+    jit->exits = malloc(JIT_EXITS * sizeof *jit->exits);
+    jit->traps = malloc(JIT_TRAPS * sizeof *jit->traps);
+    jit->jumps = calloc(JIT_JUMPS, sizeof *jit->jumps);
+    return jit->exits && jit->traps && jit->jumps && (!jit->count || watch_executors(cpu));
+}
+
+static struct translator *jit_create(struct cpu *cpu, const struct cpu_options *options, imgvm_error *err)
+{
+    struct translator *jit = calloc(1, sizeof *jit);
+    if (!jit) {
+        error_set(err, ENOMEM, "out of memory for the translator");
+        return NULL;
+    }
+    jit->count = options->count_instructions;
+    jit->perf_map = cpu->callbacks.name_code;
+    jit->counts = &cpu->counts;
+    bool good = code_memory_map(&jit->memory, JIT_CODE_BYTES, jit->perf_map, err) == 0;
+    if (good && !allocate(cpu, jit)) {
+        error_set(err, ENOMEM, "out of memory for the translator");
+        good = false;
+    }
+    if (!good) {
+        jit_destroy(jit);
+        return NULL;
+    }
+    jit->writable = jit->memory.writable;
+    jit->executable = jit->memory.executable;
+    make_stubs(jit);
+    if (jit->perf_map)
+        perf_map_stubs(cpu, jit);
     cpu->translated_jumps = jit->jumps;
     jit_forget(cpu, jit);
+    cpu->counts.translator_emptied = 0;
     cpu->native->resume_elsewhere = resume_after_trap;
     cpu->native->elsewhere = jit;
     return jit;
-}
-
-static void jit_destroy(struct translator *jit)
-{
-    if (!jit)
-        return;
-    munmap(jit->writable, JIT_CODE_BYTES);
-    munmap((void *)jit->executable, JIT_CODE_BYTES);
-    free(jit->exits);
-    free(jit->traps);
-    free(jit->jumps);
-    free(jit);
 }
 
 /* Translated code finds the processor through gs, which nothing else in a 64-bit Linux process uses. */
@@ -456,7 +467,17 @@ static void jit_code_written(struct cpu *cpu, struct translator *jit, uint64_t g
 
 static bool may_translate(const struct cpu *cpu, const struct block *block)
 {
-    return block->mode == INSN_MODE_64 && !block->interpret && !cpu->alignment_checked && cpu->count_limit == UINT64_MAX;
+    return !(block->mode & MODE_SINGLE) && !block->interpret && !cpu->alignment_checked && cpu->count_limit == UINT64_MAX;
+}
+
+/* false: the code segment has no number, but the next one will. */
+static bool has_code_segment(struct cpu *cpu, struct translator *jit)
+{
+    if (likely(cpu->code64 || !cpu->code_segments.full))
+        return true;
+    jit_forget(cpu, jit);
+    cpu_forget_code_segments(cpu);
+    return false;
 }
 
 static bool is_translated(const struct cpu *cpu, const struct block *block)
@@ -466,7 +487,7 @@ static bool is_translated(const struct cpu *cpu, const struct block *block)
 
 static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *block)
 {
-    if (!may_translate(cpu, block))
+    if (!may_translate(cpu, block) || !has_code_segment(cpu, jit))
         return false;
     look_over(cpu, jit);
     if (is_translated(cpu, block))
@@ -500,10 +521,10 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     cpu->uncounted = !jit->count;
     cpu->counts.entered++;
     enter(block->translated);
-    watch_left(cpu, atomic_load(cpu->mmu.mem->code_epoch) != jit->seen_code_epoch);
     cpu->uncounted = false;
     if (cpu->link_from)
         cpu->rip = jit->exits[cpu->link_from].target;
+    watch_left(cpu, atomic_load(cpu->mmu.mem->code_epoch) != jit->seen_code_epoch);
     return true;
 }
 

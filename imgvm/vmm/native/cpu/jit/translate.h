@@ -53,7 +53,8 @@ struct jit_jump {
 };
 
 struct translator {
-    uint8_t *writable;
+    struct code_memory memory;
+    uint8_t *writable; /* those */
     const uint8_t *executable;
     size_t used, cold_used, first_free;
     const void *enter, *leave, *leave_at, *leave_dead, *leave_by_exit, *dispatch, *return_miss, *stray_return, *callout;
@@ -68,7 +69,7 @@ struct translator {
     struct block *across; /* those that go on in another page */
     uint32_t seen_code_epoch;
     unsigned next_slot;
-    bool count;
+    bool count, perf_map;
     struct cpu_counts *counts;
 };
 

@@ -3,16 +3,29 @@
 
 #include <stdlib.h>
 
+#include "../exec/trace.h"
+
 static uint64_t *look_count(struct cpu *cpu, bool code_written)
 {
     uint32_t requests = atomic_load(&cpu->requests) & cpu->request_mask;
     if (requests & (CPU_REQUEST_INTR | CPU_REQUEST_NMI))
         return &cpu->counts.exit_interrupt;
-    if (requests)
+    if (requests & ~CPU_REQUEST_CLOCK)
         return &cpu->counts.exit_request;
-    if (atomic_load_explicit(&cpu->clock_due, memory_order_relaxed))
+    if (requests)
         return &cpu->counts.exit_clock;
     return code_written ? &cpu->counts.exit_code : &cpu->counts.exit_other;
+}
+
+/* As count.def names it. */
+static const char *exit_name(const struct cpu *cpu, const uint64_t *count)
+{
+#define COUNT(field, group, name) \
+    if (count == &cpu->counts.field) \
+        return name;
+#include "../exec/count.def"
+#undef COUNT
+    return "";
 }
 
 static uint64_t *exit_count(struct cpu *cpu, bool code_written)
@@ -33,7 +46,10 @@ static uint64_t *exit_count(struct cpu *cpu, bool code_written)
 
 void watch_left(struct cpu *cpu, bool code_written)
 {
-    ++*exit_count(cpu, code_written);
+    uint64_t *count = exit_count(cpu, code_written);
+    ++*count;
+    if (unlikely(cpu->traced))
+        cpu_trace_exit(cpu, exit_name(cpu, count));
 }
 
 bool watch_executors(struct cpu *cpu)
