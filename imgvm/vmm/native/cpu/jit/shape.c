@@ -407,15 +407,13 @@ static bool is_moffs(const struct insn *in)
     return in->flags & INSN_MEM && !in->modrm && in->base == INSN_REG_NONE && in->index == INSN_REG_NONE;
 }
 
-/* Outside 64-bit mode: flat segments are as if there were none. */
+/* Outside 64-bit mode flat segments are as if there were none. */
 static void plan_memory(struct plan *plan, const struct cpu *cpu)
 {
     struct insn *in = &plan->memory.in;
-    if (!plan->memory.bytes || cpu->code64)
-        return;
-    if (is_moffs(in))
+    if (plan->memory.bytes && is_moffs(in))
         in->disp = (int32_t)in->imm;
-    if (in->segment <= DS && is_flat(cpu, in->segment) && !(in->segment == CS && plan->memory.write))
+    if (plan->memory.bytes && in->segment <= DS && is_flat(cpu, in->segment) && !(in->segment == CS && plan->memory.write))
         in->segment = INSN_SEG_FLAT;
 }
 
