@@ -6,6 +6,7 @@
 
 #include "debug.h"
 #include "exec.h"
+#include "trace.h"
 
 uint32_t cpu_get_eflags(const struct cpu *cpu)
 {
@@ -44,7 +45,9 @@ void cpu_select_tlb(struct cpu *cpu)
     cpu->alignment_checked = unlikely(ac) && cpu->cpl == 3 && (cpu->s.cr0 & CR0_AM);
     bool none = cpu->alignment_checked || cpu->undo;
     enum mmu_who who = cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR;
-    cpu->tlb = none ? cpu->nothing : cpu->mmu.tlb[mmu_bank(&cpu->mmu, who)];
+    unsigned bank = mmu_bank(&cpu->mmu, who);
+    cpu->tlb = none ? cpu->nothing : cpu->mmu.tlb[bank];
+    cpu->wide = cpu->mmu.wide ? cpu->mmu.wide[bank] : NULL;
     cpu_update_mode_key(cpu);
 }
 
@@ -63,6 +66,19 @@ static uint8_t fpu_ready(const struct cpu *cpu)
     if ((cr0 & CR0_PE) && !(cpu->eflags & EFLAGS_VM))
         ready |= UNIT_VEX;
     return ready;
+}
+
+static void update_cpuid(struct cpu *cpu)
+{
+    struct cpuid_config *config = &cpu->cpuid;
+    bool osxsave = cpu->s.cr4 & CR4_OSXSAVE, ospke = cpu->s.cr4 & CR4_PKE;
+    if (config->xcr0 == cpu->s.xcr0 && config->osxsave == osxsave && config->ospke == ospke)
+        return;
+    config->xcr0 = cpu->s.xcr0;
+    config->osxsave = osxsave;
+    config->ospke = ospke;
+    for (unsigned i = 0; i < CPUID_MEMOS; i++)
+        cpu->cpuid_memo[i].known = false;
 }
 
 void cpu_update_mode(struct cpu *cpu)
@@ -85,10 +101,10 @@ void cpu_update_mode(struct cpu *cpu)
     if (!cpu->code64)
         cpu_derive_segments(cpu);
     cpu_update_mode_key(cpu);
-    cpu->cpuid.xcr0 = cpu->s.xcr0;
-    cpu->cpuid.osxsave = cpu->s.cr4 & CR4_OSXSAVE;
-    cpu->cpuid.ospke = cpu->s.cr4 & CR4_PKE;
+    update_cpuid(cpu);
     cpu_update_requests(cpu);
+    if (unlikely(cpu->traced))
+        cpu_trace_mode(cpu);
 }
 
 void cpu_set_pkru(struct cpu *cpu, uint32_t value)
@@ -220,15 +236,18 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     cpu->blocks = block_cache_create(options->count);
     cpu->native = native_cache_create(err);
     cpu->exec_table = calloc(OP_COUNT, sizeof *cpu->exec_table);
-    if (!cpu->blocks || !cpu->native || !cpu->exec_table) {
-        error_set(err, ENOMEM, "out of memory for a processor");
+    if (options->translator)
+        cpu->mmu.wide = calloc(TLB_BANKS, sizeof *cpu->mmu.wide);
+    if (!cpu->blocks || !cpu->native || !cpu->exec_table || (options->translator && !cpu->mmu.wide)) {
+        if (cpu->native)
+            error_set(err, ENOMEM, "out of memory for a processor");
         cpu_destroy(cpu);
         return NULL;
     }
     cpu->native_generation = cpu->native->generation;
     cpu->translator_ops = options->translator;
     cpu->translate_after = options->translate_after;
-    if (options->translator && !(cpu->translator = options->translator->create(cpu, options->count_instructions, err))) {
+    if (options->translator && !(cpu->translator = options->translator->create(cpu, options, err))) {
         cpu_destroy(cpu);
         return NULL;
     }
@@ -236,6 +255,7 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     struct x86_state *fresh = &cpu->s;
     x86_state_reset(fresh, options->id == 0);
     cpu_set_state(cpu, fresh);
+    cpu->traced = options->traced;
     return cpu;
 }
 
@@ -248,8 +268,10 @@ void cpu_destroy(struct cpu *cpu)
     block_cache_destroy(cpu->blocks);
     native_cache_destroy(cpu->native);
     free(cpu->lockstep);
+    free(cpu->counts.executors);
     free(cpu->points.point);
     free(cpu->mmu.held_page);
+    free(cpu->mmu.wide);
     free(cpu->exec_table);
     free(cpu);
 }

@@ -23,9 +23,9 @@ static uint64_t relative_target(const struct emitter *e, const struct uop *u)
     return e->code64 ? target : target & bits_mask_bytes(u->in.osize == 2 ? 2 : 4);
 }
 
-bool branch_stays_inside(const struct emitter *e)
+bool branch_stays_inside(const struct emitter *e, unsigned i)
 {
-    const struct uop *u = emit_uop(e, e->block->count - 1u);
+    const struct uop *u = emit_uop(e, i);
     return e->code64 || !u->in.length || u->in.form != FORM_REL || relative_target(e, u) <= e->code_limit;
 }
 
@@ -34,12 +34,19 @@ bool branch_stays_inside(const struct emitter *e)
 static unsigned new_exit(struct emitter *e, uint64_t target)
 {
     unsigned number = ++e->jit->exit_count;
-    e->jit->exits[number] = (struct jit_exit){.target = target, .mode = e->cpu->mmu.mode_key};
+    e->jit->exits[number] = (struct jit_exit){.target = target, .mode = e->cpu->mmu.mode_key,
+                                              .crosses = e->cpu->cpl != 3 && !same_page(e, target)};
     return number;
 }
 
-/* The stub, here: `state` is where the flags are. */
-static void put_stub(struct emitter *e, unsigned number, const struct flag_state *state, bool checked)
+static bool is_checked(const struct emitter *e, uint64_t target)
+{
+    return e->cpu->cpl == 3 && !same_page(e, target);
+}
+
+/* The stub, here: `state` is where the flags are, and `not_run` instructions of the block were left out. Returned: the
+ * jump to the tail when the target is stale. */
+static uint8_t *put_stub(struct emitter *e, unsigned number, const struct flag_state *state, unsigned not_run, bool checked)
 {
     struct assembler *a = &e->a;
     struct jit_exit *exit = &e->jit->exits[number];
@@ -47,6 +54,7 @@ static void put_stub(struct emitter *e, unsigned number, const struct flag_state
     exit->stub = a->p;
     exit->saves_flags = !state->in_cc;
     flags_to_cc_from(e, state);
+    branch_uncount(e, not_run);
     if (checked) {
         op_gs(a, OPC(0x81), ALU_CMP, CPU(mmu.epoch));
         exit->expected = a->p;
@@ -54,6 +62,13 @@ static void put_stub(struct emitter *e, unsigned number, const struct flag_state
         stale = put_jcc(a, CC_NE);
     }
     exit->stub_jump = put_jmp(a);
+    return stale;
+}
+
+static void put_tail(struct emitter *e, unsigned number, uint8_t *stale)
+{
+    struct assembler *a = &e->a;
+    struct jit_exit *exit = &e->jit->exits[number];
     exit->tail = a->p;
     patch_jump(exit->stub_jump, a->p);
     if (stale)
@@ -62,19 +77,35 @@ static void put_stub(struct emitter *e, unsigned number, const struct flag_state
     jit_put_jump(e->jit, a, e->jit->leave_by_exit);
 }
 
-void branch_exit_here(struct emitter *e, uint64_t target, bool checked)
+static const struct flag_state flags_saved = {.in_cc = true, .recipe = NO_RECIPE};
+
+void branch_exit_here(struct emitter *e, uint64_t target)
 {
-    static const struct flag_state saved = {.in_cc = true, .recipe = NO_RECIPE};
-    put_stub(e, new_exit(e, target), &saved, checked || !same_page(e, target));
+    unsigned number = new_exit(e, target);
+    put_tail(e, number, put_stub(e, number, &flags_saved, 0, is_checked(e, target)));
+}
+
+static unsigned not_run_after(const struct emitter *e, unsigned i)
+{
+    return e->jit->count ? e->block->count - i - 1u : 0;
 }
 
 /* `hot` is the rel32 of a jump that was just emitted. */
 static void leave_by(struct emitter *e, unsigned i, uint8_t *hot, uint64_t target)
 {
     unsigned number = new_exit(e, target);
-    e->jit->exits[number].hot = hot;
+    if (!not_run_after(e, i)) /* else the stub is never to be passed by */
+        e->jit->exits[number].hot = hot;
     struct cold *cold = emit_cold(e, COLD_EXIT, i);
     cold->exit = number;
+    cold->patch = hot;
+}
+
+void branch_aside(struct emitter *e, unsigned i)
+{
+    const struct uop *u = emit_uop(e, i);
+    flags_to_eflags(e);
+    leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
 }
 
 /* ---- looks ---- */
@@ -222,10 +253,16 @@ static void put_call_pushes(struct emitter *e, unsigned i, struct place at, uint
     PUT(a, 0x41, 0x57); /* push r15 */
 }
 
-static void put_landing(struct emitter *e, uint64_t back)
+/* Where the host's return comes to: in the epoch of the call, for whoever ends it leaves translated code, which drops all
+ * pairs. */
+static void put_landing(struct emitter *e, unsigned i, uint64_t back)
 {
+    unsigned number = new_exit(e, back);
     op_rm(&e->a, OPCW(0x8d), H_RSP, H_RSP, 8);
-    branch_exit_here(e, back, true);
+    uint8_t *stale = put_stub(e, number, &flags_saved, 0, is_checked(e, back));
+    struct cold *cold = emit_cold(e, COLD_TAIL, i);
+    cold->exit = number;
+    cold->patch = stale;
 }
 
 static void put_call(struct emitter *e, unsigned i)
@@ -237,7 +274,7 @@ static void put_call(struct emitter *e, unsigned i)
     put8(&e->a, 0xe8);
     put32(&e->a, 0);
     leave_by(e, i, e->a.p - 4, relative_target(e, u));
-    put_landing(e, back);
+    put_landing(e, i, back);
 }
 
 static void put_call_rm(struct emitter *e, unsigned i)
@@ -250,7 +287,7 @@ static void put_call_rm(struct emitter *e, unsigned i)
     put_call_pushes(e, i, at, back);
     op_gs(&e->a, OPCW(0x8b), T0, CPU(call_target));
     jit_put_call(e->jit, &e->a, e->jit->dispatch);
-    put_landing(e, back);
+    put_landing(e, i, back);
 }
 
 static void put_return(struct emitter *e, unsigned i)
@@ -285,6 +322,25 @@ static void return_cold(struct emitter *e, const struct cold *cold)
 
 /* ---- a block's end ---- */
 
+bool branch_loops(const struct emitter *e)
+{
+    unsigned last = e->block->count - 1u;
+    const struct plan *plan = &e->plans[last];
+    return plan->way == BY_SPECIAL && plan->special == SPECIAL_JCC && relative_target(e, emit_uop(e, last)) == e->rip &&
+           last < BLOCK_MAX_INSNS / 2 && !e->cpu->unlinked && !e->jit->count;
+}
+
+static void put_jump_back(struct emitter *e, unsigned condition)
+{
+    uint8_t *jump = put_jcc(&e->a, condition);
+    if (e->loop_head) {
+        patch_jump(jump, e->loop_head);
+    } else {
+        e->loop_patch = jump;
+        e->loop_flags = (struct flag_state){.in_eflags = true, .recipe = e->flags.recipe};
+    }
+}
+
 void branch_emit(struct emitter *e, unsigned i)
 {
     const struct uop *u = emit_uop(e, i);
@@ -293,7 +349,10 @@ void branch_emit(struct emitter *e, unsigned i)
     switch (e->plans[i].special) {
     case SPECIAL_JCC:
         flags_to_eflags(e);
-        leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
+        if (e->loops)
+            put_jump_back(e, u->in.cond);
+        else
+            leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
         leave_by(e, i, put_jmp(&e->a), (e->rip + u->next) & e->rip_mask);
         break;
     case SPECIAL_JMP:
@@ -327,12 +386,13 @@ void branch_cold(struct emitter *e, const struct cold *cold)
         poll_cold(e, cold);
         return;
     case COLD_EXIT: {
-        struct jit_exit *exit = &e->jit->exits[cold->exit];
-        uint8_t *here = a->p;
-        put_stub(e, cold->exit, &cold->flags, !same_page(e, exit->target));
-        patch_jump(exit->hot, here);
+        uint64_t target = e->jit->exits[cold->exit].target;
+        put_tail(e, cold->exit, put_stub(e, cold->exit, &cold->flags, not_run_after(e, cold->index), is_checked(e, target)));
         return;
     }
+    case COLD_TAIL:
+        put_tail(e, cold->exit, cold->patch);
+        return;
     case COLD_JUMP:
         jump_cold(e, cold);
         return;

@@ -2,18 +2,14 @@
 /* Memory operands. Each has an access slot of its own, which remembers the page it went to last:
  *
  *     lea  r14, [operand]
- *     mov  r15, r14
- *     xor  r15, gs:[slot.tag]
- *     cmp  r15, 4096 - bytes        the same page, and the operand does not leave it
+ *     sub  r14, gs:[slot.tag]
+ *     cmp  r14, 4096 - bytes        the same page, and the operand does not leave it
  *     ja   cold                     refilled from the TLB, the TLB from the tables; or the executor
- *     add  r14, gs:[slot.addend]
- *     OP   ..., [r14]
- *
- * Operands with the same registers, moved by nothing but constants in between, are checked together by the first; the
- * others take its slot's addend and lose no flags:
- *
  *     mov  r15, gs:[slot.addend]
- *     OP   ..., [base + r15 + disp] */
+ *     OP   ..., [base + r15 + disp] which so waits for nothing but its own registers
+ *
+ * (or r14 := host address, where r15 is wanted for something else). Operands with the same registers, moved by nothing but constants in between, are checked together by the first; the
+ * others take its slot's addend and lose no flags. */
 #include "emit.h"
 
 #define GROUP_BYTES 1024 /* a group reaches no further, so that it seldom straddles pages */
@@ -23,11 +19,29 @@ static uint32_t slot_at(const struct emitter *e, unsigned slot)
     return CPU(mmu.slots) + (uint32_t)((e->bank * ACCESS_SLOTS + slot) * sizeof(struct access_slot));
 }
 
-static unsigned new_slot(struct emitter *e)
+/* Operands that are likely to meet in a page share slots: the fewer there are in use, the fewer are to be filled again
+ * when translations were dropped. Of a kind they are told apart by a hash, so that two that do not meet seldom disturb
+ * each other. Each slot is for loads or for stores. */
+enum { STACK_SLOTS = 16, SEGMENT_SLOTS = 32, CONSTANT_SLOTS = 128, SHARED_SLOTS = STACK_SLOTS + SEGMENT_SLOTS + CONSTANT_SLOTS };
+
+static unsigned shared_slot(unsigned first, unsigned slots, uint64_t page, bool write)
 {
-    unsigned slot = (e->first_slot + e->slots) % ACCESS_SLOTS;
-    e->slots++;
-    return slot;
+    return first + (unsigned)((page ^ page >> 7) % (slots / 2)) * 2 + write;
+}
+
+static unsigned slot_for(struct emitter *e, const struct reference *r)
+{
+    const struct insn *in = &r->in;
+    uint64_t code = e->rip / GUEST_PAGE_SIZE;
+    bool constant = (in->base == INSN_REG_NONE || in->base == INSN_REG_RIP) && in->index == INSN_REG_NONE;
+    uint64_t address = (uint64_t)(int64_t)in->disp + (in->base == INSN_REG_RIP ? e->rip : 0);
+    if (in->base == RSP && in->index == INSN_REG_NONE && in->segment == INSN_SEG_FLAT)
+        return shared_slot(0, STACK_SLOTS, code, r->write);
+    if (in->segment != INSN_SEG_FLAT && constant)
+        return shared_slot(STACK_SLOTS, SEGMENT_SLOTS, address / GUEST_PAGE_SIZE ^ in->segment, r->write);
+    if (constant)
+        return shared_slot(STACK_SLOTS + SEGMENT_SLOTS, CONSTANT_SLOTS, address / GUEST_PAGE_SIZE, r->write);
+    return SHARED_SLOTS + e->jit->next_slot++ % (ACCESS_SLOTS - SHARED_SLOTS);
 }
 
 /* ---- addresses ---- */
@@ -94,21 +108,36 @@ void memory_move_stack(struct emitter *e, int32_t by, unsigned temp)
         op_rr(&e->a, OPCS(0x89, 2), temp, H_R13);
 }
 
-/* T0: the lowest linear address -> its host address. */
-static void put_check(struct emitter *e, unsigned i, unsigned slot, unsigned bytes, bool write, bool group)
+/* What a check is about: bytes from the lowest address on. */
+struct check {
+    unsigned slot, bytes;
+    bool write, group;
+};
+
+/* `linear` holds the lowest address, and is lost. */
+static struct cold *put_check(struct emitter *e, unsigned i, unsigned linear, struct check check)
 {
     struct assembler *a = &e->a;
-    mov_rr(a, T1, T0);
-    op_gs(a, OPCW(0x33), T1, slot_at(e, slot));
-    alu_imm(a, ALU_CMP, true, T1, GUEST_PAGE_SIZE - bytes);
+    op_gs(a, OPCW(0x2b), linear, slot_at(e, check.slot));
+    alu_imm(a, ALU_CMP, true, linear, GUEST_PAGE_SIZE - check.bytes);
     struct cold *cold = emit_cold(e, COLD_ACCESS, i);
     cold->patch = put_jcc(a, CC_ABOVE);
-    cold->bytes = bytes;
-    cold->slot = slot;
-    cold->write = write;
-    cold->group = group;
-    op_gs(a, OPCW(0x03), T0, slot_at(e, slot) + offsetof(struct access_slot, addend));
+    cold->bytes = check.bytes;
+    cold->slot = check.slot;
+    cold->write = check.write;
+    cold->group = check.group;
+    cold->linear_lost = linear == T0;
     cold->done = a->p;
+    return cold;
+}
+
+/* T0: the lowest address -> the host's. T1 is lost. */
+static void put_check_to_host(struct emitter *e, unsigned i, struct check check)
+{
+    mov_rr(&e->a, T1, T0);
+    struct cold *cold = put_check(e, i, T1, check);
+    op_gs(&e->a, OPCW(0x03), T0, slot_at(e, check.slot) + offsetof(struct access_slot, addend));
+    cold->done = e->a.p;
 }
 
 /* ---- groups ---- */
@@ -132,6 +161,14 @@ void memory_forget(struct emitter *e)
 {
     for (unsigned g = 0; g < GROUPS; g++)
         e->groups[g].valid = false;
+}
+
+/* The slot may hold another page now. */
+static void forget_slot(struct emitter *e, unsigned slot)
+{
+    for (unsigned g = 0; g < GROUPS; g++)
+        if (e->groups[g].slot == slot)
+            e->groups[g].valid = false;
 }
 
 static bool same_registers(const struct group *g, const struct reference *r)
@@ -194,6 +231,13 @@ static struct place narrow_place(struct emitter *e, const struct insn *in, uint3
     return (struct place){T0, NO_REG, 0, 0};
 }
 
+/* Is the address the sum of registers that are pinned, of 64 bits? */
+static bool in_registers(const struct emitter *e, const struct insn *in)
+{
+    bool index = in->index == INSN_REG_NONE || (in->index < 16 && host_register(in->index) != NO_REG);
+    return e->code64 && in->asize == 8 && in->segment == INSN_SEG_FLAT && in->base < 16 && host_register(in->base) != NO_REG && index;
+}
+
 static struct place place_of(struct emitter *e, unsigned i, const struct reference *r, bool keep_t1)
 {
     struct assembler *a = &e->a;
@@ -227,26 +271,58 @@ static struct place place_of(struct emitter *e, unsigned i, const struct referen
     flags_yield(e, i);
     int64_t low = in->disp, high = low + (int64_t)r->bytes;
     unsigned members = may_lead(e, in) ? gather(e, i, r, &low, &high) : 0;
-    unsigned slot = new_slot(e);
+    unsigned slot = slot_for(e, r);
     if (low != (int32_t)low) {
         members = 0;
         low = in->disp;
         high = low + (int64_t)r->bytes;
     }
+    struct check check = {slot, (unsigned)(high - low), r->write, members > 0};
     put_offset(e, in, low);
-    put_segment(e, i, in->segment, (unsigned)(high - low), r->write, members > 0);
-    put_check(e, i, slot, (unsigned)(high - low), r->write, members > 0);
+    put_segment(e, i, in->segment, check.bytes, r->write, check.group);
+    struct place at = {T0, NO_REG, 0, (int32_t)(in->disp - low)};
+    if (keep_t1 || !in_registers(e, in)) {
+        put_check_to_host(e, i, check);
+    } else {
+        uint8_t base = (uint8_t)host_register(in->base);
+        put_check(e, i, T0, check);
+        op_gs(a, OPCW(0x8b), T1, slot_at(e, slot) + offsetof(struct access_slot, addend));
+        at = (struct place){base, T1, 0, in->disp};
+        if (in->index != INSN_REG_NONE) {
+            op_place(a, OPCW(0x8d), T1, (struct place){base, T1, 0, 0});
+            at = (struct place){T1, (uint8_t)host_register(in->index), in->scale, in->disp};
+        }
+    }
+    forget_slot(e, slot);
     if (members) {
         struct group *group = &e->groups[e->next_group++ % GROUPS];
         *group = (struct group){.valid = true, .write = r->write, .base = in->base, .index = in->index, .scale = in->scale,
                                 .segment = in->segment, .asize = in->asize, .base_moved = moved, .low = low, .high = high, .slot = slot};
     }
-    return (struct place){T0, NO_REG, 0, (int32_t)(in->disp - low)};
+    return at;
 }
 
 struct place memory_operand(struct emitter *e, unsigned i, bool keep_t1)
 {
     return place_of(e, i, &e->plans[i].memory, keep_t1);
+}
+
+struct place memory_bit_string(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    const struct reference *r = &e->plans[i].memory;
+    const struct insn *in = &r->in;
+    unsigned slot = slot_for(e, r), log_bits = in->osize == 8 ? 6 : 5;
+    flags_yield(e, i);
+    put_offset(e, in, in->disp);
+    put_segment(e, i, in->segment, r->bytes, r->write, false);
+    unsigned index = fetch_register(e, in->reg, T1);
+    op_rr(a, in->osize == 8 ? OPCW(0x89) : OPCW(0x63), in->osize == 8 ? index : T1, in->osize == 8 ? T1 : index);
+    shift_imm(a, SHIFT_SAR, true, T1, log_bits);
+    op_place(a, OPCW(0x8d), T0, (struct place){T0, T1, (uint8_t)(log_bits - 3), 0});
+    put_check_to_host(e, i, (struct check){slot, r->bytes, r->write, false});
+    forget_slot(e, slot);
+    return (struct place){T0, NO_REG, 0, 0};
 }
 
 struct place memory_push(struct emitter *e, unsigned i)
@@ -262,6 +338,8 @@ void memory_cold(struct emitter *e, const struct cold *cold)
 {
     struct assembler *a = &e->a;
     if (cold->kind == COLD_ACCESS) {
+        if (cold->linear_lost)
+            op_gs(a, OPCW(0x03), T0, slot_at(e, cold->slot));
         mov_rr(a, T1, T0);
         alu_imm(a, ALU_AND, false, T1, GUEST_PAGE_SIZE - 1);
         alu_imm(a, ALU_CMP, false, T1, GUEST_PAGE_SIZE - cold->bytes);
@@ -276,7 +354,7 @@ void memory_cold(struct emitter *e, const struct cold *cold)
     if (cold->group && cold->resume) {
         /* those that lean on this check are not to follow */
         branch_uncount(e, e->block->count - cold->index - 1u);
-        branch_exit_here(e, (e->rip + emit_uop(e, cold->index)->next) & e->rip_mask, false);
+        branch_exit_here(e, (e->rip + emit_uop(e, cold->index)->next) & e->rip_mask);
         return;
     }
     if (!cold->resume) {

@@ -32,13 +32,18 @@ static bool lockable(const struct insn *in)
     return (in->flags & INSN_MEM) && (op_infos[in->op].attributes & OPA_LOCKABLE);
 }
 
+static bool lock_is_good(const struct insn *in)
+{
+    return !(in->flags & INSN_LOCK) || lockable(in);
+}
+
 bool shape_of(const struct uop *u, struct shape *s)
 {
     static const uint8_t alu[] = {[OP_ADD] = 1, [OP_OR] = 2, [OP_ADC] = 3, [OP_SBB] = 4, [OP_AND] = 5, [OP_SUB] = 6, [OP_XOR] = 7, [OP_CMP] = 8};
     const struct insn *in = &u->in;
     unsigned size = in->osize;
     *s = (struct shape){0};
-    if (((in->flags & INSN_MEM) && (!addressable(u) || high_byte(in))) || ((in->flags & INSN_LOCK) && !lockable(in)))
+    if (((in->flags & INSN_MEM) && (!addressable(u) || high_byte(in))) || !lock_is_good(in))
         return false;
     s->op.lock = in->flags & INSN_LOCK;
     if (in->op < ARRAY_LEN(alu) && alu[in->op]) {
@@ -181,6 +186,13 @@ bool shape_of(const struct uop *u, struct shape *s)
         s->reg = in->reg, s->reg_read = s->rm_read = s->rm_written = true;
         s->also_written = 1 << RAX;
         break;
+    case OP_CMPXCHG8B: case OP_CMPXCHG16B:
+        s->op.code = 0x0fc7, s->op.w = in->op == OP_CMPXCHG16B;
+        s->size = s->op.w ? 16 : 8;
+        s->digit = true, s->reg = 1, s->rm_read = s->rm_written = true;
+        s->also_written = 1 << RAX | 1 << RDX;
+        s->traps = s->op.w; /* #GP: not aligned */
+        return in->flags & INSN_MEM;
     case OP_BSWAP:
         if (in->form != FORM_RM || size < 4 || (in->flags & INSN_MEM))
             return false;
@@ -224,8 +236,8 @@ bool shape_of(const struct uop *u, struct shape *s)
         return true;
     case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC: {
         unsigned k = in->op == OP_BT ? 0 : in->op == OP_BTS ? 1 : in->op == OP_BTR ? 2 : 3;
-        if (in->flags & INSN_MEM)
-            return false;
+        if (in->form == FORM_RM_REG && (in->flags & INSN_MEM))
+            return false; /* SPECIAL_BIT_STRING */
         if (in->form == FORM_RM_REG) {
             s->op.code = 0x0fa3u + 8 * k;
             s->reg = in->reg, s->reg_read = true;
@@ -252,14 +264,25 @@ static enum special special_of(const struct cpu *cpu, const struct uop *u)
     bool mem = in->flags & INSN_MEM, known = !mem || addressable(u);
     bool near = in->osize == 8 || !cpu->code64;
     switch (in->op) {
+    case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC: {
+        bool string = mem && in->form == FORM_RM_REG && in->osize >= 4;
+        return string && cpu->code64 && !u->ea_slow && lock_is_good(in) ? SPECIAL_BIT_STRING : SPECIAL_NONE;
+    }
+    case OP_MOV_FROM_SREG: return known ? SPECIAL_FROM_SREG : SPECIAL_NONE;
+    case OP_CPUID: return SPECIAL_CPUID;
     case OP_CLI: return cpu->cpl == 0 ? SPECIAL_CLI : SPECIAL_NONE;
+    case OP_STI: return cpu->cpl == 0 ? SPECIAL_STI : SPECIAL_NONE;
+    case OP_SWAPGS: return cpu->cpl == 0 && cpu->code64 ? SPECIAL_SWAPGS : SPECIAL_NONE;
+    case OP_PUSHF: return in->osize == 8 ? SPECIAL_PUSHF : SPECIAL_NONE;
+    case OP_MFENCE: case OP_SFENCE: return SPECIAL_FENCE;
     case OP_LEA: return known ? SPECIAL_LEA : SPECIAL_NONE;
     case OP_PUSH:
         if (mem)
             return near && known && in->form == FORM_RM ? SPECIAL_PUSH_MEM : SPECIAL_NONE;
         return near && (in->form == FORM_RM || in->form == FORM_IMM) ? SPECIAL_PUSH : SPECIAL_NONE;
-    case OP_POP: return near && !mem && in->form == FORM_RM && in->rm != RSP ? SPECIAL_POP : SPECIAL_NONE;
-    case OP_NOP: return SPECIAL_NOP;
+    case OP_POP: return near && !mem && in->form == FORM_RM && (in->osize == 8 || in->rm != RSP) ? SPECIAL_POP : SPECIAL_NONE;
+    case OP_NOP: case OP_PREFETCH: case OP_PREFETCHW: return SPECIAL_NOP;
+    case OP_LFENCE: return SPECIAL_NOP; /* loads are in order anyway, and time is not read by the host's instruction */
     case OP_MOV: return in->form == FORM_RM_IMM && !mem && in->osize == 8 ? SPECIAL_MOV_IMM64 : SPECIAL_NONE;
     case OP_LEAVE: return near ? SPECIAL_LEAVE : SPECIAL_NONE;
     case OP_CBW: case OP_CWD: return SPECIAL_WIDEN;
@@ -321,21 +344,35 @@ static void plan_special(struct plan *plan, const struct cpu *cpu, const struct 
         plan->written = in->op == OP_CBW ? bit(RAX) : bit(RDX);
         plan->shows_flags = false;
         return;
-    case SPECIAL_NOP:
+    case SPECIAL_NOP: case SPECIAL_FENCE: case SPECIAL_SWAPGS:
         plan->shows_flags = false;
+        return;
+    case SPECIAL_BIT_STRING:
+        plan->memory = (struct reference){.in = *in, .bytes = in->osize, .write = in->op != OP_BT};
+        return;
+    case SPECIAL_FROM_SREG:
+        if (mem)
+            plan->memory = (struct reference){.in = *in, .bytes = 2, .write = true};
+        else
+            plan->written = bit(in->rm);
+        return;
+    case SPECIAL_CPUID:
+        plan->written = bit(RAX) | bit(RBX) | bit(RCX) | bit(RDX);
+        plan->loses_flags = true;
         return;
     case SPECIAL_PUSH_MEM:
         plan->memory = (struct reference){.in = *in, .bytes = size};
         moves_stack(plan, cpu, -(int32_t)size);
         return;
-    case SPECIAL_PUSH: case SPECIAL_CALL:
+    case SPECIAL_PUSH: case SPECIAL_PUSHF: case SPECIAL_CALL:
         plan->memory = stack_reference(cpu, -(int32_t)size, size, true);
         moves_stack(plan, cpu, -(int32_t)size);
         return;
     case SPECIAL_POP:
         plan->memory = stack;
-        plan->written = bit(in->rm);
-        moves_stack(plan, cpu, (int32_t)size);
+        plan->written = bit(RSP) | bit(in->rm);
+        if (in->rm != RSP)
+            moves_stack(plan, cpu, (int32_t)size);
         return;
     case SPECIAL_RET:
         plan->memory = stack;
@@ -394,6 +431,7 @@ static bool plan_native(struct plan *plan, const struct cpu *cpu, const struct u
         in_memory += registers.used >> r & 1;
     if (in_memory > (mem ? 1u : 2u))
         return false;
+    plan->loses_flags = u->unit; /* the check of the unit */
     plan->native_used = registers.used;
     plan->written = registers.written;
     plan->shows_flags = true;
@@ -411,9 +449,13 @@ static bool is_moffs(const struct insn *in)
 static void plan_memory(struct plan *plan, const struct cpu *cpu)
 {
     struct insn *in = &plan->memory.in;
-    if (plan->memory.bytes && is_moffs(in))
+    if (!plan->memory.bytes)
+        return;
+    if (is_moffs(in))
         in->disp = (int32_t)in->imm;
-    if (plan->memory.bytes && in->segment <= DS && is_flat(cpu, in->segment) && !(in->segment == CS && plan->memory.write))
+    if (cpu->code64)
+        return;
+    if (in->segment <= DS && is_flat(cpu, in->segment) && !(in->segment == CS && plan->memory.write))
         in->segment = INSN_SEG_FLAT;
 }
 
