@@ -6,6 +6,7 @@
 #include "frame.h"
 #include "segment.h"
 #include "task.h"
+#include "trace.h"
 
 #define GATE_TASK 5u
 #define GATE_INTERRUPT16 6u
@@ -190,6 +191,8 @@ static void deliver_protected(struct cpu *cpu, uint8_t vector, enum interrupt_so
 
 void interrupt_deliver(struct cpu *cpu, uint8_t vector, enum interrupt_source source, bool has_error, uint32_t error)
 {
+    if (unlikely(cpu->traced))
+        cpu_trace_delivery(cpu, vector, source, has_error, error);
     if (!(cpu->s.cr0 & CR0_PE))
         deliver_real(cpu, vector);
     else

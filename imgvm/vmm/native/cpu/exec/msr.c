@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* RDMSR and WRMSR (SDM vol. 4, chapter 2; vol. 2 for the faults). */
 #include "exec.h"
+#include "trace.h"
 
 #define IA32_TSC 0x10
 #define IA32_PLATFORM_ID 0x17
@@ -209,8 +210,12 @@ static bool write_msr(struct cpu *cpu, uint32_t index, uint64_t value)
 
 static void rdmsr(struct cpu *cpu, const struct uop *u)
 {
-    uint64_t value;
-    if (cpu->cpl || !read_msr(cpu, (uint32_t)cpu->gpr[RCX], &value))
+    uint64_t value = 0;
+    uint32_t index = (uint32_t)cpu->gpr[RCX];
+    bool known = !cpu->cpl && read_msr(cpu, index, &value);
+    if (unlikely(cpu->traced))
+        cpu_trace_msr(cpu, false, index, value, known);
+    if (!known)
         raise_gp(cpu, u, 0);
     cpu->gpr[RAX] = (uint32_t)value;
     cpu->gpr[RDX] = value >> 32;
@@ -220,7 +225,11 @@ static void rdmsr(struct cpu *cpu, const struct uop *u)
 static void wrmsr(struct cpu *cpu, const struct uop *u)
 {
     uint64_t value = cpu->gpr[RDX] << 32 | (uint32_t)cpu->gpr[RAX];
-    if (cpu->cpl || !write_msr(cpu, (uint32_t)cpu->gpr[RCX], value))
+    uint32_t index = (uint32_t)cpu->gpr[RCX];
+    bool known = !cpu->cpl && write_msr(cpu, index, value);
+    if (unlikely(cpu->traced))
+        cpu_trace_msr(cpu, true, index, value, known);
+    if (!known)
         raise_gp(cpu, u, 0);
     END_BLOCK;
 }

@@ -67,8 +67,24 @@ struct access_slot {
     uint64_t tag;
     uint64_t addend;
 };
-#define ACCESS_SLOTS 256u
+#define ACCESS_SLOTS 2048u
+/* A bank's slots are dropped by groups, those that were filled. */
+#define SLOT_GROUP 16u
+#define SLOT_GROUPS (ACCESS_SLOTS / SLOT_GROUP)
+
+/* Pages that may be in a slot though no longer in the bank: filters of one hash, by linear and by guest physical page. */
 #define STRAY_WORDS 8u
+struct tlb_strays {
+    uint64_t linear[STRAY_WORDS], gpa[STRAY_WORDS];
+};
+
+/* Translated code's level between the two of the TLB: what the first level lost to another page. A tag is the page and,
+ * in the bits below, its key (mmu.wide_key) and whether it may be written: a new key empties all at once. */
+struct wide_entry {
+    uint64_t tag, addend;
+};
+#define WIDE_ENTRIES 16384u /* a bank */
+#define WIDE_WRITABLE 1u
 
 /* What the walk needs to know of the processor; kept up to date by whoever writes the registers. */
 struct mmu {
@@ -88,10 +104,11 @@ struct mmu {
     struct code_pages code[1 + CODE_SPACES];  /* the supervisor's first */
     unsigned user_code, next_code;            /* the selected space's; where the next one goes */
     struct access_slot slots[TLB_BANKS][ACCESS_SLOTS];
+    uint8_t slots_filled[TLB_BANKS][SLOT_GROUPS]; /* 1: some of the group is; by whoever fills it */
     uint8_t nowhere[GUEST_PAGE_SIZE]; /* where empty slots lead */
-    bool slots_used[TLB_BANKS];
-    /* Pages that may be in a slot though no longer in the bank: a filter of one hash. */
-    uint64_t strays[TLB_BANKS][STRAY_WORDS];
+    struct wide_entry (*wide)[WIDE_ENTRIES]; /* TLB_BANKS of them, zeros at first; NULL: nobody asks */
+    uint64_t wide_key; /* | WIDE_WRITABLE; of all bits below a page number */
+    struct tlb_strays strays[TLB_BANKS];
     struct guest_mem *mem;
     uint64_t cr0, cr3, cr4, efer;
     uint32_t pkru;
@@ -105,7 +122,8 @@ struct mmu {
     bool no_gigabyte_pages; /* not a feature of this processor */
     uint64_t *held_page; /* linear pages that a debugger watches: never entered in the TLB */
     unsigned held_count;
-    uint64_t walks, refills, flushes; /* statistics: translations by a walk, by the second level; all dropped */
+    /* statistics: translations by a walk, by the second level, for fetches; all dropped, or an address space's, or a page's */
+    uint64_t walks, refills, fetch_misses, flushes, space_flushes, page_flushes;
     uint64_t watch_page[4]; /* pages with data breakpoints: never entered in the TLB */
     unsigned watch_count;
     struct walk_cache walk_cache;
