@@ -40,6 +40,8 @@ struct translator_ops {
     bool (*run)(struct cpu *cpu, struct translator *translator, struct block *block);
     /* This processor wrote code of the page at gpa: nothing made from it may be entered any more. */
     void (*code_written)(struct cpu *cpu, struct translator *translator, uint64_t gpa);
+    /* This one is about to go. */
+    void (*forget_block)(struct cpu *cpu, struct translator *translator, struct block *block);
     /* All blocks are about to go. */
     void (*forget)(struct cpu *cpu, struct translator *translator);
 };
@@ -92,6 +94,7 @@ struct block {
     bool user;    /* decoded for CPL 3: privileges do not share blocks */
     uint16_t count, bytes;
     struct block *hash_next;
+    uint8_t *seen; /* set when it is entered; its segment's (block.c) */
     struct uop uops[];
 };
 
@@ -133,6 +136,7 @@ struct cpu {
     _Atomic uint32_t pending; /* something may want a look between instructions: what translated code polls */
     uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
     int32_t budget;        /* blocks until the clock is looked at */
+    uint32_t blocks_evicted; /* times that some went (block.c) */
     uint32_t pauses;       /* PAUSE instructions so far */
     uint64_t instructions;
     uint64_t count_limit;  /* cpu_run_count: stop at this many instructions; UINT64_MAX: none */
@@ -552,17 +556,19 @@ uint64_t cpu_tsc(struct cpu *cpu);
 /* ---- block.c ---- */
 
 struct block_cache;
-struct block_cache *block_cache_create(unsigned processors); /* of the machine */
+/* `processors`: of the machine; `bytes`: for decoded blocks, 0: what is good for so many processors. */
+struct block_cache *block_cache_create(unsigned processors, size_t bytes);
 void block_cache_destroy(struct block_cache *cache);
 /* The block at cpu->rip (raises on a fetch fault), cached or decoded now. */
 struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
 
-/* What a linear address means: mode and privilege, the epoch (struct mmu), and the number of writes to code so far. The
- * latter two are cut to 28 bits. */
+/* What a linear address means: mode and privilege, the epoch (struct mmu), and the number of writes to code and of evictions
+ * of blocks so far, which only grow. The latter two are cut to 28 bits. */
 static inline uint64_t block_key(const struct cpu *cpu)
 {
     uint32_t written = atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire);
-    return (uint64_t)cpu->mmu.mode_key << 56 | (cpu->mmu.epoch & (BIT(28) - 1)) << 28 | (written & (BIT(28) - 1));
+    uint32_t happened = written + cpu->blocks_evicted;
+    return (uint64_t)cpu->mmu.mode_key << 56 | (cpu->mmu.epoch & (BIT(28) - 1)) << 28 | (happened & (BIT(28) - 1));
 }
 static inline struct block *block_find(struct cpu *cpu)
 {

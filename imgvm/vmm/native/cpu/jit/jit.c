@@ -510,6 +510,7 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
     cpu->uncounted = !jit->count;
     cpu->counts.entered++;
+    *block->seen = true;
     enter(block->translated);
     cpu->uncounted = false;
     if (cpu->link_from)
@@ -518,4 +519,11 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     return true;
 }
 
-const struct translator_ops jit_translator = {jit_create, jit_destroy, jit_attach_thread, jit_ready, jit_run, jit_code_written, jit_forget};
+static void jit_forget_block(struct cpu *cpu, struct translator *jit, struct block *block)
+{
+    (void)cpu;
+    jit_kill(jit, block);
+}
+
+const struct translator_ops jit_translator = {jit_create, jit_destroy, jit_attach_thread, jit_ready, jit_run, jit_code_written,
+                                              jit_forget_block, jit_forget};
