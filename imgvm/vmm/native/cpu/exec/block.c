@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Decoded blocks, cached by guest physical address and mode. A block never crosses a page, but for a single instruction of
- * 64-bit code that does; in other modes such a one is decoded anew each time, in the scratch block. */
+/* Decoded blocks, cached by guest physical address and mode. A block never crosses a page, but for a single instruction that
+ * does. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -407,7 +407,13 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
     return block_enter(cpu, block);
 }
 
-/* An instruction of 64-bit code, at gpa, that goes on in the next page. */
+/* Neither the segment's limit nor the end of the linear addresses is met on the way into the next page. */
+static bool may_cross(const struct cpu *cpu, uint64_t linear)
+{
+    return cpu->code64 || (cpu->rip + INSN_MAX_BYTES - 1 <= cpu->s.segment[CS].limit && linear < align_down(UINT32_MAX, GUEST_PAGE_SIZE));
+}
+
+/* An instruction, at gpa, that goes on in the next page. */
 static struct block *block_build_across(struct cpu *cpu, struct fetch_entry low, uint64_t linear)
 {
     const struct fetch_entry high = *fetch_page(cpu, align_down(linear, GUEST_PAGE_SIZE) + GUEST_PAGE_SIZE);
@@ -463,7 +469,7 @@ static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
     struct block *block = block_build(cpu, entry, gpa);
     if (block)
         return block;
-    return cpu->code64 ? block_build_across(cpu, found, linear) : block_single(cpu);
+    return may_cross(cpu, linear) ? block_build_across(cpu, found, linear) : block_single(cpu);
 }
 
 /* linear UINT64_MAX: to be computed, with the segment's base and limit. */

@@ -110,6 +110,24 @@ static inline bool block_is_current(const struct block *block)
 /* Why control left a block other than by its end. */
 enum cpu_event { EVENT_NONE, EVENT_EXCEPTION, EVENT_LEAVE, EVENT_SINGLE, EVENT_EXCLUSIVE, EVENT_STOP, EVENT_REFUSED, EVENT_INTERNAL };
 
+/* What mmu.mode_key says of a mode: the privilege (2 bits), the TLB bank (2 bits), enum insn_mode; and outside 64-bit mode
+ * what translated code takes for granted of the segments: which of ES, CS, SS and DS are flat, whether the stack pointer is
+ * ESP, and the number of the code segment's base and limit, which say what an EIP means. The lowest 8 bits are what decoded
+ * code depends on. */
+#define MODE_KEY_BANK 2
+#define MODE_KEY_MODE 4
+#define MODE_KEY_FLAT 8
+#define MODE_KEY_STACK32 12
+#define MODE_KEY_CODE_SEGMENT 13
+
+/* Bases and limits of the code segments met, each in the place that its number says. */
+#define CODE_SEGMENTS 4096u
+struct code_segments {
+    uint64_t known[CODE_SEGMENTS]; /* base << 32 | ~limit; 0: none. The flat segment's is 0, too, and so is its number */
+    unsigned count;
+    bool full; /* the current one has no number: it is not translated */
+};
+
 #define GPR_ZERO INSN_REG_NONE
 #define GPR_BLOCK_RIP INSN_REG_RIP
 
@@ -148,6 +166,10 @@ struct cpu {
     unsigned translate_after; /* of struct cpu_options */
     void *translated_jumps;
     uint64_t call_target, refilled; /* its temporaries that do not fit a register */
+    /* Outside 64-bit mode, for reading and for writing, by segment: the last byte of an operand may have this offset at
+     * most; -1: whether it may be accessed takes a closer look. */
+    int64_t seg_last[2][8];
+    uint32_t segment_key; /* the segments' part of mmu.mode_key */
     uint64_t host_stack, host_stack_limit; /* of translated code: its bottom, and how deep calls may nest on it */
     uint32_t link_from; /* the exit that translated code left by and that could be linked; 0: none */
     bool executor_continued; /* the executor called from translated code went on to what follows */
@@ -183,6 +205,7 @@ struct cpu {
                                               every access goes the slow way */
     bool alignment_checked;                /* CR0.AM, EFLAGS.AC and CPL 3 */
     struct x86_state s; /* cold registers; gpr, rip, rflags, xsave of it are stale while running (see cpu_get_state) */
+    struct code_segments code_segments;
     struct block_link jump[JUMP_CACHE_ENTRIES];
     struct block_cache *blocks;
     struct native_cache *native;
@@ -546,6 +569,13 @@ void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector
 /* ---- segment.c, state.c; see segment.h for descriptors ---- */
 
 void cpu_set_segment(struct cpu *cpu, unsigned segment, const struct x86_segment *value);
+/* ---- flat.c: what is derived of segments outside 64-bit mode ---- */
+void cpu_derive_segment(struct cpu *cpu, unsigned segment);
+void cpu_derive_segments(struct cpu *cpu);
+/* Nobody remembers a mode_key any more: code segments may get other numbers. */
+void cpu_forget_code_segments(struct cpu *cpu);
+/* After any of this. */
+void cpu_update_mode_key(struct cpu *cpu);
 void cpu_set_cpl(struct cpu *cpu, uint8_t cpl);
 /* After a change of CPL, EFLAGS.AC, CR0.AM or CR4.SMAP. */
 void cpu_select_tlb(struct cpu *cpu);

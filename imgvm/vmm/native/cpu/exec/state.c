@@ -24,10 +24,11 @@ void cpu_set_eflags(struct cpu *cpu, uint32_t value, uint32_t mask)
     cpu_update_requests(cpu);
 }
 
-static void update_mode_key(struct cpu *cpu)
+void cpu_update_mode_key(struct cpu *cpu)
 {
     unsigned bank = cpu->alignment_checked ? TLB_BANKS : mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
-    cpu->mmu.mode_key = (uint32_t)cpu->mode << 4 | bank << 2 | cpu->cpl;
+    cpu->mmu.mode_key = (uint32_t)cpu->mode << MODE_KEY_MODE | bank << MODE_KEY_BANK | cpu->cpl |
+                        (cpu->code64 ? 0 : cpu->segment_key);
 }
 
 void cpu_set_cpl(struct cpu *cpu, uint8_t cpl)
@@ -47,7 +48,7 @@ void cpu_select_tlb(struct cpu *cpu)
     unsigned bank = mmu_bank(&cpu->mmu, who);
     cpu->tlb = none ? cpu->nothing : cpu->mmu.tlb[bank];
     cpu->wide = cpu->mmu.wide ? cpu->mmu.wide[bank] : NULL;
-    update_mode_key(cpu);
+    cpu_update_mode_key(cpu);
 }
 
 /* Which of the vector units may be used now: the checks of SDM vol. 3, table 2-2 and 13.3, done once a change. */
@@ -97,7 +98,9 @@ void cpu_update_mode(struct cpu *cpu)
     cpu->mmu.cr4 = cpu->s.cr4;
     cpu->mmu.efer = cpu->s.efer;
     cpu->mmu.pkru = cpu->s.pkru;
-    update_mode_key(cpu);
+    if (!cpu->code64)
+        cpu_derive_segments(cpu);
+    cpu_update_mode_key(cpu);
     update_cpuid(cpu);
     cpu_update_requests(cpu);
     if (unlikely(cpu->traced))

@@ -11,14 +11,22 @@
  * are hints: whoever leaves translated code drops them all, and a return without its pair looks its target up. */
 #include "emit.h"
 
+/* Whatever the code segment's base: an offset in the page is the same in linear and physical addresses. */
 static bool same_page(const struct emitter *e, uint64_t target)
 {
-    return (target ^ e->rip) / GUEST_PAGE_SIZE == 0;
+    return target - e->rip + e->block->gpa % GUEST_PAGE_SIZE < GUEST_PAGE_SIZE;
 }
 
 static uint64_t relative_target(const struct emitter *e, const struct uop *u)
 {
-    return e->rip + u->next + u->in.imm;
+    uint64_t target = e->rip + u->next + u->in.imm;
+    return e->code64 ? target : target & bits_mask_bytes(u->in.osize == 2 ? 2 : 4);
+}
+
+bool branch_stays_inside(const struct emitter *e, unsigned i)
+{
+    const struct uop *u = emit_uop(e, i);
+    return e->code64 || !u->in.length || u->in.form != FORM_REL || relative_target(e, u) <= e->code_limit;
 }
 
 /* ---- exits ---- */
@@ -157,10 +165,17 @@ static void poll_cold(struct emitter *e, const struct cold *cold)
 
 /* ---- computed targets ---- */
 
-/* T0: to be canonical in 48 bits, or it is the executor's, which raises what is due. T1 and EFLAGS are lost. */
-static uint8_t *put_canonical_check(struct emitter *e)
+/* T0: to be canonical in 48 bits, or inside of the code segment, or it is the executor's, which raises what is due. T1 and
+ * EFLAGS are lost. NULL: it is. */
+static uint8_t *put_target_check(struct emitter *e)
 {
     struct assembler *a = &e->a;
+    if (!e->code64) {
+        if (e->code_limit == UINT32_MAX)
+            return NULL;
+        alu_imm(a, ALU_CMP, false, T0, e->code_limit);
+        return put_jcc(a, CC_ABOVE);
+    }
     mov_rr(a, T1, T0);
     shift_imm(a, SHIFT_SAR, true, T1, 47);
     alu_imm(a, ALU_ADD, false, T1, 1);
@@ -168,19 +183,33 @@ static uint8_t *put_canonical_check(struct emitter *e)
     return put_jcc(a, CC_ABOVE);
 }
 
+static void check_target(struct emitter *e, unsigned i)
+{
+    uint8_t *patch = put_target_check(e);
+    if (patch)
+        emit_cold(e, COLD_EXECUTOR, i)->patch = patch;
+}
+
+/* T0 := what is read of this size, zero-extended */
+static void load_target(struct emitter *e, unsigned size, struct place at)
+{
+    op_place(&e->a, size == 2 ? OPC(0x0fb7) : OPCS(0x8b, size), T0, at);
+}
+
 static void put_target(struct emitter *e, unsigned i, bool check)
 {
     const struct insn *in = &emit_uop(e, i)->in;
     if (in->flags & INSN_MEM) {
-        struct place at = memory_operand(e, i, false);
-        op_place(&e->a, OPCW(0x8b), T0, at);
+        load_target(e, in->osize, memory_operand(e, i, false));
     } else {
         unsigned r = fetch_register(e, in->rm, T0);
-        if (r != T0)
-            mov_rr(&e->a, T0, r);
+        if (in->osize == 2)
+            op_rr(&e->a, OPC(0x0fb7), T0, r);
+        else if (r != T0)
+            op_rr(&e->a, OPCS(0x89, in->osize), r, T0);
     }
     if (check)
-        emit_cold(e, COLD_EXECUTOR, i)->patch = put_canonical_check(e);
+        check_target(e, i);
 }
 
 static void put_jump_rm(struct emitter *e, unsigned i)
@@ -197,8 +226,10 @@ static void put_jump_rm(struct emitter *e, unsigned i)
 static void jump_cold(struct emitter *e, const struct cold *cold)
 {
     op_gs(&e->a, OPCW(0x8b), T0, CPU(rip));
-    uint8_t *wild = put_canonical_check(e);
+    uint8_t *wild = put_target_check(e);
     jit_put_jump(e->jit, &e->a, e->jit->leave);
+    if (!wild)
+        return;
     patch_jump(wild, e->a.p);
     emit_call_executor(e, cold->index);
     PUT(&e->a, 0x0f, 0x0b);
@@ -210,9 +241,10 @@ static void jump_cold(struct emitter *e, const struct cold *cold)
 static void put_call_pushes(struct emitter *e, unsigned i, struct place at, uint64_t back)
 {
     struct assembler *a = &e->a;
+    unsigned size = emit_uop(e, i)->in.osize;
     mov_imm64(a, T1, back);
-    op_place(a, OPCW(0x89), T1, at);
-    op_rm(a, OPCW(0x8d), H_R13, H_R13, -8);
+    op_place(a, OPCS(0x89, size), T1, at);
+    memory_move_stack(e, -(int32_t)size, T0);
     flags_yield(e, i);
     op_gs(a, OPCW(0x3b), H_RSP, CPU(host_stack_limit));
     struct cold *cold = emit_cold(e, COLD_STACK, i);
@@ -236,7 +268,7 @@ static void put_landing(struct emitter *e, unsigned i, uint64_t back)
 static void put_call(struct emitter *e, unsigned i)
 {
     const struct uop *u = emit_uop(e, i);
-    uint64_t back = e->rip + u->next;
+    uint64_t back = (e->rip + u->next) & e->rip_mask;
     struct place at = memory_operand(e, i, true);
     put_call_pushes(e, i, at, back);
     put8(&e->a, 0xe8);
@@ -247,7 +279,7 @@ static void put_call(struct emitter *e, unsigned i)
 
 static void put_call_rm(struct emitter *e, unsigned i)
 {
-    uint64_t back = e->rip + emit_uop(e, i)->next;
+    uint64_t back = (e->rip + emit_uop(e, i)->next) & e->rip_mask;
     flags_to_cc(e);
     put_target(e, i, true);
     op_gs(&e->a, OPCW(0x89), T0, CPU(call_target));
@@ -262,11 +294,12 @@ static void put_return(struct emitter *e, unsigned i)
 {
     struct assembler *a = &e->a;
     const struct insn *in = &emit_uop(e, i)->in;
-    int32_t moves = 8 + (in->form == FORM_IMM ? (int32_t)(uint16_t)in->imm : 0);
+    int32_t moves = in->osize + (in->form == FORM_IMM ? (int32_t)(uint16_t)in->imm : 0);
     flags_to_cc(e);
-    struct place at = memory_operand(e, i, false);
-    op_place(a, OPCW(0x8b), T0, at);
-    op_rm(a, OPCW(0x8d), H_R13, H_R13, moves);
+    load_target(e, in->osize, memory_operand(e, i, false));
+    if (!e->code64) /* before ESP changes, whose upper half may hold anything */
+        check_target(e, i);
+    memory_move_stack(e, moves, T1);
     op_rm(a, OPCW(0x3b), T0, H_RSP, 8);
     e->flags.in_eflags = false;
     struct cold *cold = emit_cold(e, COLD_RETURN, i);
@@ -277,8 +310,10 @@ static void put_return(struct emitter *e, unsigned i)
 
 static void return_cold(struct emitter *e, const struct cold *cold)
 {
-    uint8_t *wild = put_canonical_check(e);
+    uint8_t *wild = e->code64 ? put_target_check(e) : NULL;
     jit_put_jump(e->jit, &e->a, e->jit->return_miss);
+    if (!wild)
+        return;
     patch_jump(wild, e->a.p);
     op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, -cold->moved_rsp);
     emit_call_executor(e, cold->index);
@@ -286,6 +321,25 @@ static void return_cold(struct emitter *e, const struct cold *cold)
 }
 
 /* ---- a block's end ---- */
+
+bool branch_loops(const struct emitter *e)
+{
+    unsigned last = e->block->count - 1u;
+    const struct plan *plan = &e->plans[last];
+    return plan->way == BY_SPECIAL && plan->special == SPECIAL_JCC && relative_target(e, emit_uop(e, last)) == e->rip &&
+           last < BLOCK_MAX_INSNS / 2 && !e->cpu->unlinked && !e->jit->count;
+}
+
+static void put_jump_back(struct emitter *e, unsigned condition)
+{
+    uint8_t *jump = put_jcc(&e->a, condition);
+    if (e->loop_head) {
+        patch_jump(jump, e->loop_head);
+    } else {
+        e->loop_patch = jump;
+        e->loop_flags = (struct flag_state){.in_eflags = true, .recipe = e->flags.recipe};
+    }
+}
 
 void branch_emit(struct emitter *e, unsigned i)
 {
@@ -295,8 +349,11 @@ void branch_emit(struct emitter *e, unsigned i)
     switch (e->plans[i].special) {
     case SPECIAL_JCC:
         flags_to_eflags(e);
-        leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
-        leave_by(e, i, put_jmp(&e->a), e->rip + u->next);
+        if (e->loops)
+            put_jump_back(e, u->in.cond);
+        else
+            leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
+        leave_by(e, i, put_jmp(&e->a), (e->rip + u->next) & e->rip_mask);
         break;
     case SPECIAL_JMP:
         leave_by(e, i, put_jmp(&e->a), relative_target(e, u));
@@ -318,7 +375,7 @@ void branch_emit(struct emitter *e, unsigned i)
 
 void branch_fall_through(struct emitter *e)
 {
-    leave_by(e, e->block->count - 1u, put_jmp(&e->a), e->rip + e->block->bytes);
+    leave_by(e, e->block->count - 1u, put_jmp(&e->a), (e->rip + e->block->bytes) & e->rip_mask);
 }
 
 void branch_cold(struct emitter *e, const struct cold *cold)

@@ -183,7 +183,7 @@ enum after_call { AFTER_LEAVE, AFTER_GO_ON, AFTER_DISPATCH };
 static unsigned call_executor(struct cpu *cpu, struct block *block, const struct uop *u)
 {
     bool live = cpu->fpu_live;
-    uint32_t epoch = cpu->mmu.epoch;
+    uint32_t epoch = cpu->mmu.epoch, mode_key = cpu->mmu.mode_key;
     cpu->block = block;
     cpu->gpr[GPR_BLOCK_RIP] = block->translated_rip;
     cpu->called[0] = *u;
@@ -192,9 +192,9 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
     cpu->link_from = 0;
     cpu->called[0].fn(cpu, cpu->called);
     if (!cpu->executor_continued)
-        return cpu->unlinked || cpu->leave_translated || !cpu->code64 || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
-    if (unlikely(cpu->leave_translated || epoch != cpu->mmu.epoch)) {
-        cpu->rip = block->translated_rip + u->next;
+        return cpu->unlinked || cpu->leave_translated || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
+    if (unlikely(cpu->leave_translated || epoch != cpu->mmu.epoch || mode_key != cpu->mmu.mode_key)) {
+        cpu->rip = (block->translated_rip + u->next) & cpu_rip_mask(cpu);
         if (cpu->translator->count)
             cpu->instructions -= block->count - u->index - 1u;
         return AFTER_LEAVE;
@@ -467,7 +467,17 @@ static void jit_code_written(struct cpu *cpu, struct translator *jit, uint64_t g
 
 static bool may_translate(const struct cpu *cpu, const struct block *block)
 {
-    return block->mode == INSN_MODE_64 && !block->interpret && !cpu->alignment_checked && cpu->count_limit == UINT64_MAX;
+    return !(block->mode & MODE_SINGLE) && !block->interpret && !cpu->alignment_checked && cpu->count_limit == UINT64_MAX;
+}
+
+/* false: the code segment has no number, but the next one will. */
+static bool has_code_segment(struct cpu *cpu, struct translator *jit)
+{
+    if (likely(cpu->code64 || !cpu->code_segments.full))
+        return true;
+    jit_forget(cpu, jit);
+    cpu_forget_code_segments(cpu);
+    return false;
 }
 
 static bool is_translated(const struct cpu *cpu, const struct block *block)
@@ -477,7 +487,7 @@ static bool is_translated(const struct cpu *cpu, const struct block *block)
 
 static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *block)
 {
-    if (!may_translate(cpu, block))
+    if (!may_translate(cpu, block) || !has_code_segment(cpu, jit))
         return false;
     look_over(cpu, jit);
     if (is_translated(cpu, block))

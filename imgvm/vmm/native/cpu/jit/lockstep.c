@@ -121,8 +121,10 @@ static void restore_snapshot(struct cpu *cpu, const struct snapshot *from)
     fpu_copy(&cpu->s, &from->state, cold_bytes(cpu->lockstep));
     if (load)
         fpu_load(cpu->s.xsave);
-    if (!derived)
+    if (!derived) {
+        cpu_update_mode_key(cpu);
         return;
+    }
     fpu_copy(cpu->mmu.pdpte, from->pdpte, sizeof from->pdpte);
     cpu_update_mode(cpu);
     cpu_set_cpl(cpu, from->cpl);

@@ -47,6 +47,15 @@ struct plan {
     bool shows_flags; /* a fault, an executor or the outside can see the flags that were before it */
 };
 
+/* Outside 64-bit mode, as long as mmu.mode_key is what it is: base 0, limit 4 GiB, may be read and (but CS) written. */
+static inline bool is_flat(const struct cpu *cpu, unsigned segment)
+{
+    return cpu->mmu.mode_key >> (MODE_KEY_FLAT + segment) & 1;
+}
+
+unsigned stack_pointer_bytes(const struct cpu *cpu);
+/* Bytes at [stack pointer + disp]. */
+struct reference stack_reference(const struct cpu *cpu, int32_t disp, unsigned bytes, bool write);
 void plan_instruction(struct plan *plan, struct cpu *cpu, const struct uop *u);
 void plan_by_executor(struct plan *plan);
 

@@ -28,6 +28,21 @@ static void put_immediate(struct emitter *e, unsigned bytes, uint64_t value)
 
 /* ---- rows that are encoded anew ---- */
 
+/* May the register operand be the processor's memory, where it lives? Not if a write to half of it clears the rest, nor
+ * where memory has another meaning. */
+static bool serves_in_memory(const struct insn *in, const struct shape *s)
+{
+    if (s->rm_written && (s->size == 4 || in->osize == 4))
+        return false;
+    switch (in->op) {
+    case OP_XCHG: case OP_XADD: case OP_CMPXCHG: case OP_BSWAP: /* a lock; not encoded */
+    case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC: /* a string of bits */
+        return false;
+    default:
+        return true;
+    }
+}
+
 static void put_shape(struct emitter *e, unsigned i)
 {
     struct assembler *a = &e->a;
@@ -56,9 +71,11 @@ static void put_shape(struct emitter *e, unsigned i)
                 load_temp(e, T1, s->reg);
         }
     }
+    bool in_place = false;
     if (!mem) {
         rm = host_register(in->rm);
-        if (rm == NO_REG) {
+        in_place = rm == NO_REG && serves_in_memory(in, s);
+        if (rm == NO_REG && !in_place) {
             rm = T0;
             if (s->rm_read)
                 load_temp(e, T0, in->rm);
@@ -68,12 +85,14 @@ static void put_shape(struct emitter *e, unsigned i)
         emit_cold(e, COLD_TRAP, i)->pc = a->p;
     if (mem)
         op_place(a, s->op, reg, at);
+    else if (in_place)
+        op_gs(a, s->op, reg, CPU(gpr) + 8 * in->rm);
     else
         op_rr(a, s->op, reg, rm);
     put_immediate(e, s->immediate, in->imm);
     if (reg_in_memory && s->reg_written)
         store_temp(e, T1, s->reg);
-    if (!mem && rm == T0 && s->rm_written)
+    if (!mem && !in_place && rm == T0 && s->rm_written)
         store_temp(e, T0, in->rm);
 }
 
@@ -152,16 +171,19 @@ static void put_native(struct emitter *e, unsigned i)
 
 static void put_lea(struct emitter *e, const struct uop *u)
 {
-    struct uop plain = *u;
-    unsigned r = host_register(u->in.reg);
-    plain.in.segment = INSN_SEG_FLAT;
-    memory_linear(e, &plain);
-    if (u->in.osize == 4)
-        op_rr(&e->a, OPC(0x89), T0, r == NO_REG ? T0 : r);
-    else if (r != NO_REG)
-        mov_rr(&e->a, r, T0);
-    if (r == NO_REG)
-        store_temp(e, T0, u->in.reg);
+    const struct insn *in = &u->in;
+    unsigned r = host_register(in->reg);
+    memory_offset(e, in);
+    if (r == NO_REG && in->osize == 2) {
+        load_temp(e, T1, in->reg);
+        op_rr(&e->a, OPCS(0x89, 2), T0, T1);
+        store_temp(e, T1, in->reg);
+    } else {
+        if (r != NO_REG || in->osize == 4)
+            op_rr(&e->a, OPCS(0x89, in->osize), T0, r == NO_REG ? T0 : r);
+        if (r == NO_REG)
+            store_temp(e, T0, in->reg);
+    }
 }
 
 static void put_push(struct emitter *e, unsigned i)
@@ -177,20 +199,21 @@ static void put_push(struct emitter *e, unsigned i)
         else
             load_temp(e, T1, in->rm);
     }
-    op_place(&e->a, OPCW(0x89), r, at);
-    op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, -8);
+    op_place(&e->a, OPCS(0x89, in->osize), r, at);
+    memory_move_stack(e, -(int32_t)in->osize, T0);
 }
 
 static void put_push_memory(struct emitter *e, unsigned i)
 {
     struct assembler *a = &e->a;
+    unsigned size = emit_uop(e, i)->in.osize;
     struct place at = memory_operand(e, i, false);
-    op_place(a, OPCW(0x8b), T1, at);
+    op_place(a, OPCS(0x8b, size), T1, at);
     op_gs(a, OPCW(0x89), T1, CPU(call_target));
     at = memory_push(e, i);
     op_gs(a, OPCW(0x8b), T1, CPU(call_target));
-    op_place(a, OPCW(0x89), T1, at);
-    op_rm(a, OPCW(0x8d), H_R13, H_R13, -8);
+    op_place(a, OPCS(0x89, size), T1, at);
+    memory_move_stack(e, -(int32_t)size, T0);
 }
 
 /* As cli of exec/system.c and cpu_update_requests do it, in ring 0. */
@@ -317,11 +340,22 @@ static void put_pop(struct emitter *e, unsigned i)
     const struct insn *in = &emit_uop(e, i)->in;
     struct place at = memory_operand(e, i, false);
     unsigned r = host_register(in->rm);
-    op_place(&e->a, OPCW(0x8b), r == NO_REG ? T1 : r, at);
+    op_place(&e->a, OPCS(0x8b, in->osize), r == NO_REG ? T1 : r, at);
     if (in->rm != RSP)
-        op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, 8);
+        memory_move_stack(e, in->osize, T0);
     if (r == NO_REG)
         store_temp(e, T1, in->rm);
+}
+
+static void put_leave(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    unsigned size = emit_uop(e, i)->in.osize, bytes = stack_pointer_bytes(e->cpu);
+    struct place at = memory_operand(e, i, true);
+    op_rm(a, OPCS(0x8d, bytes == 8 ? 8 : 4), bytes == 2 ? T1 : H_R13, H_RBP, (int32_t)size);
+    if (bytes == 2)
+        op_rr(a, OPCS(0x89, 2), T1, H_R13);
+    op_place(a, OPCS(0x8b, size), H_RBP, at);
 }
 
 static void put_special(struct emitter *e, unsigned i)
@@ -329,7 +363,6 @@ static void put_special(struct emitter *e, unsigned i)
     struct assembler *a = &e->a;
     const struct uop *u = emit_uop(e, i);
     const struct insn *in = &u->in;
-    struct place at;
     unsigned r;
     switch (e->plans[i].special) {
     case SPECIAL_LEA:
@@ -383,9 +416,7 @@ static void put_special(struct emitter *e, unsigned i)
         put_pop(e, i);
         break;
     case SPECIAL_LEAVE:
-        at = memory_operand(e, i, false);
-        op_rm(a, OPCW(0x8d), H_R13, H_RBP, 8);
-        op_place(a, OPCW(0x8b), H_RBP, at);
+        put_leave(e, i);
         break;
     default: /* SPECIAL_NOP */
         break;
@@ -446,7 +477,7 @@ static void put_cold_paths(struct emitter *e)
         const struct cold *cold = &e->cold[k];
         if (cold->patch)
             patch_jump(cold->patch, a->p);
-        if (cold->kind == COLD_ACCESS) {
+        if (cold->kind == COLD_ACCESS || cold->kind == COLD_LIMIT) {
             memory_cold(e, cold);
         } else if (cold->kind == COLD_UNIT) {
             unit_cold(e, cold);
@@ -480,7 +511,7 @@ static bool targets_fit(const struct block *block, uint64_t rip)
         bool relative = u->in.length && u->in.form == FORM_REL;
         fit &= !relative || is_48_bits(rip + u->next + u->in.imm);
     }
-    return fit;
+    return fit || block->mode != INSN_MODE_64;
 }
 
 static bool has_room(const struct translator *jit)
@@ -497,15 +528,10 @@ static void put_epoch_check(struct emitter *e)
     emit_cold(e, COLD_POLL, 0)->patch = put_jcc(&e->a, CC_NE);
 }
 
-static void put_block(struct emitter *e)
+/* The instructions, from wherever the flags are at the first. */
+static void put_body(struct emitter *e)
 {
     struct block *block = e->block;
-    if (block->across_now)
-        put_epoch_check(e);
-    if (e->jit->count) {
-        op_gs(&e->a, OPCW(0x81), ALU_ADD, CPU(instructions));
-        put32(&e->a, block->count);
-    }
     e->wants_poll = branch_wants_poll(e) && !e->cpu->unlinked; /* else it comes back anyway */
     for (unsigned i = 0; i < block->count; i++) {
         if (is_branch(&e->plans[i])) {
@@ -524,6 +550,33 @@ static void put_block(struct emitter *e)
     branch_fall_through(e);
 }
 
+/* Once more, for those who come from the end: the flags are where the end has them, in EFLAGS or to be made again, and
+ * need not be saved on the way round. */
+static void put_loop(struct emitter *e)
+{
+    memory_forget(e);
+    e->flags = e->loop_flags;
+    patch_jump(e->loop_patch, e->a.p);
+    e->loop_head = e->a.p;
+    put_body(e);
+}
+
+static void put_block(struct emitter *e)
+{
+    struct block *block = e->block;
+    if (block->across_now)
+        put_epoch_check(e);
+    if (e->jit->count) {
+        op_gs(&e->a, OPCW(0x81), ALU_ADD, CPU(instructions));
+        put32(&e->a, block->count);
+    }
+    e->loops = branch_loops(e);
+    e->loop_head = NULL;
+    put_body(e);
+    if (e->loops)
+        put_loop(e);
+}
+
 bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block, uint64_t rip)
 {
     if (!targets_fit(block, rip)) {
@@ -540,16 +593,21 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     e.jit = jit;
     e.block = block;
     e.rip = rip;
-    e.bank = cpu->mmu.mode_key >> 2 & 3; /* update_mode_key of exec/state.c */
+    e.code64 = cpu->code64;
+    e.rip_mask = cpu_rip_mask(cpu);
+    e.code_limit = cpu->s.segment[CS].limit;
+    e.bank = cpu->mmu.mode_key >> MODE_KEY_BANK & 3;
     e.fpu_units = e.next_group = e.colds = 0;
     memory_forget(&e);
     for (unsigned i = 0; i < 16; i++)
         e.moved[i] = 0;
     for (unsigned i = 0; i < block->count; i++)
         plan_instruction(&e.plans[i], cpu, &block->uops[i]);
-    for (unsigned i = 0; i < block->count; i++)
-        if (is_sti(&e.plans[i]) && (i + 1 == block->count || cpu->unlinked))
+    for (unsigned i = 0; i < block->count; i++) {
+        bool sti_leaves = is_sti(&e.plans[i]) && (i + 1 == block->count || cpu->unlinked);
+        if (sti_leaves || !branch_stays_inside(&e, i))
             plan_by_executor(&e.plans[i]);
+    }
     flags_analyse(&e, block->across_now != NULL);
     block->exits = jit->exit_count + 1;
     block->flags_dead = !e.wanted[0];
