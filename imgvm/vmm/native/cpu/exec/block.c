@@ -9,7 +9,7 @@
 #include "exec.h"
 #include "exec_select.h"
 
-#define HASH_BITS 16
+#define HASH_BITS 15
 #define ARENA_BYTES_MAX (24u << 20)
 #define ARENA_BYTES_MIN (2u << 20)
 #define ARENA_BYTES_MACHINE (32u << 20) /* that all processors share in */

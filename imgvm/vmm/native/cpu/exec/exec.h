@@ -82,6 +82,7 @@ struct block {
     uint32_t incoming;       /* the first exit that leads here, 0: none */
     uint32_t exits, exit_count; /* its own: numbers from `exits` */
     bool flags_dead;         /* overwrites all status flags before anything can see them */
+    uint8_t translated_segment;
     bool interpret;          /* not worth another try */
     uint64_t gpa;
     const _Atomic uint32_t *generation_now; /* of the page; differs from `generation` once the code was written */
