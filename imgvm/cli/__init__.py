@@ -15,7 +15,7 @@ from imgvm.log import log, printable
 
 VERBS = (
     "pack", "run", "validate", "inspect", "extract", "unpack", "export", "import", "push", "pull", "config",
-    "check", "verify", "sign", "convert", "snapshot", "resize", "schema", "doctor", "cpu",
+    "check", "verify", "sign", "convert", "snapshot", "reset", "overlay", "resize", "schema", "doctor", "cpu",
 )  # fmt: skip
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb
 # What an option means that stands alone.
@@ -61,13 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _ending_signals():
             from imgvm.cli import app
 
-            try:
-                return app.invoke(args)
-            except ConsentError as error:  # before anything was done
-                if not _agrees(error):
-                    raise
-                end = args.index("--") if "--" in args else len(args)
-                return app.invoke([*args[:end], "--allow", error.grant, *args[end:]])
+            while True:
+                try:
+                    return app.invoke(args)
+                except ConsentError as error:  # before anything was done
+                    if not _agrees(error):
+                        raise
+                    end = args.index("--") if "--" in args else len(args)
+                    args = [*args[:end], "--allow", error.grant, *args[end:]]
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"{printable(str(problem))}\n")

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -110,12 +109,11 @@ def _run(
         if variables or profiles:
             hint = "give them to `imgvm pack`"
             raise UsageError(f"{source} is an image: its variables and profiles are settled", hint)
-        image = source
+        scratch = None
         if ephemeral and not print_config:
-            image = stack.enter_context(_copy_of(source, allow))
-        opened = launch.open_image(
-            image, overrides, writable=False if print_config else None, allow=allow
-        )
+            scratch = Path(stack.enter_context(_folder("run-", _cache_folder())))
+        writable = False if print_config else None
+        opened = launch.open_image(source, overrides, writable=writable, allow=allow, scratch=scratch)
         stack.callback(opened.image.close)
         if print_config:
             sys.stdout.write(resolved_text(opened.machine))
@@ -128,7 +126,7 @@ def _run(
             return None
         choice = _choose(config.machine)
         image = stack.enter_context(_packed(config))
-        opened = launch.open_image(image)
+        opened = launch.open_image(image, allow=launch.GRANTS)  # who wrote the config has asked for it
         stack.callback(opened.image.close)
     vm = stack.enter_context(launch.build(opened, choice.engine, watch))
     return _on_terminal(vm, gdb)
@@ -170,28 +168,6 @@ def _packed(config: Config) -> Iterator[Path]:
         if any(not disk.read_only for disk in config.machine.disks):
             log.info("the disk is packed for this run only; `imgvm pack` makes an image that keeps it")
         yield image
-
-
-@contextlib.contextmanager
-def _copy_of(image: Path, allow: Collection[str]) -> Iterator[Path]:
-    with launch.open_disk(image, allow=allow) as opened:
-        is_overlay = opened.info.backing_file is not None
-    # An overlay names its backing file relative to its own folder.
-    where = image.resolve().parent if is_overlay else _cache_folder()
-    with contextlib.ExitStack() as stack:
-        if is_overlay:
-            copy = where / f".{image.name}.copy-{os.getpid()}"
-            stack.callback(copy.unlink, missing_ok=True)
-        else:
-            copy = Path(stack.enter_context(_folder("copy-", where))) / image.name
-        # cp keeps holes, and shares blocks where the file system can.
-        words = ["cp", "--reflink=auto", "--sparse=auto", "--", str(image), str(copy)]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
-            hint = "free space, or run without --ephemeral"
-            raise ImgvmError(f"cannot copy {image}: {done.stderr.strip()}", hint)
-        copy.chmod(0o600)  # the image may be read-only; its copy need not
-        yield copy
 
 
 def _usable(fd: int) -> bool:

@@ -38,7 +38,7 @@ def command(
         bool, typer.Option("--print-config", help="Print the resolved config and do not run.")
     ] = False,
     ephemeral: Annotated[
-        bool, typer.Option("--ephemeral", help="Run a copy; the image stays as it is.")
+        bool, typer.Option("--ephemeral", help="Throw away what the guest writes; the image stays as it is.")
     ] = False,
     allow: Allow = None,
     gdb: Annotated[

@@ -67,6 +67,7 @@ class Drive:
     read_only: bool
     serial: str
     owner: Any = None
+    cache: str = "writeback"
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class Vm:
         self._handle: Any = self._create()
         try:
             for drive in self._drives:
-                self._call("add_disk", drive.handle, drive.read_only, drive.serial.encode())
+                cache = getattr(binding.lib(), f"IMGVM_CACHE_{drive.cache.upper()}")
+                self._call("add_disk", drive.handle, drive.read_only, drive.serial.encode(), cache)
             self._load(program)
         except BaseException:
             self.close()

@@ -68,6 +68,7 @@ def test_64_bit(blocks: Path, mode: str, ended_share: float) -> None:
 
 
 @pytest.mark.nightly
-def test_every_mode_at_length(blocks: Path) -> None:
-    for seed in range(10, 20):
-        check(blocks, "--seed", str(seed), "--count", "300000")
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_every_mode_at_length(blocks: Path, seed: int) -> None:
+    check(blocks, "--seed", str(seed), "--count", "300000")

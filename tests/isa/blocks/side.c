@@ -75,7 +75,7 @@ static uint64_t time_ns(void *opaque)
     return ((struct side *)opaque)->now++;
 }
 
-/* Translated code looks at no clock: an endless loop ends because somebody says so. */
+/* Translated code looks at no clock: an endless loop ends because somebody says so, by this process's own time. */
 static struct cpu *volatile running;
 static volatile bool rang;
 static void on_alarm(int signal)

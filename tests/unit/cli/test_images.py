@@ -132,7 +132,7 @@ def test_a_config_is_packed_for_one_run(image_of: Images, tmp_path: Path, monkey
     assert list((tmp_path / "cache" / "imgvm" / "run").iterdir()) == []
 
 
-def test_ephemeral_runs_a_copy(image_of: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ephemeral_leaves_the_image_alone(image_of: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     image = image_of(leave(4), DISK)
     image.chmod(0o444)

@@ -64,6 +64,7 @@ struct cpu_callbacks {
 #define CPU_REQUEST_EXIT 0x10u /* return from cpu_run soon with CPU_EXIT_REQUEST */
 #define CPU_REQUEST_FLUSH 0x20u /* another processor marked code pages: drop cached write translations */
 #define CPU_REQUEST_PARK 0x40u /* another processor wants to be alone */
+#define CPU_REQUEST_CLOCK 0x80u /* the deadline has perhaps passed: cpu_clock_due */
 
 enum cpu_exit {
     CPU_EXIT_REQUEST,  /* CPU_REQUEST_EXIT was seen, or the deadline passed */

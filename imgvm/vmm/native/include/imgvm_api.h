@@ -29,6 +29,10 @@ typedef struct imgvm_image imgvm_image;
 
 #define IMGVM_IMAGE_REPAIR 4 /* read and write, for imgvm_image_repair: also an image that is marked corrupt */
 
+#define IMGVM_IMAGE_RAW 8 /* added: a raw disk, whatever is in it */
+
+#define IMGVM_IMAGE_KEEP_BELOW 16 /* added: as KEEP_TO_FOLDER, for the files below; its own backing file may be anywhere */
+
 #define IMGVM_CHECK_LEAKS 1
 #define IMGVM_CHECK_CORRUPT 2
 
@@ -98,6 +102,14 @@ int imgvm_image_write_compressed(imgvm_image *image, uint64_t offset, const void
 int imgvm_image_repair(imgvm_image *image, bool all, imgvm_error *err);
 /* flags: IMGVM_CHECK_* bits found; counts of leaked clusters and of corruptions. */
 int imgvm_image_check(imgvm_image *image, uint64_t *leaks, uint64_t *corruptions, imgvm_error *err);
+
+/* Further disks in the same file (docs/image-format.md), each with a handle of its own that is closed before the image's. It
+ * reads, writes, zeroes, discards, flushes, and makes and applies snapshots; the rest is for the image's handle. In an overlay a disk is laid over the one
+ * below it. */
+int imgvm_image_add_disk(imgvm_image *image, const char *name, uint64_t disk_bytes, uint32_t date_sec, imgvm_error *err);
+/* Disk number `index` of those in the image and in what is below it; -ENOENT behind the last. */
+int imgvm_image_disk_name(imgvm_image *image, uint32_t index, char *name, uint32_t name_size, imgvm_error *err);
+int imgvm_image_open_disk(imgvm_image *image, const char *name, imgvm_image **out, imgvm_error *err);
 
 /* The embedded configuration (docs/image-format.md): an index of named blobs in snapshot
  * `imgvm.config`. Writing replaces the whole set atomically. -ENOENT when the image has none. */
@@ -180,8 +192,13 @@ int imgvm_engine_probe(uint32_t engine, imgvm_error *err);
 int imgvm_trace_check(const char *kinds, imgvm_error *err);
 int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *err);
 void imgvm_vm_destroy(imgvm_vm *vm); /* stops it first */
+#define IMGVM_CACHE_WRITEBACK 0    /* safe when the guest has flushed */
+#define IMGVM_CACHE_WRITETHROUGH 1 /* safe when written: the guest is told that there is nothing to flush */
+#define IMGVM_CACHE_UNSAFE 2       /* safe at the end of the run: flushes are answered and not done */
+
 /* The vm borrows the image until it is destroyed. Disks appear as virtio-blk in order of addition. */
-int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, imgvm_error *err);
+int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache,
+                      imgvm_error *err);
 /* 64-bit Linux boot protocol: kernel is an ELF vmlinux or a bzImage; initrd may be NULL. */
 int imgvm_vm_load_linux(imgvm_vm *vm, const void *kernel, uint64_t kernel_bytes, const void *initrd,
                         uint64_t initrd_bytes, const char *cmdline, imgvm_error *err);

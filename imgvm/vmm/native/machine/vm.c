@@ -243,13 +243,16 @@ static int check_not_started(struct imgvm_vm *vm, imgvm_error *err)
     return vm->started ? error_set(err, EBUSY, "the machine has been started already") : 0;
 }
 
-int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, imgvm_error *err)
+int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache,
+                      imgvm_error *err)
 {
     NEED_ERROR(err);
     int result = check_not_started(vm, err);
     if (result < 0)
         return result;
-    const struct virtio_blk_config config = {image, read_only, serial, &vm->board.mem, &vm->board.lock};
+    if (cache > IMGVM_CACHE_UNSAFE)
+        return error_set(err, EINVAL, "there is no cache mode %u", cache);
+    const struct virtio_blk_config config = {image, read_only, serial, cache, &vm->board.mem, &vm->board.lock};
     struct virtio_device *device;
     if ((result = virtio_blk_create(&device, &config, err)) < 0)
         return result;

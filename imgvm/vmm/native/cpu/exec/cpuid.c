@@ -257,7 +257,7 @@ static void put_xsave(const struct cpuid_config *config, uint32_t subleaf, uint3
         break;
     case 1:
         put_features(config, 0xd, 1, out);
-        if (out[EAX] & 2) /* XSAVEC */
+        if (out[EAX] & 2) /* XSAVEC, without which there is no XSAVES */
             out[EBX] = xsave_bytes(config->xcr0, true);
         break;
     case 2:

@@ -151,7 +151,6 @@ struct cpu {
     const struct uop *cur; /* set by slow paths that may fault */
     _Atomic uint32_t requests;
     _Atomic bool running; /* inside cpu_run */
-    _Atomic bool clock_due;   /* the deadline has perhaps passed (cpu_clock_due) */
     _Atomic uint32_t pending; /* something may want a look between instructions: what translated code polls */
     uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
     int32_t budget;        /* blocks until the clock is looked at */
@@ -246,17 +245,15 @@ _Static_assert(offsetof(struct cpu, gpr) == 0 && offsetof(struct cpu, cc) == CPU
         return;                                                                                     \
     } while (0)
 
-/* Can 64-bit code be or go there: by the paging in use (SDM vol. 1, 3.3.7.1). */
+/* Can 64-bit code be or go there: by the paging in use. */
 static inline bool canonical(const struct cpu *cpu, uint64_t address)
 {
-    unsigned unused = cpu->s.cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
-    return (uint64_t)((int64_t)(address << unused) >> unused) == address;
+    return x86_canonical(address, cpu->s.cr4 & CR4_LA57);
 }
 /* Can a register that holds an address take it: by what the processor has, whatever the paging (SDM vol. 3, 4.5.2). */
 static inline bool canonical_in_register(const struct cpu *cpu, uint64_t address)
 {
-    unsigned unused = cpuid_has(&cpu->cpuid, FEATURE_LA57) ? 64 - 57 : 64 - 48;
-    return (uint64_t)((int64_t)(address << unused) >> unused) == address;
+    return x86_canonical(address, cpuid_has(&cpu->cpuid, FEATURE_LA57));
 }
 
 /* ---- run.c ---- */
@@ -315,11 +312,10 @@ void cpu_update_requests(struct cpu *cpu);
 /* After a change of the interrupt shadow, TF or activity (cpu_update_requests does it too). */
 void cpu_update_boundary(struct cpu *cpu);
 /* Is there anything but the next block? Boundary events that arise on this processor keep cpu->boundary up to date
- * (cpu_update_boundary); the rest are requests, and the clock. */
+ * (cpu_update_boundary); the rest are requests. */
 static inline bool cpu_wants_attention(const struct cpu *cpu)
 {
-    return cpu->boundary | atomic_load_explicit(&cpu->clock_due, memory_order_relaxed) |
-           (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask);
+    return cpu->boundary | (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask);
 }
 /* cpu->pending := whether anything does. */
 void cpu_update_pending(struct cpu *cpu);
@@ -436,9 +432,13 @@ static inline void *mem_modify_ptr(struct cpu *cpu, const struct uop *u, uint64_
         return (void *)(linear + e->addend);
     return access_rmw_slow(cpu, u, linear, size, read);
 }
+static inline bool mem_is_bounced(const struct cpu *cpu, const void *p)
+{
+    return (const uint8_t *)p - cpu->bounce < (ptrdiff_t)sizeof cpu->bounce && (const uint8_t *)p >= cpu->bounce;
+}
 static inline void mem_done(struct cpu *cpu, const struct uop *u, void *p, unsigned size)
 {
-    if (unlikely((uint8_t *)p - cpu->bounce < (ptrdiff_t)sizeof cpu->bounce && (uint8_t *)p >= cpu->bounce))
+    if (unlikely(mem_is_bounced(cpu, p)))
         access_commit(cpu, u, size);
 }
 
@@ -593,13 +593,12 @@ void block_cache_destroy(struct block_cache *cache);
 /* The block at cpu->rip (raises on a fetch fault), cached or decoded now. */
 struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
 
-/* What a linear address means: mode and privilege, the epoch (struct mmu), and the number of writes to code and of evictions
- * of blocks so far, which only grow. The latter two are cut to 28 bits. */
+/* What a linear address means: the epoch (struct mmu), mode and privilege (6 bits), and the number of writes to code and of
+ * evictions of blocks so far, which only grow, cut to 26 bits. */
 static inline uint64_t block_key(const struct cpu *cpu)
 {
     uint32_t written = atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire);
-    uint32_t happened = written + cpu->blocks_evicted;
-    return (uint64_t)cpu->mmu.mode_key << 56 | (cpu->mmu.epoch & (BIT(28) - 1)) << 28 | (happened & (BIT(28) - 1));
+    return mmu_code_key(&cpu->mmu) | (uint64_t)(written + cpu->blocks_evicted) << 38;
 }
 static inline struct block *block_find(struct cpu *cpu)
 {

@@ -13,6 +13,8 @@ static void need_xsave(struct cpu *cpu, const struct uop *u)
 {
     if (!(cpu->s.cr4 & CR4_OSXSAVE))
         raise_ud(cpu, u);
+    if (cpu->cpl && (u->in.op == OP_XSAVES || u->in.op == OP_XRSTORS))
+        raise_gp(cpu, u, 0);
     if (cpu->s.cr0 & CR0_TS)
         raise_exception(cpu, u, EXC_NM);
 }
@@ -148,6 +150,7 @@ static void fxrstor(struct cpu *cpu, const struct uop *u)
     NEXT;
 }
 
+/* IA32_XSS is always 0: there is no supervisor state, and XSAVES saves what XSAVEC does. */
 static uint64_t requested(const struct cpu *cpu)
 {
     return (cpu->gpr[RDX] << 32 | (uint32_t)cpu->gpr[RAX]) & cpu->s.xcr0;
@@ -216,6 +219,8 @@ static void xrstor(struct cpu *cpu, const struct uop *u)
         raise_gp(cpu, u, 0);
     uint8_t image[FPU_XSAVE_BYTES];
     read_image(cpu, u, linear, image, XSAVE_HEADER_END, 8);
+    if (u->in.op == OP_XRSTORS && !(load_le64(image + XCOMP_BV) & COMPACTED))
+        raise_gp(cpu, u, 0);
     unsigned bytes = fpu_xrstor_bytes(image, rfbm, cpu->s.xcr0);
     if (!bytes || bytes > sizeof image)
         raise_gp(cpu, u, 0);
@@ -244,6 +249,8 @@ const struct exec_def exec_fpu_system[] = {
     {OP_XSAVE, EXEC_ANY_FORM, NULL, xsave},
     {OP_XSAVEOPT, EXEC_ANY_FORM, NULL, xsave},
     {OP_XSAVEC, EXEC_ANY_FORM, NULL, xsave},
+    {OP_XSAVES, EXEC_ANY_FORM, NULL, xsave},
     {OP_XRSTOR, EXEC_ANY_FORM, NULL, xrstor},
+    {OP_XRSTORS, EXEC_ANY_FORM, NULL, xrstor},
     {0, 0, NULL, NULL},
 };

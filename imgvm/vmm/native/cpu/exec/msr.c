@@ -94,6 +94,7 @@ static bool read_msr(struct cpu *cpu, uint32_t index, uint64_t *value)
     switch (index) {
     case IA32_TSC: *value = cpu_tsc(cpu); return true;
     case IA32_TSC_ADJUST: *value = cpu->s.tsc_adjust; return true;
+    case IA32_XSS: *value = 0; return cpuid_has(&cpu->cpuid, FEATURE_XSAVES);
     case IA32_PLATFORM_ID: case IA32_MCG_CAP: case IA32_MCG_STATUS: *value = 0; return true;
     case IA32_BIOS_SIGN_ID: *value = UINT64_C(1) << 32; return true;
     case IA32_MTRRCAP: *value = MTRRCAP; return true;
@@ -196,6 +197,7 @@ static bool write_msr(struct cpu *cpu, uint32_t index, uint64_t value)
     case IA32_BIOS_UPDT_TRIG: case IA32_BIOS_SIGN_ID: case IA32_MCG_STATUS: return true;
     case IA32_SYSENTER_ESP: return set_address(cpu, &cpu->s.sysenter_esp, value);
     case IA32_SYSENTER_EIP: return set_address(cpu, &cpu->s.sysenter_eip, value);
+    case IA32_XSS: return !value && cpuid_has(&cpu->cpuid, FEATURE_XSAVES); /* it has no bit */
     case IA32_EFER: return set_efer(cpu, value);
     case IA32_LSTAR: return set_address(cpu, &cpu->s.lstar, value);
     case IA32_CSTAR: return set_address(cpu, &cpu->s.cstar, value);

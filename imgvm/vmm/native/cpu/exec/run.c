@@ -161,7 +161,8 @@ void cpu_update_requests(struct cpu *cpu)
     if (cpu->s.activity != X86_WAIT_FOR_SIPI)
         cpu->request_mask &= ~CPU_REQUEST_SIPI;
     if (cpu->s.activity == X86_WAIT_FOR_SIPI || cpu->s.activity == X86_SHUTDOWN)
-        cpu->request_mask &= CPU_REQUEST_SIPI | CPU_REQUEST_EXIT | CPU_REQUEST_FLUSH | CPU_REQUEST_PARK | CPU_REQUEST_INIT;
+        cpu->request_mask &= CPU_REQUEST_SIPI | CPU_REQUEST_EXIT | CPU_REQUEST_FLUSH | CPU_REQUEST_PARK | CPU_REQUEST_INIT |
+                             CPU_REQUEST_CLOCK;
 }
 
 static bool take_request(struct cpu *cpu, uint32_t bit)
@@ -252,14 +253,18 @@ static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
     return false;
 }
 
-static void run_block(struct cpu *cpu, struct block *block)
+static inline void interpret(struct cpu *cpu, struct block *block)
 {
-    if (cpu->translator && cpu->translator_ops->run(cpu, cpu->translator, block))
-        return;
     cpu->block = block;
     cpu->gpr[GPR_BLOCK_RIP] = cpu->rip;
     cpu->instructions += block->count;
     block->uops[0].fn(cpu, block->uops);
+}
+
+static void run_block(struct cpu *cpu, struct block *block)
+{
+    if (!cpu->translator || !cpu->translator_ops->run(cpu, cpu->translator, block))
+        interpret(cpu, block);
 }
 
 /* What stands behind an instruction that runs alone. */
@@ -348,8 +353,7 @@ void cpu_update_boundary(struct cpu *cpu)
 /* What attention asked for, one thing at a time. true: the caller returns *exit. */
 static bool between_blocks(struct cpu *cpu, enum cpu_exit *exit)
 {
-    if (atomic_load_explicit(&cpu->clock_due, memory_order_relaxed)) {
-        atomic_store(&cpu->clock_due, false); /* or almost: whoever set the alarm sets the next one */
+    if (atomic_load(&cpu->requests) & CPU_REQUEST_CLOCK && take_request(cpu, CPU_REQUEST_CLOCK)) { /* or almost: whoever set the alarm sets the next one */
         *exit = CPU_EXIT_REQUEST;
         return true;
     }
@@ -426,8 +430,12 @@ static enum cpu_exit run_loop(struct cpu *cpu)
         }
         cpu_update_requests(cpu);
         for (;;) {
-            while (likely(!cpu_wants_attention(cpu) && --cpu->budget >= 0))
-                run_block(cpu, block_find(cpu));
+            if (cpu->translator)
+                while (likely(!cpu_wants_attention(cpu) && --cpu->budget >= 0))
+                    run_block(cpu, block_find(cpu));
+            else
+                while (likely(!cpu_wants_attention(cpu) && --cpu->budget >= 0))
+                    interpret(cpu, block_find(cpu));
             if (between_blocks(cpu, &exit))
                 return exit;
         }
@@ -467,8 +475,7 @@ void cpu_request(struct cpu *cpu, uint32_t requests)
 
 void cpu_clock_due(struct cpu *cpu)
 {
-    atomic_store(&cpu->clock_due, true);
-    atomic_store(&cpu->pending, 1);
+    cpu_request(cpu, CPU_REQUEST_CLOCK);
 }
 
 void cpu_look_up(struct cpu *cpu)

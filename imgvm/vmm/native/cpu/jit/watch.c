@@ -10,9 +10,9 @@ static uint64_t *look_count(struct cpu *cpu, bool code_written)
     uint32_t requests = atomic_load(&cpu->requests) & cpu->request_mask;
     if (requests & (CPU_REQUEST_INTR | CPU_REQUEST_NMI))
         return &cpu->counts.exit_interrupt;
-    if (requests)
+    if (requests & ~CPU_REQUEST_CLOCK)
         return &cpu->counts.exit_request;
-    if (atomic_load_explicit(&cpu->clock_due, memory_order_relaxed))
+    if (requests)
         return &cpu->counts.exit_clock;
     return code_written ? &cpu->counts.exit_code : &cpu->counts.exit_other;
 }

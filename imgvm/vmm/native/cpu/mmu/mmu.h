@@ -98,7 +98,7 @@ struct mmu {
      * away, leaves what is known of a kernel's (global) pages alone; and each of the address spaces last used has one
      * for CPL 3, found again with the space, if nothing was dropped meanwhile. */
     _Alignas(8) uint32_t epoch;
-    uint32_t mode_key; /* the processor's mode and privilege: beside the epoch, so that one load reads both */
+    uint32_t mode_key; /* the processor's mode and privilege, 6 bits: beside the epoch, so that one load reads both */
     uint32_t last_epoch;
     bool user;                                /* CPL 3 */
     struct code_pages code[1 + CODE_SPACES];  /* the supervisor's first */
@@ -166,11 +166,22 @@ void mmu_drop_all_writes(struct mmu *mmu);
 /* Blocks are gone: nothing that leads to one may be used any more. */
 void mmu_forget_blocks(struct mmu *mmu);
 
-/* Could it be an address at all (SDM vol. 1, 3.3.7.1)? Outside long mode all are. */
+/* Are the bits above an address's 48, or 57 (`wide`), copies of its highest (SDM vol. 1, 3.3.7.1)? Those of 48 bits are
+ * canonical in 57, too. */
+static inline bool x86_canonical(uint64_t address, bool wide)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address ||
+           (wide && (uint64_t)((int64_t)(address << 7) >> 7) == address);
+}
+/* Could it be an address at all? Outside long mode all are. */
 static inline bool mmu_canonical(const struct mmu *mmu, uint64_t linear)
 {
-    unsigned unused = mmu->cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
-    return !(mmu->efer & EFER_LMA) || (uint64_t)((int64_t)(linear << unused) >> unused) == linear;
+    return !(mmu->efer & EFER_LMA) || x86_canonical(linear, mmu->cr4 & CR4_LA57);
+}
+/* mode_key and epoch, in one load. */
+static inline uint64_t mmu_code_key(const struct mmu *mmu)
+{
+    return (uint64_t)mmu->mode_key << 32 | mmu->epoch;
 }
 /* Translates; sets accessed and dirty bits. */
 bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enum mmu_who who, struct mmu_page *page,
