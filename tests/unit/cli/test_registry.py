@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 from multiboot_guest import leave, say
 
+from imgvm import registry
 from imgvm.cli import main
 from imgvm.errors import UsageError
-from imgvm.exchange import oci, registry
-from imgvm.exchange.registry import Ref, parse_ref
+from imgvm.exchange import oci
+from imgvm.registry import Ref, parse_ref
 
 Images = Callable[..., Path]
 DISK = "disks: [{name: data, source: source.raw}]\nlabels: {team: ci}\ndescription: For tests"
