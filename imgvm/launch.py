@@ -152,7 +152,7 @@ def open_image(
         image.close()
         raise
     if writable is None:
-        writable = any(not disk.read_only for disk in machine.disks)
+        writable = any(not disk.read_only for disk in machine.attached)
     if writable:
         image.close()
         image = _reopen_to_write(path, allow)
@@ -208,7 +208,7 @@ def drives(opened: Opened) -> list[Drive]:
     from imgvm.vmm.vm import Drive
 
     image = opened.image
-    return [Drive(image.handle, disk.read_only, disk.serial, image) for disk in opened.machine.disks[:1]]
+    return [Drive(image.handle, disk.read_only, disk.serial, image) for disk in opened.machine.attached[:1]]
 
 
 def _check_host_memory(wanted_bytes: int) -> None:
@@ -228,7 +228,7 @@ def build(opened: Opened, engine: str, watch: Watch | None = None) -> Vm:
     _check_host_memory(opened.machine.hardware.memory_bytes)
 
     vm = Vm(opened.machine, engine, program(opened), drives(opened), watch or NO_WATCH)
-    if not opened.machine.disks:
+    if not opened.machine.attached:
         opened.image.close()
     return vm
 

@@ -22,7 +22,7 @@ MAX_CMDLINE_BYTES = 2047  # what Linux on x86 keeps (COMMAND_LINE_SIZE with the 
 
 
 def check(tree: Tree) -> list[Problem]:
-    return [*_sizes(tree), *_cpu(tree), *_boot(tree), *_timeout(tree)]
+    return [*_sizes(tree), *_cpu(tree), *_boot(tree), *_rootfs(tree), *_timeout(tree)]
 
 
 def _get(data: Any, path: Path) -> Any:
@@ -40,6 +40,9 @@ def _sizes(tree: Tree) -> Iterator[Problem]:
     yield from _size(tree, ("machine", "memory"), MIN_MEMORY_BYTES, MAX_MEMORY_BYTES, PAGE_BYTES)
     for index in range(len(tree.data.get("disks", []))):
         yield from _size(tree, ("disks", index, "size"), SECTOR_BYTES, MAX_DISK_BYTES, SECTOR_BYTES)
+    if _get(tree.data, ("rootfs", "size")) != "auto":
+        yield from _size(tree, ("rootfs", "size"), units.MIB, MAX_DISK_BYTES, SECTOR_BYTES)
+    yield from _size(tree, ("rootfs", "free"), 0, MAX_DISK_BYTES, 1)
     yield from _size(tree, ("image", "size"), SECTOR_BYTES, MAX_DISK_BYTES, SECTOR_BYTES)
     cluster: Path = ("image", "cluster_size")
     problems = list(_size(tree, cluster, 512, 2 * units.MIB, 1))
@@ -118,18 +121,44 @@ def _boot(tree: Tree) -> Iterator[Problem]:
         if boot.get("protocol") == "linux" and ("/" in module or " " in module):
             message = f"{module!r} is not the name of a kernel module"
             yield tree.problem(("boot", "modules", index), message, "a name such as ext4, without folder")
-    yield from _files(tree)
+    yield from _files(tree, "boot")
 
 
-def _files(tree: Tree) -> Iterator[Problem]:
+def _rootfs(tree: Tree) -> Iterator[Problem]:
+    kernel = tree.data["boot"]["kernel"]
+    from_rootfs = isinstance(kernel, dict) and "from_rootfs" in kernel
+    rootfs = tree.data.get("rootfs")
+    if rootfs is None:
+        if from_rootfs:
+            at: Path = ("boot", "kernel", "from_rootfs")
+            yield tree.problem(at, "there is no rootfs", "give a rootfs", key=True)
+        return
+    yield from _files(tree, "rootfs")
+    if rootfs.get("format", "ext4") != "initramfs":
+        if tree.data.get("disks"):
+            message = "this version of imgvm supports one disk, and the rootfs is it"
+            yield tree.problem(("disks",), message, "take one of them out", key=True)
+        return
+    for name in ("size", "free", "partition_table", "label"):
+        if name in rootfs and rootfs[name] not in ("auto", "none"):
+            yield tree.problem(("rootfs", name), "an initramfs is not on a disk", "take it out", key=True)
+    if rootfs.get("read_only"):
+        yield tree.problem(("rootfs", "read_only"), "an initramfs is memory of the guest's own", key=True)
+    bundled = isinstance(kernel, dict) and bool(kernel.get("bundled"))
+    if tree.data["boot"].get("initrd", "auto") != "auto" or bundled:
+        message = "an initramfs takes the place of the initrd"
+        yield tree.problem(("rootfs", "format"), message, "boot.initrd: auto")
+
+
+def _files(tree: Tree, part: str) -> Iterator[Problem]:
     seen: dict[str, int] = {}
-    for index, file in enumerate(tree.data["boot"].get("files", [])):
-        at: Path = ("boot", "files", index, "path")
+    for index, file in enumerate(tree.data[part].get("files", [])):
+        at: Path = (part, "files", index, "path")
         name = file["path"]
         if any(part in (".", "..", "") for part in name[1:].split("/")):
             yield tree.problem(at, f"{name} must not contain . or .. or empty parts")
         if name in seen:
-            yield tree.problem(at, f"{name} is given twice", f"first as boot.files[{seen[name]}]")
+            yield tree.problem(at, f"{name} is given twice", f"first as {part}.files[{seen[name]}]")
         seen.setdefault(name, index)
         if "mode" in file and "link" in file:
-            yield tree.problem(("boot", "files", index, "mode"), "a symbolic link has no mode")
+            yield tree.problem((part, "files", index, "mode"), "a symbolic link has no mode")

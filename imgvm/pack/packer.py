@@ -7,7 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -18,12 +18,13 @@ from imgvm import units
 from imgvm.config import Config, resolved_text
 from imgvm.errors import ImageError, PackError
 from imgvm.machine import Boot, Machine
-from imgvm.pack import disk, initramfs, sources
+from imgvm.pack import cpio, disk, initramfs, rootfs, sources
 from imgvm.pack import kernel as kernels
 from imgvm.pack.deb import DebCache
 from imgvm.pack.modules import DEVICE_MODULES, ENTROPY_MODULES, LATE_MODULES, ModuleTree, find_tree
 from imgvm.pack.output import Replacement, check_output, full, host_error, sync
 from imgvm.pack.progress import Progress, choose
+from imgvm.pack.rootfs import Root
 from imgvm.pack.sources import Source
 from imgvm.qcow2 import Image
 
@@ -57,7 +58,8 @@ class _KernelParts:
     kernel: kernels.Kernel
     modules: ModuleTree | None  # of a Linux kernel, where they were found
     source: Source
-    distro: str | None
+    distro: str | None = None
+    initrd: bytes | None = None  # that came with it
 
 
 class Packer:
@@ -72,33 +74,26 @@ class Packer:
         self._progress = progress or Progress()
         self._cache = cache or DebCache(platformdirs.user_cache_path("imgvm"), self._progress)
         self._sources: list[Source] = []
+        self._root: Root | None = None
         self._mtime_sec = source_date_epoch()
 
     def write(self, output: Path, *, force: bool) -> PackResult:
         check_output(output, force=force)
-        blobs, parts = self._blobs()
-        machine_disk = self._machine.disks[0] if self._machine.disks else None
-        if len(self._machine.disks) > 1:
-            raise PackError("disks: this version of imgvm packs one disk, the image's own")
-        source = None
-        if machine_disk is not None and machine_disk.source is not None:
-            source = disk.open_source(machine_disk, self._folder)
-        with closing(source) if source else _Nothing():
-            size = disk.disk_bytes(self._machine, source)
+        with ExitStack() as stack:
+            self._root = self._load_root(stack)
+            blobs, parts = self._blobs()
+            plan = self._plan_disk(stack)
             cluster_bytes = self._machine.image.cluster_bytes
             with Replacement(output) as temporary:
-                with Image.create(temporary, size, cluster_bytes=cluster_bytes) as image:
-                    if source is not None and machine_disk is not None:
-                        origin = machine_disk.source or ""
-                        row = disk.copy(source, origin, image, cluster_bytes, self._progress)
-                        self._sources.append(row)
+                with Image.create(temporary, plan.size_bytes, cluster_bytes=cluster_bytes) as image:
+                    self._sources += plan.write(image, cluster_bytes, self._progress)
                     blobs[LOCK] = self._lock()
                     self._progress.step(f"writing {output.name}")
                     image.set_config(blobs, date=self._mtime_sec)
                 sync(temporary)
         return PackResult(
             path=output,
-            disk_bytes=size,
+            disk_bytes=plan.size_bytes,
             file_bytes=output.stat().st_size,
             protocol=parts.kernel.protocol,
             form=parts.kernel.form,
@@ -106,6 +101,24 @@ class Packer:
             sources=tuple(self._sources),
             blobs={name: len(data) for name, data in blobs.items()},
         )
+
+    def _load_root(self, stack: ExitStack) -> Root | None:
+        if self._machine.rootfs is None:
+            return None
+        epoch_sec = self._mtime_sec if "SOURCE_DATE_EPOCH" in os.environ else None
+        return rootfs.load(
+            self._machine.rootfs, self._folder, self._cache.folder, self._progress, stack, epoch_sec
+        )
+
+    def _plan_disk(self, stack: ExitStack) -> disk.Plan:
+        if len(self._machine.attached) > 1:
+            raise PackError("disks: this version of imgvm packs one disk, the image's own")
+        if self._root is not None and self._machine.rootfs is not None and self._machine.rootfs.is_disk:
+            return rootfs.RootDisk(self._machine, self._root, self._mtime_sec)
+        source = None
+        if self._machine.disks and self._machine.disks[0].source is not None:
+            source = stack.enter_context(closing(disk.open_source(self._machine.disks[0], self._folder)))
+        return disk.CopiedDisk(self._machine, source)
 
     def _blobs(self) -> tuple[dict[str, bytes], _KernelParts]:
         """Everything but the disk. No file is written before all of it is there."""
@@ -137,13 +150,16 @@ class Packer:
         if wish.bundled:
             data = _bundled()
             kernel = kernels.load(data, "the bundled guest", kernels.MULTIBOOT)
-            return _KernelParts(kernel, None, Source.of("boot.kernel", "bundled", data), None)
+            return _KernelParts(kernel, None, Source.of("boot.kernel", "bundled", data))
         if wish.path is not None:
             self._progress.step(f"reading {wish.path}")
             data = sources.read("boot.kernel", wish.path, self._folder)
             kernel = kernels.load(data, f"boot.kernel: {wish.path}", boot.protocol)
             tree = find_tree(sources.resolve(self._folder, wish.path), kernel.version)
-            return _KernelParts(kernel, tree, Source.of("boot.kernel", wish.path, data), None)
+            tree = tree or self._modules_of_root(kernel.version)
+            return _KernelParts(kernel, tree, Source.of("boot.kernel", wish.path, data))
+        if wish.from_rootfs:
+            return self._kernel_of_root(boot)
         assert wish.distro is not None and wish.package is not None
         deb = self._cache.kernel(wish.distro, wish.package)
         folder = self._cache.unpacked(deb)
@@ -158,7 +174,19 @@ class Packer:
         trees = [path for path in sorted(folder.glob("lib/modules/*")) if path.is_dir()]
         origin = f"{deb.suite} {deb.name} {deb.version}"
         source = Source("boot.kernel", origin, deb.sha256, deb.size_bytes, deb.uri)
-        return _KernelParts(kernel, ModuleTree(trees[0]) if trees else None, source, wish.distro)
+        return _KernelParts(kernel, ModuleTree.of_folder(trees[0]) if trees else None, source, wish.distro)
+
+    def _kernel_of_root(self, boot: Boot) -> _KernelParts:
+        assert self._root is not None
+        path, data, initrd = self._root.kernel()
+        self._progress.step(f"unpacking the kernel {path}")
+        kernel = kernels.load(data, f"boot.kernel: {path} of the rootfs", boot.protocol)
+        source = Source.of("boot.kernel", f"rootfs {path}", data)
+        return _KernelParts(kernel, self._modules_of_root(kernel.version), source, initrd=initrd)
+
+    def _modules_of_root(self, version: str | None) -> ModuleTree | None:
+        files = self._root.module_files(version) if self._root is not None and version is not None else {}
+        return ModuleTree(version or "", "the rootfs", files) if files else None
 
     def _initrd(self, boot: Boot, parts: _KernelParts) -> bytes | None:
         automatic = boot.initrd_is_auto and parts.kernel.protocol == kernels.LINUX
@@ -177,6 +205,12 @@ class Packer:
         return None
 
     def _automatic_initrd(self, boot: Boot, parts: _KernelParts) -> bytes:
+        root = self._machine.rootfs
+        ours = self._machine.exec or boot.files or boot.modules or (root is not None and not root.is_disk)
+        if parts.initrd is not None and not ours:
+            data = initramfs.unpacked(parts.initrd, "that of the rootfs")
+            self._sources.append(Source.of("boot.initrd", "rootfs", parts.initrd))
+            return data
         self._progress.step("building the initrd")
         busybox, source = initramfs.find_busybox(self._cache, parts.distro)
         self._sources.append(source)
@@ -184,7 +218,8 @@ class Packer:
         wanted = [*DEVICE_MODULES, *entropy, *LATE_MODULES]
         modules = []
         if parts.modules is not None:
-            modules = parts.modules.in_load_order(boot.modules, optional=wanted)
+            drivers = (root.format,) if root is not None and root.is_disk else ()
+            modules = parts.modules.in_load_order([*boot.modules, *drivers], optional=wanted)
         elif boot.modules:
             raise PackError(
                 f"boot.modules: the modules of the kernel {parts.kernel.version or ''} are not here",
@@ -192,12 +227,21 @@ class Packer:
             )
         files, used = initramfs.config_files(boot.files, self._folder)
         self._sources += used
+        if root is not None and self._root is not None and not root.is_disk:
+            initramfs.complete(
+                self._root.tree, busybox, modules, files,
+                hostname=self._machine.name, command=self._machine.exec, mtime_sec=self._mtime_sec,
+            )  # fmt: skip
+            data = cpio.of_tree(self._root.tree, self._root.read)
+            self._sources += self._root.sources()
+            return data
         return initramfs.build(
             busybox,
             modules,
             files,
             hostname=self._machine.name,
             command=self._machine.exec,
+            root=None if root is None else root.format,
             mtime_sec=self._mtime_sec,
         )
 
@@ -259,11 +303,3 @@ def _check_memory(machine: Machine, blobs: Mapping[str, bytes]) -> None:
             f"and its initrd ({needed >> 20} MiB with what they unpack)",
             hint=f"give at least {-(-needed // (64 * units.MIB)) * 64}MiB",
         )
-
-
-class _Nothing:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None

@@ -20,7 +20,7 @@ def write(parts: Parts, _target: str) -> None:
     if program.initrd is not None:
         boot["initrd_path"] = INITRD
     drives = []
-    for disk in machine.disks[:1]:
+    for disk in machine.attached[:1]:
         parts.raw_disk(DISK)
         drives.append({
             "drive_id": disk.name.replace("-", "_"),

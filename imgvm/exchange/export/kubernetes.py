@@ -65,7 +65,7 @@ def _virtual_machine(parts: Parts) -> dict[str, Any]:
     machine = parts.machine
     devices: dict[str, Any] = {
         "disks": [{"name": "disk", "disk": {"bus": "virtio", "readonly": True}}]
-        if machine.disks and machine.disks[0].read_only
+        if machine.attached and machine.attached[0].read_only
         else [{"name": "disk", "disk": {"bus": "virtio"}}],
         "autoattachSerialConsole": machine.console.device == "serial",
         "autoattachGraphicsDevice": False,

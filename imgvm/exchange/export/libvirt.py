@@ -51,7 +51,7 @@ def domain(parts: Parts, *, has_initrd: bool) -> str:
     _add(root, "on_reboot", "destroy" if machine.exit.on_reboot == "exit" else "restart")
     _add(root, "on_crash", "destroy")
     devices = _add(root, "devices")
-    for disk in machine.disks[:1]:
+    for disk in machine.attached[:1]:
         entry = _add(devices, "disk", type="file", device="disk")
         _add(entry, "driver", name="qemu", type="qcow2")
         _add(entry, "source", file=str(parts.final / DISK))

@@ -73,7 +73,7 @@ def command(parts: Parts, program: Program) -> list[list[str]]:
         options.append(["-initrd", shlex.quote(",".join(modules))])
     if parts.cmdline:
         options.append(["-append", shlex.quote(parts.cmdline)])
-    for disk in machine.disks[:1]:
+    for disk in machine.attached[:1]:
         read_only = ",read-only=on" if disk.read_only else ""
         options += [
             ["-drive", f"if=none,id=disk0,file={DISK},format=qcow2{read_only}"],
