@@ -85,7 +85,7 @@ class Rootfs:
     tar: tuple[str, ...] = ()
     oci: str | None = None  # a layout or an archive
     registry: str | None = None  # host/name:tag
-    format: str = "ext4"  # ext4 | initramfs
+    format: str = "ext4"  # ext4 | squashfs | initramfs
     size_bytes: int | None = None  # None: what the files need, and free_bytes
     free_bytes: int = 64 * units.MIB
     partition_table: str = "none"  # none | gpt | mbr
@@ -98,6 +98,10 @@ class Rootfs:
     @property
     def is_disk(self) -> bool:
         return self.format != "initramfs"
+
+    @property
+    def is_read_only(self) -> bool:
+        return self.read_only or self.format == "squashfs"
 
     @property
     def device(self) -> str:
@@ -168,7 +172,7 @@ class Machine:
         """The disks that the guest has: the root file system's comes first."""
         if self.rootfs is None or not self.rootfs.is_disk:
             return self.disks
-        return (Disk(ROOT_DISK, read_only=self.rootfs.read_only, serial=ROOT_DISK), *self.disks)
+        return (Disk(ROOT_DISK, read_only=self.rootfs.is_read_only, serial=ROOT_DISK), *self.disks)
 
     @property
     def kernel_cmdline(self) -> str:
@@ -181,7 +185,7 @@ class Machine:
             if not any(word.startswith("root=") for word in words):
                 further.append(f"root={self.rootfs.device}")
             if not {"ro", "rw"} & set(words):
-                further.append("ro" if self.rootfs.read_only else "rw")
+                further.append("ro" if self.rootfs.is_read_only else "rw")
         return " ".join(filter(None, [self.boot.cmdline, *further]))
 
 

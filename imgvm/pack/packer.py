@@ -114,7 +114,7 @@ class Packer:
         if len(self._machine.attached) > 1:
             raise PackError("disks: this version of imgvm packs one disk, the image's own")
         if self._root is not None and self._machine.rootfs is not None and self._machine.rootfs.is_disk:
-            return rootfs.RootDisk(self._machine, self._root, self._mtime_sec)
+            return rootfs.RootDisk(self._machine, self._root, self._mtime_sec, stack)
         source = None
         if self._machine.disks and self._machine.disks[0].source is not None:
             source = stack.enter_context(closing(disk.open_source(self._machine.disks[0], self._folder)))

@@ -18,6 +18,7 @@ from imgvm.pack.disk import Ascending
 from imgvm.pack.ext4 import Ext4
 from imgvm.pack.progress import Progress
 from imgvm.pack.sources import Source
+from imgvm.pack.squashfs import SquashFs
 from imgvm.pack.tree import Content, FileTree, Node, Text, excluding
 from imgvm.qcow2 import Image
 
@@ -32,7 +33,7 @@ class Root:
     def __init__(self, tree: FileTree, used: list[Source], progress: Progress) -> None:
         self.tree = tree
         self._used = used
-        self._progress = progress
+        self.progress = progress
         self._digest = hashlib.sha256()
         self._done_bytes = 0
 
@@ -42,7 +43,7 @@ class Root:
             self._digest.update(piece)
             self._done_bytes += len(piece)
             yield piece
-        self._progress.advance(self._done_bytes)
+        self.progress.advance(self._done_bytes)
 
     @property
     def content_bytes(self) -> int:
@@ -164,7 +165,7 @@ def _add_files(tree: FileTree, files: tuple[File, ...], folder: Path, mtime_sec:
 class RootDisk:
     """The disk of a root file system, planned; `write` writes it from its start to its end."""
 
-    def __init__(self, machine: Machine, root: Root, time_sec: int) -> None:
+    def __init__(self, machine: Machine, root: Root, time_sec: int, stack: ExitStack) -> None:
         rootfs = machine.rootfs
         assert rootfs is not None
         self._root = root
@@ -174,15 +175,23 @@ class RootDisk:
         if given is not None and given <= around:
             message = f"rootfs.size: {units.format_size(given)} has no room for a {kind} table and files"
             raise PackError(message)
-        self._fs = Ext4(
-            root.tree,
-            label=rootfs.label,
-            seed=machine.name,
-            size_bytes=None if given is None else given - around,
-            free_bytes=rootfs.free_bytes,
-            least_bytes=max(least - around, 0),
-            time_sec=time_sec,
-        )
+        root.progress.step("writing the root file system", root.content_bytes)
+        if rootfs.format == "squashfs":
+            self._fs: Ext4 | SquashFs = SquashFs(root.tree, root.read, stack)
+        else:
+            self._fs = Ext4(
+                root.tree,
+                label=rootfs.label,
+                seed=machine.name,
+                size_bytes=None if given is None else given - around,
+                free_bytes=rootfs.free_bytes,
+                least_bytes=max(least - around, 0),
+                time_sec=time_sec,
+            )
+        if given is not None and self._fs.size_bytes + around > given:
+            needed = -(-(self._fs.size_bytes + around) // units.MIB)
+            message = f"rootfs.size: {units.format_size(given)} is too small for what is in it"
+            raise PackError(message, hint=f"it needs {needed}MiB; or leave size out")
         disk_bytes = max(self._fs.size_bytes + around, given or 0, least)
         disk_bytes += -disk_bytes % partition.SECTOR_BYTES
         self._layout = partition.layout(kind, self._fs.size_bytes, disk_bytes, machine.name, rootfs.label)
@@ -192,7 +201,6 @@ class RootDisk:
         return self._layout.disk_bytes
 
     def write(self, image: Image, cluster_bytes: int, progress: Progress) -> list[Source]:
-        progress.step("writing the root file system", self._root.content_bytes)
         layout, out = self._layout, Ascending(image, cluster_bytes)
         out.write(0, layout.head)
         try:

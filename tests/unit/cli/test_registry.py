@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import shutil
 import socket
 import subprocess
+import tarfile
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,8 +24,10 @@ from multiboot_guest import leave, say
 
 from imgvm import registry
 from imgvm.cli import main
-from imgvm.errors import UsageError
+from imgvm.errors import ImgvmError, UsageError
 from imgvm.exchange import oci
+from imgvm.pack import from_oci
+from imgvm.pack.progress import Progress
 from imgvm.registry import Ref, parse_ref
 
 Images = Callable[..., Path]
@@ -107,6 +112,51 @@ def test_push_and_pull(image: Path, host: str, tmp_path: Path, monkeypatch: pyte
     assert "there is no such image" in capfd.readouterr().err
     assert main(["pull", f"{host}/team/ci:1"]) == 125
     assert "ci.img exists" in capfd.readouterr().err
+
+
+def test_the_root_of_a_container_image(host: str, tmp_path: Path) -> None:
+    """Its layers are fetched once; what the cache has is looked at again."""
+
+    def layer(name: str, data: bytes) -> bytes:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w:gz") as archive:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        return out.getvalue()
+
+    name = f"{host}/base/image:1"
+    there, rows = registry.Registry(parse_ref(name)), []
+    for data in (b"{}", layer("etc/issue", b"first"), layer("etc/issue", b"second")):
+        digest = registry.digest_of(data)
+        there.put_blob(digest, io.BytesIO(data), len(data), lambda _: None)
+        rows.append({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": len(data)})
+    config = rows[0] | {"mediaType": "application/vnd.oci.image.config.v1+json"}
+    manifest = {"schemaVersion": 2, "mediaType": registry.MANIFEST_TYPE, "config": config, "layers": rows[1:]}
+    digest = there.put_manifest(json.dumps(manifest).encode())
+
+    class Steps(Progress):
+        seen: list[str] = []  # noqa: RUF012
+
+        def step(self, text: str, total_bytes: int = 0) -> None:
+            self.seen.append(text)
+
+    def read(ref: str) -> bytes:
+        with ExitStack() as stack:
+            tree, source = from_oci.fetch(ref, tmp_path / "cache", Steps(), stack, None)
+            node = tree.find(b"etc/issue")
+            assert node is not None
+            assert (source.origin, f"sha256:{source.sha256}", source.uri) == (f"{host}/base/image", digest, ref)
+            return b"".join(node.content.pieces())
+
+    assert read(name) == read(f"{host}/base/image@{digest}") == b"second"
+    assert len(Steps.seen) == 2 and Steps.seen[0].startswith("fetching ")
+    kept = next((tmp_path / "cache/oci").iterdir())
+    kept.write_bytes(b"damaged")
+    assert read(name) == b"second"
+    assert len(Steps.seen) == 3
+    with pytest.raises(ImgvmError, match="there is no such image"):
+        read(f"{host}/base/image:2")
 
 
 class Fake(BaseHTTPRequestHandler):

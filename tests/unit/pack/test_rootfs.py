@@ -21,7 +21,7 @@ from imgvm.config import Config
 from imgvm.errors import ConfigError, PackError
 from imgvm.exchange.folder import assemble, unpack
 from imgvm.machine import File, Rootfs
-from imgvm.pack import PackResult, initramfs, packer
+from imgvm.pack import PackResult, initramfs, packer, squashfs
 from imgvm.pack.deb import DebCache
 from imgvm.qcow2 import Image
 
@@ -236,7 +236,7 @@ rootfs:
 
 
 def archive(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as out:  # type: ignore[call-overload]
+    with tarfile.open(path, mode, encoding="utf-8", errors="surrogateescape") as out:  # type: ignore[call-overload]
         for name, data in members.items():
             member = tarfile.TarInfo(name)
             member.size, member.uid, member.mtime = len(data), 1000, 77
@@ -287,6 +287,52 @@ def test_sizes(place: Path) -> None:
         pack(place, "rootfs: {dir: root, size: 2MiB}\n")
     with pytest.raises(PackError, match="no room for a gpt table"):
         pack(place, "rootfs: {dir: root, size: 1MiB, partition_table: gpt}\n")
+
+
+class TestSquashfs:
+    @pytest.mark.skipif(not shutil.which("mksquashfs") or not shutil.which("unsquashfs"), reason="squashfs-tools is not installed")
+    def test_it_holds_the_tree(self, place: Path) -> None:
+        with (place / "root/holes").open("wb") as stream:
+            stream.truncate(5 * MIB)
+            stream.seek(3 * MIB)
+            stream.write(b"data")
+        archive(place / "more.tar", {"owned/by-1000": b"x" * 5000, "é/\udcff": b"1"})
+        with tarfile.open(place / "more.tar", "a") as out:
+            out.add(place / "root", ".", filter=lambda row: row.replace(uid=0, gid=0, mtime=9, deep=False))
+            for name, kind in (("null", tarfile.CHRTYPE), ("fifo", tarfile.FIFOTYPE)):
+                member = tarfile.TarInfo(name)
+                member.type, member.devmajor, member.devminor = kind, 1, 3
+                out.addfile(member)
+        result = pack(place, "rootfs: {tar: more.tar, format: squashfs, partition_table: gpt}\n")
+        assert [disk.read_only for disk in Config.from_resolved(blobs(result.path)["machine.json"], "m").machine.attached] == [True]
+        disk = raw(result.path)
+        inside = place / "squashfs"
+        inside.write_bytes(disk.read_bytes()[MIB:-MIB])
+        said = subprocess.run(["unsquashfs", "-lln", inside], capture_output=True, check=True).stdout.decode(errors="replace")
+        assert re.search(r"-rw-r--r-- 1000/0 +5000 1970-01-01 .* squashfs-root/owned/by-1000$", said, re.M)
+        assert re.search(r"^crw-r--r-- 0/0 +1, +3 .* squashfs-root/null$", said, re.M) and "squashfs-root/fifo" in said
+        subprocess.run(["unsquashfs", "-q", "-n", "-d", place / "out", inside], capture_output=True, check=False)
+        for name in ("etc/issue", "usr/bin/tool", "usr/bin/other", "zeroes", "holes"):
+            assert (place / "out" / name).read_bytes() == (place / "root" / name).read_bytes(), name
+        assert (place / "out/usr/bin/tool").stat().st_ino == (place / "out/usr/bin/other").stat().st_ino
+        again = pack(place, "rootfs: {tar: more.tar, format: squashfs, partition_table: gpt}\n", "again.img")
+        assert again.path.read_bytes() == result.path.read_bytes()
+        with pytest.raises(PackError, match=r"rootfs\.size: 1MiB is too small"):
+            (place / "root/noise").write_bytes(os.urandom(2 * MIB))
+            pack(place, "rootfs: {dir: root, format: squashfs, size: 1MiB}\n")
+
+    def test_the_tool_is_missing(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(squashfs, "TOOL", "mksquashfs-that-is-not-there")
+        with pytest.raises(PackError, match="is not here") as caught:
+            pack(place, "rootfs: {dir: root, format: squashfs}\n")
+        assert "apt install squashfs-tools" in (caught.value.hint or "")
+
+    def test_the_tool_fails(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (place / "failing").write_text("#!/bin/sh\necho no luck >&2\nexit 3\n")
+        (place / "failing").chmod(0o755)
+        monkeypatch.setattr(squashfs, "TOOL", str(place / "failing"))
+        with pytest.raises(PackError, match="ended with 3: no luck"):
+            pack(place, "rootfs: {dir: root, format: squashfs}\n")
 
 
 class TestKernelOfTheRoot:
