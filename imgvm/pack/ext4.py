@@ -10,94 +10,24 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from imgvm import units
 from imgvm.errors import PackError
 from imgvm.pack import ext4_format as fmt
+from imgvm.pack.ext4_blocks import Blocks, FullError, bits, extents_of
+from imgvm.pack.ext4_files import LOST_AND_FOUND, File, block_count, grow_extent_tree, number, ranges, row_of
 from imgvm.pack.ext4_folder import FolderError, folder_blocks
-from imgvm.pack.ext4_format import BLOCK_BYTES, BLOCKS_PER_GROUP, Extent, InodeRow
-from imgvm.pack.ext4_xattr import XattrError, pack_xattrs
-from imgvm.pack.tree import MAX_TIME_SEC, Content, FileTree, Node, folder, shown
+from imgvm.pack.ext4_format import BLOCK_BYTES, BLOCKS_PER_GROUP, InodeRow
+from imgvm.pack.tree import Content, FileTree, folder, shown
 
 MAX_BYTES = 16 * units.TIB - BLOCK_BYTES
 _BYTES_PER_INODE = 16384  # of the disk, as mke2fs has it; besides those that are used from the start
 _MIN_BLOCKS = 256
-_LOST_AND_FOUND = b"lost+found"
 # Below so many blocks of disk, so many of journal.
 _JOURNAL_BLOCKS = ((2048, 0), (32768, 1024), (262144, 4096), (1 << 40, 16384))
 
 Write = Callable[[int, bytes | memoryview], None]  # offset in the file system, bytes; offsets only grow
 Read = Callable[[Content], Iterator[bytes]]
-
-
-@dataclass(slots=True)
-class _File:
-    """A file and its place."""
-
-    number: int
-    node: Node
-    path: bytes
-    links: int = 1
-    parent: int = fmt.ROOT_INODE  # of a folder
-    blocks: bytes | None = None  # of a folder or a long link: what its blocks hold
-    flags: int = 0
-    xattrs: tuple[bytes, bytes] = (b"", b"")  # in the inode, in a block
-    xattr_block: int = 0
-    extents: list[Extent] = field(default_factory=list)
-    nodes: list[tuple[int, bytes]] = field(default_factory=list)  # (block, content) of the extent tree
-    root: bytes = b""  # of the extent tree
-
-
-class _FullError(Exception):
-    """The tree does not fit."""
-
-
-class _Blocks:
-    """Hands out blocks from the start to the end, around the copies of the superblock."""
-
-    def __init__(self, total: int, descriptor_blocks: int) -> None:
-        self.total = total
-        self.next = 0
-        self.gaps: list[tuple[int, int]] = []  # (start, count) of what was passed over, all below `next`
-        groups = range(-(-total // BLOCKS_PER_GROUP))
-        self.copy_blocks = 1 + descriptor_blocks
-        starts = (group * BLOCKS_PER_GROUP for group in groups if fmt.has_backup(group))
-        self.reserved = [(start, start + self.copy_blocks) for start in starts]
-        self._ahead = list(reversed(self.reserved))  # the nearest is the last
-
-    def take(self, count: int, *, whole: bool = False) -> Iterator[tuple[int, int]]:
-        """(start, count) of pieces that together have so many blocks; `whole`: of one piece."""
-        while count:
-            while self._ahead and self.next >= self._ahead[-1][0]:
-                self.next = max(self.next, self._ahead.pop()[1])
-            limit = self._ahead[-1][0] if self._ahead else self.total
-            piece = min(count, limit - self.next)
-            if piece <= 0 or (whole and piece < count):
-                if limit >= self.total:
-                    raise _FullError
-                self.gaps.append((self.next, limit - self.next))
-                self.next = limit
-                continue
-            yield self.next, piece
-            self.next += piece
-            count -= piece
-
-    def bitmap(self, group: int) -> int:
-        """The used blocks of a group as bits, with those behind the disk's end."""
-        first = group * BLOCKS_PER_GROUP
-        bits = _bits(first, 0, self.next)
-        for start, count in self.gaps:
-            bits &= ~_bits(first, start, start + count)
-        if fmt.has_backup(group):
-            bits |= _bits(first, first, first + self.copy_blocks)
-        return bits | _bits(first, self.total, first + BLOCKS_PER_GROUP)
-
-
-def _bits(first: int, start: int, end: int) -> int:
-    """The blocks from `start` to `end` in the group that begins at `first`."""
-    low, high = max(start - first, 0), min(end - first, BLOCKS_PER_GROUP)
-    return (1 << high) - (1 << low) if low < high else 0
 
 
 class Ext4:
@@ -120,12 +50,12 @@ class Ext4:
         self._label = label.encode()
         self._uuid = uuid.uuid5(uuid.NAMESPACE_URL, f"imgvm:ext4:{seed}:{label}").bytes
         self._hash_seed = uuid.uuid5(uuid.UUID(bytes=self._uuid), "hash").bytes
-        found = tree.find(_LOST_AND_FOUND, follow=False)
+        found = tree.find(LOST_AND_FOUND, follow=False)
         if found is None:
-            tree.put(_LOST_AND_FOUND, folder(0o700))
+            tree.put(LOST_AND_FOUND, folder(0o700))
         elif not found.is_folder:
             raise PackError("/lost+found must be a folder on ext4", hint="exclude it")
-        self._files = _number(tree)
+        self._files = number(tree)
         self._fill_folders()
         self._place(size_bytes, free_bytes, least_bytes)
 
@@ -149,7 +79,7 @@ class Ext4:
 
     def _place(self, size_bytes: int | None, free_bytes: int, least_bytes: int) -> None:
         """Chooses the size and gives every block its place."""
-        needed = sum(map(_block_count, self._files))
+        needed = sum(map(block_count, self._files))
         total = (size_bytes or 0) // BLOCK_BYTES
         if size_bytes is None:
             total = max(self._total(needed + -(-free_bytes // BLOCK_BYTES)), least_bytes // BLOCK_BYTES)
@@ -157,7 +87,7 @@ class Ext4:
             raise PackError(f"rootfs.size: an ext4 of imgvm's has at most {units.format_size(MAX_BYTES)}")
         try:
             self._lay_out(total)
-        except _FullError:
+        except FullError:
             least = self._total(needed) * BLOCK_BYTES // units.MIB
             raise PackError(
                 f"rootfs.size: {units.format_size(total * BLOCK_BYTES)} is too small for what is in it",
@@ -194,24 +124,24 @@ class Ext4:
         if 0 < total % BLOCKS_PER_GROUP <= descriptors + 1:
             total -= total % BLOCKS_PER_GROUP  # a last group without room for a copy of the superblock
         if total < _MIN_BLOCKS:
-            raise _FullError
+            raise FullError
         self._groups, self._per_group, descriptors = self._geometry(total)
         if self._groups * self._per_group < len(self._files) + fmt.FIRST_INODE:
-            raise _FullError
-        blocks = self._blocks = _Blocks(total, descriptors)
+            raise FullError
+        blocks = self._blocks = Blocks(total, descriptors)
         self._block_bitmaps = [start for _ in range(self._groups) for start, _ in blocks.take(1)]
         self._inode_bitmaps = [start for _ in range(self._groups) for start, _ in blocks.take(1)]
         table = self._per_group * fmt.INODE_BYTES // BLOCK_BYTES
         self._tables = [start for _ in range(self._groups) for start, _ in blocks.take(table, whole=True)]
         length = _journal_blocks(total)
-        self._journal_extents = _extents(blocks, [(0, length)]) if length else []
+        self._journal_extents = extents_of(blocks, [(0, length)]) if length else []
         if len(self._journal_extents) > fmt.EXTENTS_IN_INODE:
-            raise _FullError
+            raise FullError
         for file in self._files:
             if file.xattrs[1]:
                 ((file.xattr_block, _),) = blocks.take(1)
-            file.extents = _extents(blocks, _ranges(file))
-            _grow_extent_tree(file, blocks)
+            file.extents = extents_of(blocks, ranges(file))
+            grow_extent_tree(file, blocks)
 
     def write(self, write: Write, read: Read) -> None:
         """Writes everything, in ascending order. `read` reads contents."""
@@ -264,7 +194,7 @@ class Ext4:
             uuid=self._uuid,
             label=self._label,
             hash_seed=self._hash_seed,
-            journal=self._journal_row(),
+            journal=self._journalrow_of(),
         )
         found = []
         for start, _ in self._blocks.reserved:
@@ -288,8 +218,8 @@ class Ext4:
                 yield at * BLOCK_BYTES, self._blocks.bitmap(group).to_bytes(BLOCK_BYTES, "little")
         for group, at in enumerate(self._inode_bitmaps):
             if used := self._used_inodes(group):
-                bits = _bits(0, 0, used) | _bits(0, self._per_group, 8 * BLOCK_BYTES)
-                yield at * BLOCK_BYTES, bits.to_bytes(BLOCK_BYTES, "little")
+                bitmap = bits(0, 0, used) | bits(0, self._per_group, 8 * BLOCK_BYTES)
+                yield at * BLOCK_BYTES, bitmap.to_bytes(BLOCK_BYTES, "little")
         yield from self._inode_tables()
         if self._journal_extents:
             length = sum(extent.count for extent in self._journal_extents)
@@ -298,18 +228,18 @@ class Ext4:
     def _inode_tables(self) -> Iterator[tuple[int, bytes]]:
         blank = bytes(fmt.INODE_BYTES)
         rows = [blank] * (fmt.FIRST_INODE - 1)
-        journal = self._journal_row()
+        journal = self._journalrow_of()
         if journal is not None:
             rows[fmt.JOURNAL_INODE - 1] = journal.pack()
         for file in self._files:
             if file.number == fmt.ROOT_INODE:
-                rows[fmt.ROOT_INODE - 1] = _row(file).pack()
+                rows[fmt.ROOT_INODE - 1] = row_of(file).pack()
             else:
-                rows.append(_row(file).pack())
+                rows.append(row_of(file).pack())
         for group, at in enumerate(self._tables):
             yield at * BLOCK_BYTES, b"".join(rows[group * self._per_group : (group + 1) * self._per_group])
 
-    def _journal_row(self) -> InodeRow | None:
+    def _journalrow_of(self) -> InodeRow | None:
         if not self._journal_extents:
             return None
         blocks = sum(extent.count for extent in self._journal_extents)
@@ -344,132 +274,7 @@ def _journal_blocks(total: int) -> int:
     return next(length for below, length in _JOURNAL_BLOCKS if total < below)
 
 
-def _number(tree: FileTree) -> list[_File]:
-    """Every file with its inode, in the order of the paths."""
-    files: list[_File] = []
-    known: dict[int, _File] = {}
-    folders: dict[bytes, _File] = {}
-    last = fmt.FIRST_INODE
-    for path, node in tree.walk():
-        file = known.get(id(node))
-        if file is not None:
-            file.links += 1
-            if file.links > fmt.MAX_LINKS:
-                raise PackError(f"{shown(path)} has more than {fmt.MAX_LINKS} names")
-            continue
-        if not path:
-            number = fmt.ROOT_INODE
-        elif path == _LOST_AND_FOUND:
-            number = fmt.FIRST_INODE
-        else:
-            last += 1
-            number = last
-        file = known[id(node)] = _File(number, node, path)
-        files.append(file)
-        try:
-            file.xattrs = pack_xattrs(node.xattrs)
-        except XattrError as error:
-            raise PackError(f"{shown(path)}: {error}") from None
-        if node.is_folder:
-            file.links = 2
-            folders[path] = file
-            if path:
-                above = folders[path.rpartition(b"/")[0]]
-                above.links += 1
-                file.parent = above.number
-    return sorted(files, key=lambda file: file.number)
-
-
-def _ranges(file: _File) -> list[tuple[int, int]]:
-    """(first, count) of the blocks of a file that hold something."""
-    if file.blocks is not None:
-        return [(0, len(file.blocks) // BLOCK_BYTES)]
-    if not file.node.is_file:
-        return []
-    ranges: list[tuple[int, int]] = []
-    for offset, length in file.node.content.extents():
-        first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
-        if ranges and first <= sum(ranges[-1]):
-            ranges[-1] = (ranges[-1][0], max(end, sum(ranges[-1])) - ranges[-1][0])
-        else:
-            ranges.append((first, end - first))
-    return ranges
-
-
-def _block_count(file: _File) -> int:
-    """The blocks that a file needs, at most."""
-    ranges = _ranges(file)
-    count = sum(count for _, count in ranges)
-    extents = len(ranges) + count // (fmt.MAX_EXTENT_BLOCKS // 2)  # copies of the superblock cut longer runs
-    while extents > fmt.EXTENTS_IN_INODE:
-        extents = -(-extents // fmt.EXTENTS_IN_BLOCK)
-        count += extents
-    return count + bool(file.xattrs[1])
-
-
-def _extents(blocks: _Blocks, ranges: Sequence[tuple[int, int]]) -> list[Extent]:
-    found: list[Extent] = []
-    for first, count in ranges:
-        for start, piece in blocks.take(count):
-            for done in range(0, piece, fmt.MAX_EXTENT_BLOCKS):
-                part = min(fmt.MAX_EXTENT_BLOCKS, piece - done)
-                found.append(Extent(first, part, start + done))
-                first += part
-    return found
-
-
-def _grow_extent_tree(file: _File, blocks: _Blocks) -> None:
-    """Gives the extents a root in the inode, over as many levels of blocks as it takes."""
-    if len(file.extents) <= fmt.EXTENTS_IN_INODE:
-        file.root = fmt.extent_leaf(file.extents)
-        return
-    room, depth = fmt.EXTENTS_IN_BLOCK, 1
-    rows: list[tuple[int, int]] = []
-    for at in range(0, len(file.extents), room):
-        ((block, _),) = blocks.take(1)
-        file.nodes.append((block, fmt.extent_leaf(file.extents[at : at + room], room)))
-        rows.append((file.extents[at].logical, block))
-    while len(rows) > fmt.EXTENTS_IN_INODE:
-        above: list[tuple[int, int]] = []
-        for at in range(0, len(rows), room):
-            ((block, _),) = blocks.take(1)
-            file.nodes.append((block, fmt.extent_index(rows[at : at + room], depth, room)))
-            above.append((rows[at][0], block))
-        rows, depth = above, depth + 1
-    file.root = fmt.extent_index(rows, depth)
-
-
-def _row(file: _File) -> InodeRow:
-    node = file.node
-    blocks = sum(extent.count for extent in file.extents) + len(file.nodes) + bool(file.xattr_block)
-    row = InodeRow(
-        mode=node.mode,
-        uid=node.uid,
-        gid=node.gid,
-        mtime_sec=min(max(node.mtime_sec, 0), MAX_TIME_SEC),
-        links=file.links if file.links <= fmt.MAX_LINKS or not node.is_folder else 1,
-        sectors=blocks * BLOCK_BYTES // 512,
-        flags=file.flags,
-        xattr_block=file.xattr_block,
-        xattrs=file.xattrs[0],
-    )
-    if node.is_file or file.blocks is not None:
-        row.flags |= fmt.FLAG_EXTENTS
-        row.block = file.root
-    elif node.is_link:
-        row.block = node.target
-    else:
-        row.block = fmt.device_block(*node.device)
-    if node.is_file:
-        row.size_bytes = node.content.size_bytes
-    elif node.is_link:
-        row.size_bytes = len(node.target)
-    elif file.blocks is not None:
-        row.size_bytes = len(file.blocks)
-    return row
-
-
-def _write_content(file: _File, write: Write, read: Read) -> None:
+def _write_content(file: File, write: Write, read: Read) -> None:
     """A file's bytes to its blocks: pieces go where the extents say; rests of blocks stay zero."""
     content = file.node.content
     extents = iter(file.extents)

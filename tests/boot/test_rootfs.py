@@ -17,6 +17,7 @@ import platformdirs
 import pytest
 from boot_images import packed
 
+import imgvm
 from imgvm.config import Config
 from imgvm.pack import initramfs
 from imgvm.pack.deb import DebCache
@@ -149,11 +150,44 @@ def test_a_root_that_is_memory(busybox: str, pack_config: Callable[[str], Path])
     assert re.search(r"^3000$", output, re.M)
 
 
-def test_a_root_that_nobody_writes_to(tmp_path: Path, busybox: str, pack_config: Callable[[str], Path]) -> None:
+def test_the_power_button(busybox: str, pack_config: Callable[[str], Path]) -> None:
+    """Pressed while a command runs in the root: what the command wrote is there, and the root is whole."""
+    image = pack_config(
+        "version: 1\nname: pressed\n"
+        f"boot: {{kernel: {{distro: '{DISTRO}'}}, cmdline: [console=ttyS0, quiet]}}\n"
+        f"rootfs: {{tar: {busybox}}}\n"
+        "exec: {command: [sh, -c, 'echo kept > /kept; echo ready; cat > /held']}\n"
+    )
+    with imgvm.run(image, "jit") as vm:
+        vm.console.expect("ready", SECONDS)
+        for _ in range(60):  # until the guest listens to it
+            vm.power_button()
+            if (result := vm.wait(2)) is not None:
+                break
+    assert result is not None
+    assert (result.reason, result.status) == ("poweroff", 0)
+    assert checked(disk_of(image), "/kept") == b"kept\n"
+
+
+def test_a_root_that_cannot_be_mounted(busybox: str, pack_config: Callable[[str], Path]) -> None:
+    image = pack_config(
+        "version: 1\nname: none\n"
+        f"boot: {{kernel: {{distro: '{DISTRO}'}}, cmdline: [console=ttyS0, quiet, root=/dev/vdz]}}\n"
+        f"rootfs: {{tar: {busybox}}}\n"
+    )
+    status, output = run(image)
+    assert status == 125, output
+    assert "imgvm: the root file system /dev/vdz cannot be mounted" in output
+
+
+@pytest.mark.parametrize("root", ["read_only: true", "format: squashfs"])
+def test_a_root_that_nobody_writes_to(busybox: str, pack_config: Callable[[str], Path], root: str) -> None:
+    if "squashfs" in root and not shutil.which("mksquashfs"):
+        pytest.skip("squashfs-tools is not installed")
     image = pack_config(
         "version: 1\nname: sealed\n"
         f"boot: {{kernel: {{distro: '{DISTRO}'}}, cmdline: [console=ttyS0, quiet]}}\n"
-        f"rootfs: {{tar: {busybox}, read_only: true}}\n"
+        f"rootfs: {{tar: {busybox}, {root}}}\n"
         "exec: {command: [sh, -c, 'cat /many/* | md5sum; echo x > /new || exit 4']}\n"
     )
     before = image.read_bytes()
