@@ -8,6 +8,7 @@ JSON is the resolved config that an image carries, and is itself a valid config.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,6 +118,21 @@ class Disk:
     format: str = "auto"  # of the source: auto | raw | qcow2
     read_only: bool = False
     serial: str = ""  # the name, unless given
+    cache: str = "writeback"  # writeback | writethrough | unsafe
+    embed: bool = True  # False: the source is a file of the host that runs it
+
+
+SEED_DISK = Disk("cidata", read_only=True, serial="cidata")
+
+
+@dataclass(frozen=True)
+class CloudInit:
+    """The files of a NoCloud seed; "": the default."""
+
+    user_data: str = ""
+    meta_data: str = ""
+    network_config: str = ""
+    attach: str = "iso"
 
 
 @dataclass(frozen=True)
@@ -149,6 +165,7 @@ class ImageOptions:
     size_bytes: int | None = None  # the image's own disk is at least this large
     cluster_bytes: int = 64 * units.KIB
     compression: str = "none"
+    pristine: bool = False  # a snapshot of the disks as packed
 
 
 @dataclass(frozen=True)
@@ -160,6 +177,7 @@ class Machine:
     boot: Boot | None = None
     rootfs: Rootfs | None = None
     disks: tuple[Disk, ...] = ()
+    cloud_init: CloudInit | None = None
     console: Console = field(default_factory=Console)
     debug_exit: DebugExit | None = None
     exec: Exec | None = None
@@ -168,11 +186,22 @@ class Machine:
     version: int = 1
 
     @property
+    def own_disk(self) -> Disk | None:
+        """The disk that is the image's own: the root file system, or the config's first."""
+        if self.rootfs is not None and self.rootfs.is_disk:
+            return Disk(ROOT_DISK, read_only=self.rootfs.is_read_only, serial=ROOT_DISK)
+        return self.disks[0] if self.disks else None
+
+    @property
+    def further_disks(self) -> tuple[Disk, ...]:
+        """Those that are not the image's own: of the config, and the seed."""
+        has_root = self.rootfs is not None and self.rootfs.is_disk
+        return (*self.disks[0 if has_root else 1 :], *([SEED_DISK] if self.cloud_init is not None else []))
+
+    @property
     def attached(self) -> tuple[Disk, ...]:
-        """The disks that the guest has: the root file system's comes first."""
-        if self.rootfs is None or not self.rootfs.is_disk:
-            return self.disks
-        return (Disk(ROOT_DISK, read_only=self.rootfs.is_read_only, serial=ROOT_DISK), *self.disks)
+        """The disks that the guest has, in their order."""
+        return (*([self.own_disk] if self.own_disk is not None else []), *self.further_disks)
 
     @property
     def kernel_cmdline(self) -> str:
@@ -199,6 +228,7 @@ def from_document(doc: Document, default_name: str = "machine") -> Machine:
         boot=_boot(doc["boot"]) if "boot" in doc else None,
         rootfs=_rootfs(doc["rootfs"]) if "rootfs" in doc else None,
         disks=tuple(_disk(disk) for disk in doc.get("disks", [])),
+        cloud_init=_cloud_init(doc["cloud_init"]) if "cloud_init" in doc else None,
         console=Console(**doc.get("console", {})),
         debug_exit=_debug_exit(doc.get("devices", {}).get("debug_exit", False)),
         exec=_exec(doc["exec"]) if "exec" in doc else None,
@@ -292,6 +322,23 @@ def _disk(doc: Document) -> Disk:
         format=doc.get("format", "auto"),
         read_only=doc.get("read_only", False),
         serial=doc.get("serial") or doc["name"],
+        cache=doc.get("cache", Disk.cache),
+        embed=doc.get("embed", Disk.embed),
+    )
+
+
+def _cloud_init(doc: Document) -> CloudInit:
+    def text(key: str, head: str = "") -> str:
+        value = doc.get(key, "")
+        if isinstance(value, str):
+            return value
+        return f"{head}{json.dumps(value, indent=1, ensure_ascii=False)}\n"  # what is JSON is YAML, too
+
+    return CloudInit(
+        user_data=text("user_data", "#cloud-config\n"),
+        meta_data=text("meta_data"),
+        network_config=text("network_config"),
+        attach=doc.get("attach", CloudInit.attach),
     )
 
 
@@ -322,6 +369,7 @@ def _image(doc: Document) -> ImageOptions:
         size_bytes=_size(doc, "size"),
         cluster_bytes=_size(doc, "cluster_size") or ImageOptions.cluster_bytes,
         compression=doc.get("compression", "none"),
+        pristine=doc.get("pristine", False),
     )
 
 
@@ -350,6 +398,14 @@ def to_document(machine: Machine) -> Document:
         doc["rootfs"] = _rootfs_document(machine.rootfs)
     if machine.disks:
         doc["disks"] = [_disk_document(disk) for disk in machine.disks]
+    if machine.cloud_init is not None:
+        seed = machine.cloud_init
+        doc["cloud_init"] = _without_none({
+            "user_data": seed.user_data or None,
+            "meta_data": seed.meta_data or None,
+            "network_config": seed.network_config or None,
+            "attach": seed.attach,
+        })
     doc["console"] = {"device": machine.console.device, "escape": machine.console.escape}
     debug_exit = machine.debug_exit
     doc["devices"] = {
@@ -368,6 +424,7 @@ def to_document(machine: Machine) -> Document:
         "size": None if machine.image.size_bytes is None else units.format_size(machine.image.size_bytes),
         "cluster_size": units.format_size(machine.image.cluster_bytes),
         "compression": machine.image.compression,
+        "pristine": machine.image.pristine,
     })
     return doc
 
@@ -427,4 +484,6 @@ def _disk_document(disk: Disk) -> Document:
         "format": disk.format,
         "read_only": disk.read_only,
         "serial": disk.serial,
+        "cache": disk.cache,
+        "embed": disk.embed,
     })

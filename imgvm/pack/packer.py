@@ -4,33 +4,39 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
 import platformdirs
 
 from imgvm import units
-from imgvm.config import Config, resolved_text
+from imgvm.config import Config, composed, resolved_text
 from imgvm.errors import ImageError, PackError
-from imgvm.machine import Boot, Machine
-from imgvm.pack import cpio, disk, initramfs, rootfs, sources
+from imgvm.machine import SEED_DISK, Boot, Disk, Machine
+from imgvm.pack import cloud_init, cpio, disk, initramfs, lock, rootfs, sources
 from imgvm.pack import kernel as kernels
 from imgvm.pack.deb import DebCache
-from imgvm.pack.modules import DEVICE_MODULES, ENTROPY_MODULES, LATE_MODULES, ModuleTree, find_tree
+from imgvm.pack.modules import (
+    DEVICE_MODULES,
+    ENTROPY_MODULES,
+    LATE_MODULES,
+    SEED_MODULES,
+    ModuleTree,
+    find_tree,
+)
 from imgvm.pack.output import Replacement, check_output, full, host_error, sync
 from imgvm.pack.progress import Progress, choose
 from imgvm.pack.rootfs import Root
 from imgvm.pack.sources import Source
-from imgvm.qcow2 import Image
+from imgvm.qcow2 import Image, snapshots
 
 CONFIG, MACHINE, KERNEL, INITRD, LOCK = "config.yaml", "machine.json", "kernel", "initrd", "lock.json"
+COMPOSED = "composed.json"
 BUNDLED_KERNEL = "hello.elf"
-_LOCK_VERSION = 1
 _SLACK_BYTES = 16 * units.MIB  # page tables, boot parameters and a first few allocations of the kernel
 
 
@@ -62,38 +68,61 @@ class _KernelParts:
     initrd: bytes | None = None  # that came with it
 
 
+@dataclass(frozen=True)
+class _PlannedDisk:
+    part: str
+    wish: Disk | None
+    source: disk.DiskSource | None
+    size_bytes: int
+    root: rootfs.RootDisk | None = None
+
+
 class Packer:
     """One packing of one config. `cache` keeps what is fetched."""
 
     def __init__(
-        self, config: Config, progress: Progress | None = None, cache: DebCache | None = None
+        self,
+        config: Config,
+        progress: Progress | None = None,
+        cache: DebCache | None = None,
+        frozen: Path | None = None,
     ) -> None:
         self._config = config
         self._machine = config.machine
         self._folder = config.folder
         self._progress = progress or Progress()
-        self._cache = cache or DebCache(platformdirs.user_cache_path("imgvm"), self._progress)
-        self._sources: list[Source] = []
-        self._root: Root | None = None
+        self._cache = cache or default_cache(self._progress)
+        self._sources = [
+            Source.of("include", part.origin, part.text.encode()) for part in config.includes
+        ]
+        self._lock_path = frozen
+        self._locked = lock.read(frozen) if frozen is not None else ()
         self._mtime_sec = source_date_epoch()
+        self._root: Root | None = None
 
     def write(self, output: Path, *, force: bool) -> PackResult:
         check_output(output, force=force)
+        self._machine = _settled(self._machine, self._folder, output)
         with ExitStack() as stack:
             self._root = self._load_root(stack)
             blobs, parts = self._blobs()
-            plan = self._plan_disk(stack)
-            cluster_bytes = self._machine.image.cluster_bytes
+            plan = self._open_disks(stack)
+            size = plan[0].size_bytes
             with Replacement(output) as temporary:
-                with Image.create(temporary, plan.size_bytes, cluster_bytes=cluster_bytes) as image:
-                    self._sources += plan.write(image, cluster_bytes, self._progress)
-                    blobs[LOCK] = self._lock()
+                cluster_bytes = self._machine.image.cluster_bytes
+                with Image.create(temporary, size, cluster_bytes=cluster_bytes) as image:
+                    self._fill_disks(image, plan)
+                    if self._machine.image.pristine:
+                        snapshots.create(image, snapshots.PRISTINE, date=self._mtime_sec)
+                    if self._lock_path is not None:
+                        lock.check(self._lock_path, self._locked, self._sources)
+                    blobs[LOCK] = lock.text_of(self._sources).encode()
                     self._progress.step(f"writing {output.name}")
                     image.set_config(blobs, date=self._mtime_sec)
                 sync(temporary)
         return PackResult(
             path=output,
-            disk_bytes=plan.size_bytes,
+            disk_bytes=size,
             file_bytes=output.stat().st_size,
             protocol=parts.kernel.protocol,
             form=parts.kernel.form,
@@ -105,20 +134,58 @@ class Packer:
     def _load_root(self, stack: ExitStack) -> Root | None:
         if self._machine.rootfs is None:
             return None
+        if self._machine.rootfs.registry is not None and self._cache.offline:
+            hint = "copy the image into an OCI layout, and name that"
+            raise PackError(f"--offline: rootfs.oci: {self._machine.rootfs.registry} is in a registry", hint)
         epoch_sec = self._mtime_sec if "SOURCE_DATE_EPOCH" in os.environ else None
         return rootfs.load(
             self._machine.rootfs, self._folder, self._cache.folder, self._progress, stack, epoch_sec
         )
 
-    def _plan_disk(self, stack: ExitStack) -> disk.Plan:
-        if len(self._machine.attached) > 1:
-            raise PackError("disks: this version of imgvm packs one disk, the image's own")
+    def _pin(self, part: str, asked: str) -> Source | None:
+        """The package that the lock has for what a part asks for."""
+        return next((row for row in self._locked if (row.part, row.asked) == (part, asked)), None)
+
+    def _open_disks(self, stack: ExitStack) -> list[_PlannedDisk]:
+        """The disks that lie in the image, their sources open; the first one is there in any case."""
+        rows: list[tuple[int, Disk | None]] = list(enumerate(self._machine.disks))
+        plan: list[_PlannedDisk] = []
         if self._root is not None and self._machine.rootfs is not None and self._machine.rootfs.is_disk:
-            return rootfs.RootDisk(self._machine, self._root, self._mtime_sec, stack)
-        source = None
-        if self._machine.disks and self._machine.disks[0].source is not None:
-            source = stack.enter_context(closing(disk.open_source(self._machine.disks[0], self._folder)))
-        return disk.CopiedDisk(self._machine, source)
+            root = rootfs.RootDisk(self._machine, self._root, self._mtime_sec, stack)
+            plan.append(_PlannedDisk("rootfs", None, None, root.size_bytes, root))
+        elif not rows:
+            rows = [(0, None)]
+        for index, wish in rows:
+            if wish is not None and not wish.embed:
+                continue
+            part, source = f"disks[{index}]", None
+            if wish is not None and wish.source is not None:
+                source = disk.open_source(wish, self._folder, part)
+                stack.callback(source.close)
+            least = 0 if plan else self._machine.image.size_bytes or 0
+            plan.append(_PlannedDisk(part, wish, source, disk.disk_bytes(wish, source, part, least)))
+        return plan
+
+    def _fill_disks(self, image: Image, plan: Sequence[_PlannedDisk]) -> None:
+        for further in plan[1:]:
+            assert further.wish is not None
+            image.add_disk(further.wish.name, further.size_bytes, date=self._mtime_sec)
+        seed = self._machine.cloud_init
+        if seed is not None:
+            data = cloud_init.image(seed, self._machine.name, self._mtime_sec)
+            image.add_disk(SEED_DISK.name, len(data), date=self._mtime_sec)
+            with image.open_disk(SEED_DISK.name) as target:
+                target.write(0, data)
+        cluster_bytes = self._machine.image.cluster_bytes
+        for index, row in enumerate(plan):
+            if row.root is not None:
+                self._sources += row.root.write(image, cluster_bytes)
+            if row.wish is None or row.source is None:
+                continue
+            origin = row.wish.source or ""
+            with image.open_disk(row.wish.name) if index else nullcontext(image) as target:
+                used = disk.copy(row.source, origin, target, cluster_bytes, self._progress, row.part)
+            self._sources.append(used)
 
     def _blobs(self) -> tuple[dict[str, bytes], _KernelParts]:
         """Everything but the disk. No file is written before all of it is there."""
@@ -133,6 +200,9 @@ class Packer:
             MACHINE: resolved_text(machine).encode(),
             KERNEL: parts.kernel.data,
         }
+        written = composed.text_of(self._config)
+        if written is not None:
+            blobs[COMPOSED] = written.encode()
         initrd = self._initrd(boot, parts)
         if initrd is not None:
             blobs[INITRD] = initrd
@@ -161,7 +231,12 @@ class Packer:
         if wish.from_rootfs:
             return self._kernel_of_root(boot)
         assert wish.distro is not None and wish.package is not None
-        deb = self._cache.kernel(wish.distro, wish.package)
+        asked = f"{wish.distro} {wish.package}"
+        pin = self._pin("boot.kernel", asked)
+        if self._lock_path is not None and pin is None:
+            hint = "pack without --frozen, which adds it"
+            raise PackError(f"--frozen: boot.kernel: {asked} is not in {self._lock_path}", hint)
+        deb = self._cache.pinned(pin) if pin else self._cache.kernel(wish.distro, wish.package)
         folder = self._cache.unpacked(deb)
         images = sorted(folder.glob("boot/vmlinuz-*"))
         if len(images) != 1:
@@ -173,7 +248,7 @@ class Packer:
         kernel = kernels.load(images[0].read_bytes(), f"the kernel of {deb.name}", boot.protocol)
         trees = [path for path in sorted(folder.glob("lib/modules/*")) if path.is_dir()]
         origin = f"{deb.suite} {deb.name} {deb.version}"
-        source = Source("boot.kernel", origin, deb.sha256, deb.size_bytes, deb.uri)
+        source = Source("boot.kernel", origin, deb.sha256, deb.size_bytes, deb.uri, asked)
         return _KernelParts(kernel, ModuleTree.of_folder(trees[0]) if trees else None, source, wish.distro)
 
     def _kernel_of_root(self, boot: Boot) -> _KernelParts:
@@ -212,10 +287,12 @@ class Packer:
             self._sources.append(Source.of("boot.initrd", "rootfs", parts.initrd))
             return data
         self._progress.step("building the initrd")
-        busybox, source = initramfs.find_busybox(self._cache, parts.distro)
+        pin = self._pin("boot.initrd", initramfs.busybox_wish(parts.distro))
+        busybox, source = initramfs.find_busybox(self._cache, parts.distro, pin)
         self._sources.append(source)
         entropy = ENTROPY_MODULES if self._machine.hardware.entropy else ()
-        wanted = [*DEVICE_MODULES, *entropy, *LATE_MODULES]
+        seed = SEED_MODULES if self._machine.cloud_init is not None else ()
+        wanted = [*DEVICE_MODULES, *entropy, *seed, *LATE_MODULES]
         modules = []
         if parts.modules is not None:
             drivers = (root.format,) if root is not None and root.is_disk else ()
@@ -245,10 +322,9 @@ class Packer:
             mtime_sec=self._mtime_sec,
         )
 
-    def _lock(self) -> bytes:
-        rows = [{key: value for key, value in asdict(row).items() if value} for row in self._sources]
-        text = json.dumps({"lock": _LOCK_VERSION, "sources": rows}, indent=1, ensure_ascii=False)
-        return f"{text}\n".encode()
+
+def default_cache(progress: Progress, *, offline: bool = False) -> DebCache:
+    return DebCache(platformdirs.user_cache_path("imgvm"), progress, offline=offline)
 
 
 def pack(
@@ -258,15 +334,19 @@ def pack(
     force: bool = False,
     progress: Progress | None = None,
     cache: DebCache | None = None,
+    frozen: Path | None = None,
+    offline: bool = False,
 ) -> PackResult:
     """Packs `config` into the image `output`, which must not exist unless `force`.
 
+    `frozen` names a lock: an input that is not what it says is an error. `offline`: nothing is fetched.
     Without a `progress`, a bar is shown when stderr is a terminal, else nothing. Raises PackError and
     ImageError, and then leaves nothing behind.
     """
     shown = progress or choose()
     try:
-        return Packer(config, shown, cache).write(Path(output), force=force)
+        cache = cache or default_cache(shown, offline=offline)
+        return Packer(config, shown, cache, frozen).write(Path(output), force=force)
     except OSError as error:
         raise host_error(error, output) from error
     except ImageError as error:
@@ -294,7 +374,7 @@ def _bundled() -> bytes:
 
 
 def _check_memory(machine: Machine, blobs: Mapping[str, bytes]) -> None:
-    needed = sum(len(data) for name, data in blobs.items() if name not in (CONFIG, MACHINE))
+    needed = sum(len(data) for name, data in blobs.items() if name not in (CONFIG, MACHINE, COMPOSED))
     if machine.boot is not None and not machine.boot.kernel.bundled and INITRD in blobs:
         needed += len(blobs[INITRD]) + _SLACK_BYTES  # the kernel unpacks the initrd beside itself
     if needed > machine.hardware.memory_bytes:
@@ -303,3 +383,17 @@ def _check_memory(machine: Machine, blobs: Mapping[str, bytes]) -> None:
             f"and its initrd ({needed >> 20} MiB with what they unpack)",
             hint=f"give at least {-(-needed // (64 * units.MIB)) * 64}MiB",
         )
+
+
+def _settled(machine: Machine, folder: Path, output: Path) -> Machine:
+    """Disks outside the image are found from the image's folder, as everything that an image names."""
+
+    def moved(wish: Disk) -> Disk:
+        if wish.embed or wish.source is None:
+            return wish
+        named = Path(wish.source).expanduser()
+        if named.is_absolute():
+            return replace(wish, source=str(named))
+        return replace(wish, source=os.path.relpath((folder / named).resolve(), output.resolve().parent))
+
+    return replace(machine, disks=tuple(map(moved, machine.disks)))

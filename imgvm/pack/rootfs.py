@@ -200,7 +200,8 @@ class RootDisk:
     def size_bytes(self) -> int:
         return self._layout.disk_bytes
 
-    def write(self, image: Image, cluster_bytes: int, progress: Progress) -> list[Source]:
+    def write(self, image: Image, cluster_bytes: int) -> list[Source]:
+        """Writes it, and returns the lock's rows."""
         layout, out = self._layout, Ascending(image, cluster_bytes)
         out.write(0, layout.head)
         try:

@@ -43,7 +43,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A kernel with its modules, a busybox that is the same everywhere, and a small root."""
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     source = initramfs.Source.of("boot.initrd", "busybox of the test", BUSYBOX)
-    monkeypatch.setattr(initramfs, "find_busybox", lambda cache, distro: (BUSYBOX, source))
+    monkeypatch.setattr(initramfs, "find_busybox", lambda cache, distro, pin=None: (BUSYBOX, source))
     (tmp_path / "boot").mkdir()
     (tmp_path / "boot/vmlinuz").write_bytes(kernel())
     module_tree(tmp_path)
@@ -159,7 +159,7 @@ def test_what_the_command_line_says_counts(cmdline: str, whole: str) -> None:
         ("rootfs: {dir: a, size: 10}", "rootfs.size: must be auto or a size"),
         ("rootfs: {dir: a, format: zfs}", "rootfs.format: must be one of ext4"),
         ("rootfs: {dir: a, bootloader: grub}", "this version of imgvm does not support it yet"),
-        ("rootfs: {dir: a}\ndisks: [{name: d, size: 1MiB}]", "disks: this version of imgvm supports one disk"),
+        ("rootfs: {dir: a}\ndisks: [{name: root, size: 1MiB}]", "disks[0].name: root is the name of the disk that rootfs makes"),
         ("rootfs: {dir: a, files: [{path: /a/../b, content: c}]}", "rootfs.files[0].path: /a/../b must not contain"),
         ("rootfs: {dir: a, format: initramfs, size: 1GiB}", "rootfs.size: an initramfs is not on a disk"),
         ("rootfs: {dir: a, label: a very long label indeed}", "rootfs.label: "),
@@ -206,6 +206,32 @@ def test_unpacked_and_packed_again_it_is_the_same(place: Path, cluster: str, tab
     assert (place / "again.img").read_bytes() == result.path.read_bytes()
     if shutil.which("qemu-img"):
         subprocess.run(["qemu-img", "check", "-q", result.path], check=True)
+
+
+def test_further_disks_and_a_lock(place: Path) -> None:
+    """The root comes first; the lock holds what is in it."""
+    (place / "data.raw").write_bytes(b"data".ljust(MIB, b"\0"))
+    text = "rootfs: {dir: root}\ndisks: [{name: data, source: data.raw}]\nimage: {size: 200MiB}\n"
+    result = pack(place, text)
+    machine = Config.from_resolved(blobs(result.path)["machine.json"], "m").machine
+    assert [row.name for row in machine.attached] == ["root", "data"]
+    assert [row.name for row in machine.further_disks] == ["data"]
+    assert result.disk_bytes == 200 * MIB
+    check(raw(result.path))
+    with Image.open(result.path) as image, image.open_disk("data") as further:
+        assert further.read(0, 5) == b"data\0"
+    unpack(result.path, place / "unpacked")
+    assemble(place / "unpacked", place / "again.img")
+    assert (place / "again.img").read_bytes() == result.path.read_bytes()
+    (place / "lock").write_bytes(blobs(result.path)["lock.json"])
+    config = Config.from_text(HEAD + "boot: {kernel: boot/vmlinuz}\n" + text, "box.yaml", place)
+    cache = DebCache(place / "cache")
+    packer.pack(config, place / "frozen.img", cache=cache, frozen=place / "lock")
+    assert (place / "frozen.img").read_bytes() == result.path.read_bytes()
+    (place / "root/etc/issue").write_text("changed system\n")
+    with pytest.raises(PackError, match=r"rootfs\.dir"):
+        packer.pack(config, place / "other.img", cache=cache, frozen=place / "lock")
+    assert not (place / "other.img").exists()
 
 
 def test_what_is_left_out_and_put_in(place: Path) -> None:

@@ -82,9 +82,9 @@ int qcow2_write_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uin
     struct qcow2 *q = image->qcow2;
     for (*done = 0; *done < bytes;) {
         uint64_t host = 0, run;
-        pthread_mutex_lock(&image->lock);
+        map_lock(image);
         int result = find_own(q, offset + *done, bytes - *done, &host, &run, err);
-        pthread_mutex_unlock(&image->lock);
+        map_unlock(image);
         if (result || !run || (result = file_writev(q->data, host, vec, run, err)))
             return result;
         *done += run;
@@ -118,7 +118,7 @@ static int read_old(struct qcow2 *q, struct l2_entry entry, uint64_t guest, uint
         const struct iovec piece = {q->bounce + at, to - at};
         struct vec vec = {.piece = &piece};
         part = mapping.kind == CLUSTER_COMPRESSED ? to - at : MIN(to, align_down(at, sub_bytes) + sub_bytes) - at;
-        if (result || (result = mapped_read_shared(q, entry.word, &mapping, guest + at, &vec, part, err)))
+        if (result || (result = mapped_read_shared(q->image, entry.word, &mapping, guest + at, &vec, part, err)))
             return result;
     }
     return 0;
