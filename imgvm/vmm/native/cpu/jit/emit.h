@@ -47,7 +47,6 @@ struct cold {
     unsigned slot;
     bool write;
     bool group;        /* others lean on this slot */
-    bool linear_lost;  /* T0 is the address less the slot's tag */
     unsigned exit;     /* COLD_EXIT, COLD_TAIL */
     int32_t moved_rsp; /* COLD_RETURN: to be taken back before the executor runs */
     bool rcx_in_t1;    /* COLD_POLL */
