@@ -86,7 +86,7 @@ def _entries(
         cpio.link("bin/sh", "busybox"),
         cpio.file("bin/imgvm-exit", exit_helper.program(), 0o755),
         # busybox acpid runs it when the power button is pressed; USR2 asks /init to switch the machine off.
-        cpio.file("etc/imgvm/acpi/PWRF/00000080", b"#!/proc/1/exe sh\nkill -USR2 1\n", 0o755),
+        cpio.file("etc/imgvm/acpi/PWRF/00000080", b"#!/bin/busybox sh\nkill -USR2 1\n", 0o755),
         cpio.file("etc/imgvm/modules", _lines(name for name in names if name not in LATE_MODULES)),
         cpio.file("etc/imgvm/late-modules", _lines(name for name in names if name in LATE_MODULES)),
         cpio.file("etc/hostname", f"{hostname}\n".encode()),

@@ -107,6 +107,7 @@ enter_root() {
     mkdir -p /run/imgvm/bin /run/imgvm/etc /run/imgvm/lib
     cp /bin/busybox /bin/imgvm-exit /run/imgvm/bin/
     cp -r /etc/imgvm /run/imgvm/etc/
+    sed -i 's,^#!,&/run/imgvm,' /run/imgvm/etc/imgvm/acpi/PWRF/00000080 # where busybox will be
     while read -r module; do
         mkdir -p /run/imgvm/lib/imgvm
         cp "/lib/imgvm/$module.ko" /run/imgvm/lib/imgvm/
