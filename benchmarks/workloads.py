@@ -10,7 +10,7 @@ from pathlib import Path
 
 import platformdirs
 
-from benchmarks import peers
+from benchmarks import packing, peers
 from benchmarks.contest import AbsentError, Contest, Contestant
 from imgvm.config import Config
 from imgvm.errors import PackError
@@ -235,4 +235,5 @@ WORKLOADS: dict[str, Callable[[Path], Contest]] = {
     "loops": loops,
     "faults": faults,
     "start": start,
+    "rootfs": packing.rootfs,
 }
