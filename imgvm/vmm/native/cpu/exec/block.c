@@ -360,23 +360,21 @@ static bool lost_its_thunks(struct cpu *cpu)
     return true;
 }
 
-/* The bytes at gpa are code from now on; true: the page had none before. */
-static bool mark_code(const struct guest_region *region, uint64_t gpa, uint32_t size)
+/* The bytes at gpa are code from now on. If the page had none before, write translations of it must go, here and on every
+ * processor; while another processor sees to that, what was decoded may be written unseen as well. `settled`: that was seen
+ * to for this block. true: what was written in the meantime shows in a second decoding. */
+static bool mark_code(struct cpu *cpu, const struct guest_region *region, uint64_t gpa, uint32_t size, bool settled)
 {
-    bool first = !atomic_load_explicit(&region->code_granules[page_index(region, gpa)], memory_order_relaxed);
-    guest_mem_mark_code(region, gpa, size);
-    return first;
-}
-
-/* Write translations of a page that has become code must go, here and on every processor. true: what was written in the
- * meantime shows in a second decoding. */
-static bool code_page_added(struct cpu *cpu, uint64_t gpa)
-{
-    mmu_drop_writes(&cpu->mmu, gpa);
-    if (!cpu->callbacks.code_page_added)
+    struct guest_mem *mem = cpu->mmu.mem;
+    bool first = guest_mem_settle_code(mem, region, gpa, size);
+    if (likely(!first && (settled || !atomic_load(&mem->code_settling))))
         return false;
-    cpu->callbacks.code_page_added(cpu->opaque);
-    return true;
+    mmu_drop_writes(&cpu->mmu, gpa);
+    if (cpu->callbacks.code_page_added)
+        cpu->callbacks.code_page_added(cpu->opaque);
+    if (first)
+        guest_mem_code_settled(mem);
+    return cpu->callbacks.code_page_added;
 }
 
 static struct block *block_enter(struct cpu *cpu, struct block *block)
@@ -390,7 +388,7 @@ static struct block *block_enter(struct cpu *cpu, struct block *block)
     return block;
 }
 
-static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entry, uint64_t gpa)
+static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entry, uint64_t gpa, bool settled)
 {
     const struct guest_region *region = entry->region;
     struct block *block = block_begin(cpu, region, gpa);
@@ -402,11 +400,11 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
     }
     block_decode(cpu, block, region->host + (gpa - region->gpa), room, COVERAGE_MOST_INSNS);
     if (unlikely(lost_its_thunks(cpu)))
-        return block_build(cpu, entry, gpa);
+        return block_build(cpu, entry, gpa, settled);
     if (!block->count)
         return NULL;
-    if (mark_code(region, gpa, block->bytes) && code_page_added(cpu, gpa))
-        return block_build(cpu, entry, gpa);
+    if (mark_code(cpu, region, gpa, block->bytes, settled))
+        return block_build(cpu, entry, gpa, true);
     return block_enter(cpu, block);
 }
 
@@ -417,7 +415,7 @@ static bool may_cross(const struct cpu *cpu, uint64_t linear)
 }
 
 /* An instruction, at gpa, that goes on in the next page. */
-static struct block *block_build_across(struct cpu *cpu, struct fetch_entry low, uint64_t linear)
+static struct block *block_build_across(struct cpu *cpu, struct fetch_entry low, uint64_t linear, bool settled)
 {
     const struct fetch_entry high = *fetch_page(cpu, align_down(linear, GUEST_PAGE_SIZE) + GUEST_PAGE_SIZE);
     if (!high.region)
@@ -433,12 +431,12 @@ static struct block *block_build_across(struct cpu *cpu, struct fetch_entry low,
         bytes[i] = i < have ? low.region->host[gpa - low.region->gpa + i] : high.region->host[high.gpa - high.region->gpa + i - have];
     block_decode(cpu, block, bytes, INSN_MAX_BYTES, 1);
     if (unlikely(lost_its_thunks(cpu)))
-        return block_build_across(cpu, low, linear);
+        return block_build_across(cpu, low, linear, settled);
     if (block->bytes <= have)
         return block_single(cpu); /* written in the meantime */
-    bool again = mark_code(low.region, gpa, have) && code_page_added(cpu, gpa);
-    again |= mark_code(high.region, high.gpa, block->bytes - have) && code_page_added(cpu, high.gpa);
-    return again ? block_build_across(cpu, low, linear) : block_enter(cpu, block);
+    bool again = mark_code(cpu, low.region, gpa, have, settled);
+    again |= mark_code(cpu, high.region, high.gpa, block->bytes - have, settled);
+    return again ? block_build_across(cpu, low, linear, true) : block_enter(cpu, block);
 }
 
 /* The page in which it goes on is still that. */
@@ -469,10 +467,10 @@ static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
         }
         link = &block->hash_next;
     }
-    struct block *block = block_build(cpu, entry, gpa);
+    struct block *block = block_build(cpu, entry, gpa, false);
     if (block)
         return block;
-    return may_cross(cpu, linear) ? block_build_across(cpu, found, linear) : block_single(cpu);
+    return may_cross(cpu, linear) ? block_build_across(cpu, found, linear, false) : block_single(cpu);
 }
 
 /* linear UINT64_MAX: to be computed, with the segment's base and limit. */

@@ -519,7 +519,9 @@ static void put_epoch_check(struct emitter *e)
 {
     op_gs(&e->a, OPC(0x81), ALU_CMP, CPU(mmu.epoch));
     put32(&e->a, 0);
-    emit_cold(e, COLD_POLL, 0)->patch = put_jcc(&e->a, CC_NE);
+    struct cold *cold = emit_cold(e, COLD_POLL, 0);
+    cold->patch = put_jcc(&e->a, CC_NE);
+    cold->uncounted = true;
 }
 
 /* The instructions, from wherever the flags are at the first. */
