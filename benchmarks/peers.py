@@ -136,6 +136,18 @@ def compile_tlb_trace(folder: Path, flags: Sequence[str]) -> Path:
     return out
 
 
+def compile_code_replacement(folder: Path, flags: Sequence[str]) -> Path:
+    """The processor in the small world of its tests."""
+    common = [*_build.CFLAGS, f"-I{_build.NATIVE}", f"-I{HERE.parent / 'tests' / 'native'}", *flags]
+    parts = ("base/error.c", "arch/*.c", "mem/guest_mem.c", "cpu/*/*.c")
+    sources = [path for part in parts for path in sorted(_build.NATIVE.glob(part))]
+    objects = [_compile(source, folder, [*common, *_build.file_flags(str(source))]) for source in sources]
+    program = _compile(HERE / "code_replacement.c", folder, common)
+    out = folder / "code_replacement"
+    _cc(["-pthread", program, *objects, "-o", out])
+    return out
+
+
 def _compile(source: Path, folder: Path, flags: Sequence[str]) -> Path:
     name = str(source.relative_to(HERE.parent)).replace("/", ".") + ".o"
     _cc([*flags, "-c", source, "-o", folder / name])

@@ -16,6 +16,7 @@
 #ifndef SEGMENTS
 #define SEGMENTS 64u
 #endif
+#define SEGMENT_BYTES_MIN (384u << 10) /* an eviction costs all links of interpreted blocks: not too often */
 
 /* Blocks lie in segments, which are filled one after another and emptied as a whole: by CLOCK, an approximation of LRU. */
 struct segment {
@@ -29,6 +30,7 @@ struct block_cache {
     uint8_t *arena;
     size_t segment_bytes;
     struct segment segments[SEGMENTS], *filling;
+    unsigned segment_count;
     struct block *scratch; /* for block_single */
     uint64_t flushes;      /* times that blocks went */
     uint8_t *coverage; /* NULL but in builds that ask which rows are executed */
@@ -46,9 +48,10 @@ struct block_cache *block_cache_create(unsigned processors, size_t bytes)
         return NULL;
     if (!bytes)
         bytes = MAX(MIN(ARENA_BYTES_MACHINE / MAX(processors, 1u), ARENA_BYTES_MAX), ARENA_BYTES_MIN);
-    cache->segment_bytes = align_up(MAX(bytes / SEGMENTS, 2 * block_bytes(BLOCK_MAX_INSNS + 1)), 64);
-    cache->arena = aligned_alloc(64, SEGMENTS * cache->segment_bytes);
-    for (unsigned i = 0; cache->arena && i < SEGMENTS; i++)
+    cache->segment_count = (unsigned)MIN(MAX(bytes / SEGMENT_BYTES_MIN, 4u), SEGMENTS);
+    cache->segment_bytes = align_up(MAX(bytes / cache->segment_count, 2 * block_bytes(BLOCK_MAX_INSNS + 1)), 64);
+    cache->arena = aligned_alloc(64, cache->segment_count * cache->segment_bytes);
+    for (unsigned i = 0; cache->arena && i < cache->segment_count; i++)
         cache->segments[i].blocks = cache->arena + i * cache->segment_bytes;
     cache->filling = cache->segments;
     cache->scratch = aligned_alloc(64, block_bytes(2));
@@ -78,7 +81,7 @@ static void cache_flush(struct cpu *cpu)
         cpu->translator_ops->forget(cpu, cpu->translator);
     for (unsigned i = 0; i < ARRAY_LEN(cache->hash); i++)
         cache->hash[i] = NULL;
-    for (unsigned i = 0; i < SEGMENTS; i++)
+    for (unsigned i = 0; i < cache->segment_count; i++)
         cache->segments[i].used = cache->segments[i].seen = 0;
     cpu->block = NULL;
     cache->flushes++;
@@ -124,7 +127,7 @@ static void segment_next(struct cpu *cpu)
 {
     struct block_cache *cache = cpu->blocks;
     for (;;) {
-        struct segment *segment = cache->filling == &cache->segments[SEGMENTS - 1] ? cache->segments : cache->filling + 1;
+        struct segment *segment = cache->filling == &cache->segments[cache->segment_count - 1] ? cache->segments : cache->filling + 1;
         cache->filling = segment;
         if (!segment->seen)
             break;
@@ -479,6 +482,7 @@ struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key)
     }
     struct block_link *jump = &cpu->jump[(linear ^ linear >> 12) % JUMP_CACHE_ENTRIES];
     struct block *from = cpu->block, *block;
+    uint64_t decoded = cpu->counts.blocks_decoded;
     if (likely(jump->linear == linear && jump->key == key)) {
         block = jump->block;
     } else {
@@ -491,7 +495,8 @@ struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key)
         if (flushes != cpu->blocks->flushes)
             return block; /* `from` is gone */
     }
-    *block->seen = true;
+    if (decoded == cpu->counts.blocks_decoded) /* once is not yet use */
+        *block->seen = true;
     if (!cpu->code64 && unlikely(cpu->rip + block->bytes - 1 > cpu->s.segment[CS].limit))
         return block_single(cpu); /* decoded when the segment was longer */
     if (from && cpu->code64) {

@@ -503,6 +503,7 @@ static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *blo
 
 static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block)
 {
+    uint64_t translated = jit->counts->translated;
     if (!jit_ready(cpu, jit, block)) {
         cpu->link_from = 0;
         return false;
@@ -521,7 +522,8 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
     cpu->uncounted = !jit->count;
     cpu->counts.entered++;
-    *block->seen = jit->segments[block->translated_segment].seen = true;
+    if (translated == jit->counts->translated) /* once is not yet use */
+        *block->seen = jit->segments[block->translated_segment].seen = true;
     enter(block->translated);
     cpu->uncounted = false;
     if (cpu->link_from)
