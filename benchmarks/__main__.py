@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""python -m benchmarks [boot] [loops] [narrow] [faults] [start] [--against COMMIT] [--rounds N] [--write FILE]"""
+"""python -m benchmarks [WORKLOAD...] [--against COMMIT] [--rounds N] [--write FILE]"""
 
 from __future__ import annotations
 

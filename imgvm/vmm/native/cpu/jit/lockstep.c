@@ -157,7 +157,7 @@ static __attribute__((noinline)) bool run_translated(struct cpu *cpu, struct blo
  * translator lets them be what they were, which need not be what the interpreter makes of them. */
 static uint64_t undefined_flags(const struct cpu *cpu, const struct block *block, bool landed)
 {
-    uint64_t undefined = 0, at = cpu->rip - cpu->lockstep->before.rip;
+    uint64_t undefined = 0, perhaps = 0, at = cpu->rip - cpu->lockstep->before.rip;
     for (unsigned i = 0; i < block->count; i++) {
         const struct uop *u = &block->uops[i];
         if (landed && (u->offset == at || !u->in.length))
@@ -166,8 +166,10 @@ static uint64_t undefined_flags(const struct cpu *cpu, const struct block *block
         if (!(info->attributes & OPA_MAY_KEEP_FLAGS))
             undefined &= ~(uint64_t)info->flags_written;
         undefined |= info->flags_undefined;
+        if (u->in.op == OP_JCC && u->next + u->in.imm == at) /* a jump in the middle may have led there */
+            perhaps |= undefined;
     }
-    return undefined;
+    return undefined | perhaps;
 }
 
 static void take_outcome(struct cpu *cpu, const struct block *block, struct outcome *to, bool landed)
