@@ -103,6 +103,14 @@ def compile_mixed_loop(folder: Path) -> Path:
     return out
 
 
+def compile_narrow_loop(folder: Path) -> Path:
+    """32-bit integer loops, as a static program without a library."""
+    out = folder / "narrow_loop"
+    flags = ["-m32", "-march=i686", "-O2", "-ffreestanding", "-fno-pic", "-fno-stack-protector"]
+    _cc([*flags, "-nostdlib", "-static", "-no-pie", HERE / "narrow_loop.c", "-o", out])
+    return out
+
+
 def compile_faults(folder: Path) -> Path:
     """Page faults of several processes, as a static program for any Linux."""
     out = folder / "faults"

@@ -114,7 +114,7 @@ class Loops:
                     raise RuntimeError(f"{command[0]}: {name} came to {words[1]}, not to {expected}")
                 if len(words) > 2:
                     self.counts[name] = int(words[2])
-            return {name: int(words[0]) / 1e9 for name, words in found.items()}
+            return {name: int(words[0], 0) / 1e9 for name, words in found.items()}
 
         return run
 
@@ -141,6 +141,49 @@ def loops(folder: Path) -> Contest:
     ratios += [(f"{engine}, bare", "native") for engine in ENGINES]
     rated = [f"{engine}, bare" for engine in ENGINES]
     return Contest("Integer loops", what, contestants, ratios, absent, lambda: state.counts, rated)
+
+
+NARROW_CONFIG = f"""
+version: 1
+name: narrow
+machine: {{memory: {MEMORY_MIB}MiB, entropy: false}}
+boot:
+  kernel: {{distro: "{DISTRO}", package: {PACKAGE}}}
+  cmdline: {CMDLINE}
+  files: [{{path: /narrow_loop, source: narrow_loop, mode: "0755"}}]
+exec: {{command: [/narrow_loop]}}
+"""
+
+
+def narrow(folder: Path) -> Contest:
+    """32-bit code, under a 64-bit kernel."""
+    program, state = peers.compile_narrow_loop(folder), Loops()
+    image, absent = folder / "narrow.img", []
+    try:
+        pack(Config.from_text(NARROW_CONFIG, "narrow.yaml", folder), image)
+    except PackError as error:
+        raise AbsentError(str(error)) from None
+    for name in ("kernel", "initrd"):
+        (folder / name).write_bytes(_blob(image, name))
+    ours = {engine: peers.imgvm("run", image, "--accel", engine) for engine in ENGINES}
+    contestants = [Contestant(f"imgvm {engine}", state.turn(command)) for engine, command in ours.items()]
+    try:
+        in_qemu: list[str | Path] = [
+            peers.qemu(), "-accel", "tcg", "-M", "q35", "-nodefaults", "-display", "none", "-no-reboot",
+            "-m", str(MEMORY_MIB), "-serial", "stdio",
+            "-kernel", folder / "kernel", "-initrd", folder / "initrd", "-append", CMDLINE,
+        ]  # fmt: skip
+        contestants.append(Contestant(TCG, state.turn(in_qemu)))
+    except AbsentError as missing:
+        absent.append(f"{TCG}: {missing}")
+    contestants.append(Contestant("native", state.turn([program])))
+    ratios = [(f"imgvm {engine}", TCG) for engine in ENGINES]
+    ratios += [("imgvm jit", "imgvm interp"), ("imgvm jit", "native")]
+    what = (
+        "A 32-bit program (`benchmarks/narrow_loop.c`) in compatibility mode under Debian's 64-bit kernel. "
+        "Times are those of the program's clock."
+    )
+    return Contest("32-bit integer loops", what, contestants, ratios, absent)
 
 
 FAULTS_CONFIG = f"""
@@ -233,6 +276,7 @@ def _blob(image: Path, name: str) -> bytes:
 WORKLOADS: dict[str, Callable[[Path], Contest]] = {
     "boot": boot,
     "loops": loops,
+    "narrow": narrow,
     "faults": faults,
     "start": start,
     "rootfs": packing.rootfs,
