@@ -238,7 +238,7 @@ int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const ch
     int result = check_not_started(vm, err);
     if (result < 0)
         return result;
-    const struct virtio_blk_config config = {image, read_only, serial, &vm->board.mem, &vm->board.lock};
+    const struct virtio_blk_config config = {image, read_only, serial, &vm->board.mem, &vm->board.lock, QUEUE_BEST};
     struct virtio_device *device;
     if ((result = virtio_blk_create(&device, &config, err)) < 0)
         return result;
