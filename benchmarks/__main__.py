@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""python -m benchmarks [boot] [loops] [faults] [start] [--rounds N] [--write FILE]"""
+"""python -m benchmarks [boot] [loops] [faults] [start] [disks]
+[disks-processor] [--rounds N] [--write FILE]"""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import platformdirs
 
 from benchmarks import peers
 from benchmarks.contest import AbsentError, Contest, Contestant
+from benchmarks.disks import disks, disks_processor
 from imgvm.config import Config
 from imgvm.errors import PackError
 from imgvm.pack import pack
@@ -235,4 +236,6 @@ WORKLOADS: dict[str, Callable[[Path], Contest]] = {
     "loops": loops,
     "faults": faults,
     "start": start,
+    "disks": disks,
+    "disks-processor": disks_processor,
 }
