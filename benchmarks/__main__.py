@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""python -m benchmarks [boot] [loops] [faults] [start] [disks]
-[disks-processor] [--rounds N] [--write FILE]"""
+"""python -m benchmarks [boot] [loops] [faults] [start] [disks] [disks-processor]
+[--against COMMIT] [--rounds N] [--write FILE]"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from benchmarks import peers
+from benchmarks.against import against
 from benchmarks.contest import AbsentError, hold, machine
 from benchmarks.workloads import WORKLOADS
 
@@ -18,6 +20,9 @@ def main() -> int:
     what = "imgvm and its peers, side by side."
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=what)
     parser.add_argument("workload", nargs="*", choices=[*WORKLOADS, []], help="all of them, unless named")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="hold this tree's engines against those of that commit instead"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant; the best counts (3)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write the tables there, as Markdown")
     options = parser.parse_args()
@@ -32,10 +37,13 @@ def main() -> int:
     except AbsentError as missing:
         peer = str(missing)
     parts = [f"# Results\n\nOn {machine()}; {peer}.\n"]
-    for name in options.workload or WORKLOADS:
+    workloads = WORKLOADS
+    if options.against:
+        workloads = {"against": partial(against, options.against)}
+    for name in (not options.against and options.workload) or workloads:
         with tempfile.TemporaryDirectory(prefix="imgvm-bench-") as folder:
             try:
-                contest = WORKLOADS[name](Path(folder))
+                contest = workloads[name](Path(folder))
                 parts.append(hold(contest, options.rounds, say).markdown(options.rounds))
             except AbsentError as missing:
                 parts.append(f"## {name}\n\nNot held: {missing}.\n")

@@ -96,6 +96,13 @@ def compile_user_loop(folder: Path) -> Path:
     return out
 
 
+def compile_mixed_loop(folder: Path) -> Path:
+    """Vector code, x87 and system calls, as a static program for any Linux."""
+    out = folder / "mixed_loop"
+    _cc(["-O2", "-static", HERE / "mixed_loop.c", "-o", out])
+    return out
+
+
 def compile_faults(folder: Path) -> Path:
     """Page faults of several processes, as a static program for any Linux."""
     out = folder / "faults"

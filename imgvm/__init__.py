@@ -26,6 +26,7 @@ _EXPORTS = {
     "Problem": "imgvm.errors",
     "Result": "imgvm.vmm.vm",
     "Vm": "imgvm.vmm.vm",
+    "Watch": "imgvm.vmm.vm",
     "run": "imgvm.launch",
 }
 __all__ = [*sorted(_EXPORTS), "pack"]

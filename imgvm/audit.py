@@ -24,12 +24,19 @@ def describe(image: Image) -> dict[str, Any]:
         "disk_bytes": info.disk_bytes,
         "file_bytes": info.file_bytes,
         "cluster_bytes": info.cluster_bytes,
+        "further_disks": dict(_further_disks(image)),
         "backing_file": info.backing_file,
         "snapshots": [snapshot.name for snapshot in image.snapshots()],
         "blobs": [
             {"name": blob.name, "bytes": blob.bytes, "sha256": blob.sha256} for blob in image.config_blobs()
         ],
     }
+
+
+def _further_disks(image: Image) -> Iterator[tuple[str, int]]:
+    for name in image.disk_names():
+        with image.open_disk(name) as disk:
+            yield name, disk.info.disk_bytes
 
 
 def verify(image: Image) -> Iterator[str]:

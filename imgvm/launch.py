@@ -37,7 +37,7 @@ from imgvm.errors import (
 )
 
 if TYPE_CHECKING:
-    from imgvm.machine import Machine
+    from imgvm.machine import Disk, Machine
     from imgvm.qcow2 import Image
     from imgvm.vmm.vm import Drive, Program, Vm, Watch
 
@@ -48,7 +48,8 @@ QCOW2_MAGIC = b"QFI\xfb"
 
 # What an image may use of this host once its user agrees (`--allow`).
 BACKING = "backing"  # backing and data files outside the image's folder
-GRANTS = (BACKING,)
+DISKS = "disks"  # disks that are files of this host
+GRANTS = (BACKING, DISKS)
 
 # What can still be changed when the image is packed.
 RUN_KEYS = ("machine", "console", "devices", "exit", "name")
@@ -62,6 +63,8 @@ class Opened:
     path: Path
     image: Image
     machine: Machine
+    allow: frozenset[str] = frozenset()
+    scratch: Path | None = None  # a folder for what the guest writes; None: that goes to the disks
 
 
 def is_image(path: str | Path) -> bool:
@@ -141,8 +144,10 @@ def open_image(
     *,
     writable: bool | None = None,
     allow: Collection[str] = (),
+    scratch: Path | None = None,
 ) -> Opened:
-    """Opens an image and reads its config. `writable` None: as its disk needs."""
+    """Opens an image and reads its config. `writable` None: as its disk needs. `scratch` is a folder for
+    overlays, which the guest writes to instead."""
     check_overrides(overrides)
     path = Path(path)
     image = open_disk(path, allow=allow)
@@ -152,11 +157,24 @@ def open_image(
         image.close()
         raise
     if writable is None:
-        writable = any(not disk.read_only for disk in machine.disks)
+        writable = any(not disk.read_only and disk.embed for disk in machine.disks)
     if writable:
         image.close()
-        image = _reopen_to_write(path, allow)
-    return Opened(path, image, machine)
+        if scratch is None:
+            image = _reopen_to_write(path, allow)
+        else:
+            image = _overlay_in(scratch, path, "image", allow)
+    return Opened(path, image, machine, frozenset(allow), scratch)
+
+
+def _overlay_in(
+    scratch: Path, base: Path, name: str, allow: Collection[str], format: str = "qcow2"
+) -> Image:
+    """An overlay of ours: its backing file may be anywhere, and what that names is asked for as ever."""
+    from imgvm.qcow2 import Image, overlay
+
+    overlay.create(base, scratch / name, format=format)
+    return Image.open(scratch / name, writable=True, keep_below=BACKING not in allow)
 
 
 def _reopen_to_write(path: Path, allow: Collection[str]) -> Image:
@@ -165,7 +183,7 @@ def _reopen_to_write(path: Path, allow: Collection[str]) -> Image:
     except ImageError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or error.status != STATUS_ERROR:
             raise
-        hint = "--ephemeral runs a copy; or make the file writable, or copy it"
+        hint = "--ephemeral runs it all the same; or make the file writable, or copy it"
         message = f"{path} cannot be written, but its machine has a disk to write to"
         raise ImageError(message, hint, STATUS_CANNOT_RUN, errno=error.errno) from None
 
@@ -204,11 +222,41 @@ def program(opened: Opened) -> Program:
 
 
 def drives(opened: Opened) -> list[Drive]:
-    """The image's own disk, when the machine has one."""
+    """The machine's disks: the image's own, further ones in its file, and files of this host."""
     from imgvm.vmm.vm import Drive
 
-    image = opened.image
-    return [Drive(image.handle, disk.read_only, disk.serial, image) for disk in opened.machine.disks[:1]]
+    found: list[Drive] = []
+    try:
+        for disk in (*opened.machine.disks[:1], *opened.machine.further_disks):
+            image = opened.image if disk in opened.machine.disks[:1] else _further_disk(opened, disk)
+            found.append(Drive(image.handle, disk.read_only, disk.serial, image, disk.cache))
+    except BaseException:
+        for drive in found:
+            if drive.owner is not opened.image:
+                drive.owner.close()
+        raise
+    return found
+
+
+def _further_disk(opened: Opened, disk: Disk) -> Image:
+    from imgvm.qcow2 import Image
+
+    if disk.embed:
+        return opened.image.open_disk(disk.name)
+    path = opened.path.resolve().parent / (disk.source or "")
+    if DISKS not in opened.allow:
+        raise ConsentError(f"{opened.path}: its disk {disk.name} is a file of this host, {path}", DISKS)
+    raw = disk.format == "raw"
+    writable = not disk.read_only and opened.scratch is None
+    image = Image.open(path, writable=writable, raw=raw, keep_to_folder=BACKING not in opened.allow)
+    if image.info.format != disk.format:
+        image.close()
+        message = f"{path} is no {disk.format} image, as disk {disk.name} should be"
+        raise ImageError(message, status=STATUS_CANNOT_RUN)
+    if opened.scratch is None or disk.read_only:
+        return image
+    image.close()
+    return _overlay_in(opened.scratch, path, f"disk-{disk.name}", opened.allow, disk.format)
 
 
 def _check_host_memory(wanted_bytes: int) -> None:
@@ -228,7 +276,7 @@ def build(opened: Opened, engine: str, watch: Watch | None = None) -> Vm:
     _check_host_memory(opened.machine.hardware.memory_bytes)
 
     vm = Vm(opened.machine, engine, program(opened), drives(opened), watch or NO_WATCH)
-    if not opened.machine.disks:
+    if not (opened.machine.disks or opened.machine.cloud_init):
         opened.image.close()
     return vm
 

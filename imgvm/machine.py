@@ -8,6 +8,7 @@ JSON is the resolved config that an image carries, and is itself a valid config.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +84,21 @@ class Disk:
     format: str = "auto"  # of the source: auto | raw | qcow2
     read_only: bool = False
     serial: str = ""  # the name, unless given
+    cache: str = "writeback"  # writeback | writethrough | unsafe
+    embed: bool = True  # False: the source is a file of the host that runs it
+
+
+SEED_DISK = Disk("cidata", read_only=True, serial="cidata")
+
+
+@dataclass(frozen=True)
+class CloudInit:
+    """The files of a NoCloud seed; "": the default."""
+
+    user_data: str = ""
+    meta_data: str = ""
+    network_config: str = ""
+    attach: str = "iso"
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,7 @@ class ImageOptions:
     size_bytes: int | None = None  # the image's own disk is at least this large
     cluster_bytes: int = 64 * units.KIB
     compression: str = "none"
+    pristine: bool = False  # a snapshot of the disks as packed
 
 
 @dataclass(frozen=True)
@@ -125,12 +142,18 @@ class Machine:
     hardware: Hardware = field(default_factory=Hardware)
     boot: Boot | None = None
     disks: tuple[Disk, ...] = ()
+    cloud_init: CloudInit | None = None
     console: Console = field(default_factory=Console)
     debug_exit: DebugExit | None = None
     exec: Exec | None = None
     exit: Exit = field(default_factory=Exit)
     image: ImageOptions = field(default_factory=ImageOptions)
     version: int = 1
+
+    @property
+    def further_disks(self) -> tuple[Disk, ...]:
+        """Those that are not the image's own: of the config, and the seed."""
+        return (*self.disks[1:], *([SEED_DISK] if self.cloud_init is not None else []))
 
 
 def from_document(doc: Document, default_name: str = "machine") -> Machine:
@@ -142,6 +165,7 @@ def from_document(doc: Document, default_name: str = "machine") -> Machine:
         hardware=_hardware(doc.get("machine", {})),
         boot=_boot(doc["boot"]) if "boot" in doc else None,
         disks=tuple(_disk(disk) for disk in doc.get("disks", [])),
+        cloud_init=_cloud_init(doc["cloud_init"]) if "cloud_init" in doc else None,
         console=Console(**doc.get("console", {})),
         debug_exit=_debug_exit(doc.get("devices", {}).get("debug_exit", False)),
         exec=_exec(doc["exec"]) if "exec" in doc else None,
@@ -214,6 +238,23 @@ def _disk(doc: Document) -> Disk:
         format=doc.get("format", "auto"),
         read_only=doc.get("read_only", False),
         serial=doc.get("serial") or doc["name"],
+        cache=doc.get("cache", Disk.cache),
+        embed=doc.get("embed", Disk.embed),
+    )
+
+
+def _cloud_init(doc: Document) -> CloudInit:
+    def text(key: str, head: str = "") -> str:
+        value = doc.get(key, "")
+        if isinstance(value, str):
+            return value
+        return f"{head}{json.dumps(value, indent=1, ensure_ascii=False)}\n"  # what is JSON is YAML, too
+
+    return CloudInit(
+        user_data=text("user_data", "#cloud-config\n"),
+        meta_data=text("meta_data"),
+        network_config=text("network_config"),
+        attach=doc.get("attach", CloudInit.attach),
     )
 
 
@@ -244,6 +285,7 @@ def _image(doc: Document) -> ImageOptions:
         size_bytes=_size(doc, "size"),
         cluster_bytes=_size(doc, "cluster_size") or ImageOptions.cluster_bytes,
         compression=doc.get("compression", "none"),
+        pristine=doc.get("pristine", False),
     )
 
 
@@ -270,6 +312,14 @@ def to_document(machine: Machine) -> Document:
         doc["boot"] = _boot_document(machine.boot)
     if machine.disks:
         doc["disks"] = [_disk_document(disk) for disk in machine.disks]
+    if machine.cloud_init is not None:
+        seed = machine.cloud_init
+        doc["cloud_init"] = _without_none({
+            "user_data": seed.user_data or None,
+            "meta_data": seed.meta_data or None,
+            "network_config": seed.network_config or None,
+            "attach": seed.attach,
+        })
     doc["console"] = {"device": machine.console.device, "escape": machine.console.escape}
     debug_exit = machine.debug_exit
     doc["devices"] = {
@@ -288,6 +338,7 @@ def to_document(machine: Machine) -> Document:
         "size": None if machine.image.size_bytes is None else units.format_size(machine.image.size_bytes),
         "cluster_size": units.format_size(machine.image.cluster_bytes),
         "compression": machine.image.compression,
+        "pristine": machine.image.pristine,
     })
     return doc
 
@@ -326,4 +377,6 @@ def _disk_document(disk: Disk) -> Document:
         "format": disk.format,
         "read_only": disk.read_only,
         "serial": disk.serial,
+        "cache": disk.cache,
+        "embed": disk.embed,
     })

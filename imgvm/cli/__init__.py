@@ -15,9 +15,11 @@ from imgvm.log import log, printable
 
 VERBS = (
     "pack", "run", "validate", "inspect", "extract", "unpack", "export", "import", "push", "pull", "config",
-    "check", "verify", "sign", "convert", "snapshot", "resize", "schema", "doctor", "cpu",
+    "check", "verify", "sign", "convert", "snapshot", "reset", "overlay", "resize", "schema", "doctor", "cpu",
 )  # fmt: skip
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb
+# What an option means that stands alone.
+_ALONE = {"--gdb": f"--gdb={GDB_ADDRESS}", "--stats": "--stats=table"}
 # Options before the verb that take a value, which is then not the verb.
 _VALUED = ("-C", "--directory")
 
@@ -59,13 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _ending_signals():
             from imgvm.cli import app
 
-            try:
-                return app.invoke(args)
-            except ConsentError as error:  # before anything was done
-                if not _agrees(error):
-                    raise
-                end = args.index("--") if "--" in args else len(args)
-                return app.invoke([*args[:end], "--allow", error.grant, *args[end:]])
+            while True:
+                try:
+                    return app.invoke(args)
+                except ConsentError as error:  # before anything was done
+                    if not _agrees(error):
+                        raise
+                    end = args.index("--") if "--" in args else len(args)
+                    args = [*args[:end], "--allow", error.grant, *args[end:]]
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"{printable(str(problem))}\n")
@@ -106,8 +109,8 @@ def _agrees(error: ConsentError) -> bool:
 
 
 def with_run(args: list[str]) -> list[str]:
-    """`imgvm [options] FILE ...` is `imgvm [options] run FILE ...`; a plain --gdb gets its address."""
-    args = [f"--gdb={GDB_ADDRESS}" if word == "--gdb" else word for word in args]
+    """`imgvm [options] FILE ...` is `imgvm [options] run FILE ...`; adds --gdb's and --stats' own values."""
+    args = [_ALONE.get(word, word) for word in args]
     index = _verb_index(args)
     if index < len(args) and args[index] not in VERBS and _names_a_file(args[index]):
         return [*args[:index], "run", *args[index:]]

@@ -47,6 +47,10 @@ def command(
     if machine.boot is not None:
         print(f"boot      {machine.boot.protocol}: {printable(machine.boot.cmdline)}")
     print(f"disk      {size(facts['disk_bytes'])}, clusters of {size(facts['cluster_bytes'])}")
+    for disk in machine.further_disks:
+        where = "in the image" if disk.embed else f"the host's {printable(disk.source or '')}"
+        bytes_ = f"{size(facts['further_disks'][disk.name])}, " if disk.name in facts["further_disks"] else ""
+        print(f"disk      {bytes_}{disk.name}, {where}")
     if facts["backing_file"] is not None:
         print(f"backing   {printable(facts['backing_file'])}")
     for blob in facts["blobs"]:

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from imgvm import launch, units
+from imgvm.cli import stats as stats_text
 from imgvm.config import Config, resolved_text
 from imgvm.errors import STATUS_SIGNAL, ImgvmError, UsageError
 from imgvm.log import log
@@ -42,6 +42,7 @@ def run(
     allow: Collection[str] = (),
     gdb: str | None = None,
     watch: Watch = NO_WATCH,
+    stats: str | None = None,
     variables: Sequence[str] = (),
     profiles: Sequence[str] = (),
 ) -> int:
@@ -62,7 +63,7 @@ def run(
                 profiles=profiles,
             )
             if result is not None and result.is_stuck:
-                _report(result, result_file, watch)
+                _report(result, result_file, stats)
                 os._exit(result.status)  # closing what its threads use would be worse
     except ImgvmError as error:
         if result_file is not None:
@@ -70,11 +71,11 @@ def run(
         raise
     if result is None:
         return 0
-    _report(result, result_file, watch)
+    _report(result, result_file, stats)
     return result.status
 
 
-def _report(result: Result, result_file: Path | None, watch: Watch) -> None:
+def _report(result: Result, result_file: Path | None, stats: str | None) -> None:
     if result_file is not None:
         _write_result(result_file, {
             "reason": result.reason,
@@ -86,8 +87,9 @@ def _report(result: Result, result_file: Path | None, watch: Watch) -> None:
             "message": result.message,
             "disk_errors": result.disk_errors,
             "disk_message": result.disk_message,
+            "counts": result.counts,
         })
-    _say_end(result, watch)
+    _say_end(result, stats)
 
 
 def _run(
@@ -107,12 +109,11 @@ def _run(
         if variables or profiles:
             hint = "give them to `imgvm pack`"
             raise UsageError(f"{source} is an image: its variables and profiles are settled", hint)
-        image = source
+        scratch = None
         if ephemeral and not print_config:
-            image = stack.enter_context(_copy_of(source, allow))
-        opened = launch.open_image(
-            image, overrides, writable=False if print_config else None, allow=allow
-        )
+            scratch = Path(stack.enter_context(_folder("run-", _cache_folder())))
+        writable = False if print_config else None
+        opened = launch.open_image(source, overrides, writable=writable, allow=allow, scratch=scratch)
         stack.callback(opened.image.close)
         if print_config:
             sys.stdout.write(resolved_text(opened.machine))
@@ -125,7 +126,7 @@ def _run(
             return None
         choice = _choose(config.machine)
         image = stack.enter_context(_packed(config))
-        opened = launch.open_image(image)
+        opened = launch.open_image(image, allow=launch.GRANTS)  # who wrote the config has asked for it
         stack.callback(opened.image.close)
     vm = stack.enter_context(launch.build(opened, choice.engine, watch))
     return _on_terminal(vm, gdb)
@@ -169,28 +170,6 @@ def _packed(config: Config) -> Iterator[Path]:
         yield image
 
 
-@contextlib.contextmanager
-def _copy_of(image: Path, allow: Collection[str]) -> Iterator[Path]:
-    with launch.open_disk(image, allow=allow) as opened:
-        is_overlay = opened.info.backing_file is not None
-    # An overlay names its backing file relative to its own folder.
-    where = image.resolve().parent if is_overlay else _cache_folder()
-    with contextlib.ExitStack() as stack:
-        if is_overlay:
-            copy = where / f".{image.name}.copy-{os.getpid()}"
-            stack.callback(copy.unlink, missing_ok=True)
-        else:
-            copy = Path(stack.enter_context(_folder("copy-", where))) / image.name
-        # cp keeps holes, and shares blocks where the file system can.
-        words = ["cp", "--reflink=auto", "--sparse=auto", "--", str(image), str(copy)]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
-            hint = "free space, or run without --ephemeral"
-            raise ImgvmError(f"cannot copy {image}: {done.stderr.strip()}", hint)
-        copy.chmod(0o600)  # the image may be read-only; its copy need not
-        yield copy
-
-
 def _usable(fd: int) -> bool:
     try:
         os.fstat(fd)
@@ -224,7 +203,7 @@ def _on_terminal(vm: Vm, gdb: str | None = None) -> Result:
         )
 
 
-def _say_end(result: Result, watch: Watch) -> None:
+def _say_end(result: Result, stats: str | None) -> None:
     words = REASONS.get(result.reason)
     # A reader that has seen enough is no error worth a word.
     if words is not None and result.status != STATUS_SIGNAL + signal.SIGPIPE:
@@ -235,7 +214,12 @@ def _say_end(result: Result, watch: Watch) -> None:
     if result.instructions and result.seconds > 0:
         rate = f", {result.instructions} instructions ({result.instructions / result.seconds / 1e6:.0f} M/s)"
     after = units.format_duration(int(result.seconds * 1000) * 1_000_000)
-    (log.info if watch.count else log.verbose)(f"{result.reason} after {after}, status {result.status}{rate}")
+    say = log.info if stats == "table" else log.verbose
+    say(f"{result.reason} after {after}, status {result.status}{rate}")
+    if stats == "table":
+        log.info(stats_text.text(result, stats))
+    elif stats is not None:
+        sys.stderr.write(stats_text.text(result, stats) + "\n")
 
 
 def _times(count: int, what: str) -> str:

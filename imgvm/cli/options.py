@@ -25,7 +25,7 @@ Profiles = Annotated[
 ]
 Allow = Annotated[
     list[str] | None,
-    typer.Option("--allow", metavar="LIST", help="What an image may use of this host, as backing."),
+    typer.Option("--allow", metavar="LIST", help="What an image may use of this host: backing, disks."),
 ]
 PlainHttp = Annotated[
     bool, typer.Option("--plain-http", help="Talk to the registry without encryption, as to localhost.")

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imgvm.cli.options import Profiles, Sets, Vars, refuse_image
 from imgvm.errors import PackError
 from imgvm.log import log
+
+if TYPE_CHECKING:
+    from imgvm.pack.sources import Source
 
 
 def command(
@@ -27,9 +31,20 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and write nothing.")
     ] = False,
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="Take only what the lock names; anything else is an error.")
+    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing; use the cache.")] = False,
+    lock: Annotated[
+        Path | None,
+        typer.Option("--lock", metavar="FILE", help="The lock; by default CONFIG.lock.", show_default=False),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the image when there is one.")] = False,
 ) -> int:
-    """Pack a config into an image. Prints the image's name."""
+    """Pack a config into an image. Prints the image's name.
+
+    What was read and fetched for it is written to the lock, by digest.
+    """
     from imgvm.config import Config
 
     if config.is_dir():
@@ -49,8 +64,25 @@ def command(
     if target.exists() and not force:
         raise PackError(f"{target} exists", "--force replaces it, -o names another")
 
+    from imgvm.pack import lock as locks
     from imgvm.pack import pack
 
-    pack(loaded, target, force=force)
+    lock_path = lock or locks.path_of(config)
+    result = pack(loaded, target, force=force, frozen=lock_path if frozen else None, offline=offline)
+    if not frozen:
+        _write_lock(lock_path, result.sources, asked=lock is not None)
     print(target)
     return 0
+
+
+def _write_lock(path: Path, rows: Sequence[Source], *, asked: bool) -> None:
+    """Beside the config, where there may be no place: configs are read from pipes and read-only folders."""
+    from imgvm.pack import lock
+
+    try:
+        if (asked or path.parent.is_dir()) and lock.write(path, rows):
+            log.verbose(f"wrote {path}")
+    except OSError as error:
+        if asked:
+            raise
+        log.info(f"no lock is written: {path}: {error.strerror}")

@@ -38,7 +38,7 @@ def command(
         bool, typer.Option("--print-config", help="Print the resolved config and do not run.")
     ] = False,
     ephemeral: Annotated[
-        bool, typer.Option("--ephemeral", help="Run a copy; the image stays as it is.")
+        bool, typer.Option("--ephemeral", help="Throw away what the guest writes; the image stays as it is.")
     ] = False,
     allow: Allow = None,
     gdb: Annotated[
@@ -48,7 +48,24 @@ def command(
         ),
     ] = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Count instructions with --accel jit, too, and say how many.")
+        str | None,
+        typer.Option(
+            "--stats",
+            metavar="[=json]",
+            help="Say what the engine did and how often. It makes --accel jit slower.",
+        ),
+    ] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            "--trace", metavar="KIND,...", help="A line for each such event; `--trace help` names the kinds."
+        ),
+    ] = None,
+    trace_file: Annotated[
+        Path | None, typer.Option("--trace-file", metavar="FILE", help="Where they go instead of to stderr.")
+    ] = None,
+    perf_map: Annotated[
+        bool, typer.Option("--perf-map", help="With --accel jit: name its code for Linux perf.")
     ] = False,
     lockstep: Annotated[
         bool, typer.Option("--lockstep", help="With --accel jit: check all it translates by interpreting.")
@@ -63,8 +80,9 @@ def command(
     until the guest receives; its end does not end the guest.
     """
     from imgvm.cli import on_terminal
+    from imgvm.cli.stats import FORMATS
     from imgvm.launch import parse_grants
-    from imgvm.vmm.vm import Watch
+    from imgvm.vmm.vm import Watch, check_trace
 
     overrides = list(sets or ())
     for value, path in ((accel, "machine.accel"), (memory, "machine.memory"), (timeout, "exit.timeout")):
@@ -74,6 +92,10 @@ def command(
             overrides.append(f'{path}="{value}"')
     if cpus is not None:
         overrides.append(f"machine.cpus={cpus}")
+    if stats not in (None, *FORMATS):
+        raise UsageError(f"--stats={stats}: there are {' and '.join(FORMATS)}")
+    if trace is not None:
+        check_trace(trace)
     grants = parse_grants(allow)
     return on_terminal.run(
         source,
@@ -85,5 +107,12 @@ def command(
         ephemeral=ephemeral,
         allow=grants,
         gdb=gdb,
-        watch=Watch(count=stats, lockstep=lockstep),
+        watch=Watch(
+            count=stats is not None,
+            trace=trace or "",
+            trace_file=trace_file,
+            perf_map=perf_map,
+            lockstep=lockstep,
+        ),
+        stats=stats,
     )

@@ -27,8 +27,9 @@ def command(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Or its id.")] = None,
     allow: Allow = None,
 ) -> int:
-    """List an image's snapshots, keep its disk as one, go back to one, or delete one."""
+    """List an image's snapshots, keep its disks as one, go back to one, or delete one."""
     from imgvm.launch import open_disk, parse_grants
+    from imgvm.qcow2 import snapshots
 
     if (name is None) != (action is Action.LIST):
         raise UsageError(f"snapshot {action}: " + ("takes no name" if name else "which one?"))
@@ -39,9 +40,9 @@ def command(
                 state = units.format_size(row.vm_state_bytes) if row.vm_state_bytes else "-"
                 print(f"{row.id}\t{when}\t{units.format_size(row.disk_bytes)}\t{state}\t{row.name}")
         elif action is Action.CREATE:
-            opened.create_snapshot(name, date=time.time())
+            snapshots.create(opened, name, date=time.time())
         elif action is Action.APPLY:
-            opened.apply_snapshot(name)
+            snapshots.apply(opened, name)
         else:
-            opened.delete_snapshot(name)
+            snapshots.delete(opened, name)
     return 0

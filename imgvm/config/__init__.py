@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imgvm import machine as _machine
@@ -39,6 +39,9 @@ class Config:
     filename: str
     folder: Path
     includes: tuple[Included, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)  # given from outside
+    profiles: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
 
     @classmethod
     def load(
@@ -81,10 +84,11 @@ class Config:
         tree = includer.compose(tree, home, ((home / Path(filename).name).resolve(),))
         tree = include.with_profiles(tree, profiles)
         _override(tree, overrides)
-        _variables.resolve(tree, values, os.environ if environment is None else environment)
+        used = _variables.resolve(tree, values, os.environ if environment is None else environment)
         machine = _build(tree, _default_name(filename), home, includer.found)
         kept = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        return cls(machine, kept, filename, home, tuple(includer.found))
+        found = tuple(includer.found)
+        return cls(machine, kept, filename, home, found, used, tuple(profiles), tuple(overrides))
 
     @classmethod
     def from_resolved(cls, text: str | bytes, filename: str, overrides: Sequence[str] = ()) -> Config:

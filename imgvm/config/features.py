@@ -12,7 +12,7 @@ CPU_FEATURES = (
     "fsgsbase", "tsc_adjust", "bmi1", "avx2", "fdp_excptn_only", "smep", "bmi2", "erms", "invpcid",
     "zero_fcs_fds", "rdseed", "adx", "smap", "clflushopt", "clwb", "sha_ni", "umip", "pku", "la57", "waitpkg",
     "gfni", "vaes", "vpclmulqdq", "rdpid", "movdiri", "movdir64b", "fsrm", "md_clear", "serialize",
-    "spec_ctrl", "stibp", "flush_l1d", "arch_capabilities", "ssbd", "avx_vnni", "xsaveopt", "xsavec",
-    "xgetbv1", "xsaves", "lahf_lm", "svm", "abm", "3dnowprefetch", "syscall", "nx", "pdpe1gb", "rdtscp",
-    "lm", "nonstop_tsc",
+    "spec_ctrl", "stibp", "flush_l1d", "arch_capabilities", "ssbd", "avx_vnni", "bhi_ctrl", "xsaveopt",
+    "xsavec", "xgetbv1", "xsaves", "lahf_lm", "svm", "abm", "3dnowprefetch", "syscall", "nx", "pdpe1gb",
+    "rdtscp", "lm", "nonstop_tsc",
 )  # fmt: skip

@@ -12,17 +12,19 @@ from imgvm.config.document import Path, Tree
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.suggest import did_you_mean
 from imgvm.errors import Problem
+from imgvm.machine import SEED_DISK
 
 MIN_MEMORY_BYTES = units.MIB
 MAX_MEMORY_BYTES = units.TIB
 PAGE_BYTES = 4096
 SECTOR_BYTES = 512
 MAX_DISK_BYTES = 256 * units.TIB
+USER_DATA_BEGINNINGS = ("#", "Content-Type:", "MIME-Version:", "From ")
 MAX_CMDLINE_BYTES = 2047  # what Linux on x86 keeps (COMMAND_LINE_SIZE with the final NUL)
 
 
 def check(tree: Tree) -> list[Problem]:
-    return [*_sizes(tree), *_cpu(tree), *_boot(tree), *_timeout(tree)]
+    return [*_sizes(tree), *_cpu(tree), *_boot(tree), *_disks(tree), *_cloud_init(tree), *_timeout(tree)]
 
 
 def _get(data: Any, path: Path) -> Any:
@@ -78,6 +80,42 @@ def _cpu(tree: Tree) -> Iterator[Problem]:
         elif seen.get(name, sign) != sign:
             yield tree.problem(at, f"{name} is both given and taken away", "decide for one of them")
         seen.setdefault(name, sign)
+
+
+def _disks(tree: Tree) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for index, disk in enumerate(tree.data.get("disks", [])):
+        at: Path = ("disks", index)
+        first = seen.setdefault(disk["name"], index)
+        if first != index:
+            yield tree.problem((*at, "name"), f"{disk['name']} is given twice", f"first as disks[{first}]")
+        if disk.get("embed", True):
+            continue
+        if index == 0:
+            yield tree.problem((*at, "embed"), "the first disk is the image's own")
+        if "source" not in disk:
+            yield tree.problem(at, "a disk outside the image needs a source", "name the file of the host")
+            continue
+        if disk.get("format", "auto") == "auto":
+            # A guest could write a header into a raw disk that makes it another's disk.
+            hint = "format: raw or format: qcow2"
+            yield tree.problem(at, "a disk outside the image needs its format", hint)
+        if "size" in disk:
+            yield tree.problem((*at, "size"), "a disk outside the image has the size of its file", key=True)
+
+
+def _cloud_init(tree: Tree) -> Iterator[Problem]:
+    seed = tree.data.get("cloud_init")
+    if seed is None:
+        return
+    text = seed.get("user_data")
+    if isinstance(text, str) and not text.startswith(USER_DATA_BEGINNINGS):
+        hint = "begin it with #cloud-config or #!, or write it as a map"
+        yield tree.problem(("cloud_init", "user_data"), "is text that cloud-init would pass over", hint)
+    for index, disk in enumerate(tree.data.get("disks", [])):
+        if disk["name"] == SEED_DISK.name:
+            message = f"{disk['name']} is the name of the disk that cloud_init makes"
+            yield tree.problem(("disks", index, "name"), message)
 
 
 def _timeout(tree: Tree) -> Iterator[Problem]:

@@ -38,8 +38,8 @@ def given(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def resolve(tree: Tree, values: Mapping[str, str], environment: Mapping[str, str]) -> None:
-    """Rewrites the tree's text values; problems are added to the tree."""
+def resolve(tree: Tree, values: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Rewrites the tree's text values; problems are added to the tree. Returns what came from outside."""
     scope = _Scope(tree, values, environment)
     known = {*scope.declared, *_names_in(tree.data)}
     for name in values:
@@ -49,6 +49,7 @@ def resolve(tree: Tree, values: Mapping[str, str], environment: Mapping[str, str
             raise UsageError(f"--var {name}: the config has no variable of that name", hint)
     tree.problems += scope.check()
     tree.data = _resolve(tree, scope, (), tree.data)
+    return dict(sorted(scope.outside.items()))
 
 
 def settled(tree: Tree, path: Path, data: Any) -> Any:
@@ -78,6 +79,7 @@ class _Scope:
     declared: dict[str, dict[str, Any]] = field(default_factory=dict)
     _values: dict[str, str | None] = field(default_factory=dict)
     _open: list[str] = field(default_factory=list)
+    outside: dict[str, str] = field(default_factory=dict)  # those that --var or the environment gave
 
     def __post_init__(self) -> None:
         rows = self.tree.data.get("vars") if isinstance(self.tree.data, dict) else None
@@ -114,12 +116,12 @@ class _Scope:
 
     def _find(self, name: str) -> str | None:
         if name in self.given:
-            return self.given[name]
+            return self.outside.setdefault(name, self.given[name])
         row = self.declared.get(name, {})
         source = row.get("env", False)
         source = name if source is True else source
         if isinstance(source, str) and source in self.environment:
-            return self.environment[source]
+            return self.outside.setdefault(name, self.environment[source])
         default = row.get("default")
         if not isinstance(default, (str, int, float)):
             return None

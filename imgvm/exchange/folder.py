@@ -15,28 +15,32 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from imgvm import launch, units
-from imgvm.config import Config, resolved_text
+from imgvm.config import Config, composed, resolved_text
+from imgvm.config.document import MAX_TEXT_BYTES
 from imgvm.config.revise import revise, set_values
-from imgvm.edit import config_date, may_change
+from imgvm.edit import PACKED_TEXT, config_date, may_change
 from imgvm.errors import ImageError, ImgvmError, PackError
 from imgvm.launch import CONFIG_RESOLVED, CONFIG_TEXT, KERNEL
 from imgvm.machine import Disk, Machine
 from imgvm.pack import disk as disks
 from imgvm.pack import kernel as kernels
 from imgvm.pack.output import Replacement, check_output, host_error, sync
+from imgvm.pack.packer import COMPOSED
 from imgvm.pack.progress import Progress, choose
-from imgvm.qcow2 import MAX_BLOB_BYTES, Image
+from imgvm.qcow2 import MAX_BLOB_BYTES, Image, snapshots
 
-MANIFEST, DISK = "image.json", "disk.raw"
+MANIFEST, DISK, FURTHER_DISK = "image.json", "disk.raw", "disk-{}.raw"
+COMPOSED_FOLDER = "composed"
 FORMAT = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_DISK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,19}")
 _PIECE_BYTES = units.MIB
 
 
@@ -48,6 +52,8 @@ class _Manifest:
     text: str
     date: int
     cluster_bytes: int
+    further_disks: tuple[str, ...] = ()
+    pristine: bool = False
 
 
 def is_unpacked(path: str | Path) -> bool:
@@ -61,8 +67,12 @@ def unpack(path: str | Path, folder: str | Path, allow: Collection[str] = ()) ->
         raise PackError(f"{folder} exists and is not empty", "name a new folder")
     with launch.open_image(path, writable=False, allow=allow).image as image:
         names = [blob.name for blob in image.config_blobs()]
+        taken = {MANIFEST, DISK, COMPOSED_FOLDER, *map(FURTHER_DISK.format, image.disk_names())}
+        for name in image.disk_names():
+            if not _DISK_NAME.fullmatch(name):
+                raise ImageError(f"{path}: a disk of the name {name!r} makes no file")
         for name in names:
-            if not _FILE_NAME.fullmatch(name) or name in (MANIFEST, DISK):
+            if not _FILE_NAME.fullmatch(name) or name in taken:
                 hint = "`imgvm extract` can take its blobs out one by one"
                 raise ImageError(f"{path}: a blob of the name {name!r} makes no file", hint)
         try:
@@ -72,10 +82,12 @@ def unpack(path: str | Path, folder: str | Path, allow: Collection[str] = ()) ->
                 inside = Path(temporary) / "unpacked"
                 inside.mkdir()
                 _write_parts(image, names, inside)
+                written = _write_composed(image, names, inside)
                 inside.rename(target)
         except OSError as error:
             raise host_error(error, folder) from error
-    return [*names, DISK, MANIFEST]
+        further = [FURTHER_DISK.format(name) for name in image.disk_names()]
+    return [*names, DISK, *further, *written, MANIFEST]
 
 
 def _write_parts(image: Image, names: Sequence[str], folder: Path) -> None:
@@ -91,8 +103,29 @@ def _write_parts(image: Image, names: Sequence[str], folder: Path) -> None:
         "cluster_bytes": image.info.cluster_bytes,
         "config": (folder / CONFIG_TEXT).read_text("utf-8"),
     }
+    if further := image.disk_names():
+        manifest["further_disks"] = list(further)
+    if any(row.name == snapshots.PRISTINE for row in image.snapshots()):
+        manifest["pristine"] = True
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     write_raw(image, folder / DISK)
+    for name in further:
+        write_raw(image.open_disk(name), folder / FURTHER_DISK.format(name))
+
+
+def _write_composed(image: Image, names: Sequence[str], folder: Path) -> list[str]:
+    """The config and what it includes, beside each other as they were packed."""
+    if COMPOSED not in names:
+        return []
+    text = image.read_config(PACKED_TEXT if PACKED_TEXT in names else CONFIG_TEXT, MAX_TEXT_BYTES)
+    blob = image.read_config(COMPOSED, composed.MAX_BYTES)
+    written = []
+    for name, content in composed.files(blob, text.decode("utf-8", "replace")).items():
+        path = folder / COMPOSED_FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        written.append(f"{COMPOSED_FOLDER}/{name}")
+    return written
 
 
 def write_raw(image: Image, target: Path) -> None:
@@ -121,10 +154,21 @@ def assemble(
     try:
         manifest = _read_manifest(source)
         blobs = _read_blobs(source, manifest, sets)
-        disk = disks.open_source(Disk(name="disk", source=DISK, format="raw"), source)
-        with closing(disk), Replacement(target) as temporary:
-            with Image.create(temporary, disk.size_bytes, cluster_bytes=manifest.cluster_bytes) as image:
-                disks.copy(disk, DISK, image, manifest.cluster_bytes, shown)
+        with ExitStack() as stack:
+            files = {name: FURTHER_DISK.format(name) for name in manifest.further_disks}
+            opened = {name: stack.enter_context(_raw_file(source, file)) for name, file in files.items()}
+            first = stack.enter_context(_raw_file(source, DISK))
+            temporary = stack.enter_context(Replacement(target))
+            cluster_bytes = manifest.cluster_bytes
+            with Image.create(temporary, first.size_bytes, cluster_bytes=cluster_bytes) as image:
+                for name, disk in opened.items():
+                    image.add_disk(name, disk.size_bytes, date=manifest.date)
+                disks.copy(first, DISK, image, cluster_bytes, shown)
+                for name, disk in opened.items():
+                    with image.open_disk(name) as target_disk:
+                        disks.copy(disk, files[name], target_disk, cluster_bytes, shown)
+                if manifest.pristine:
+                    snapshots.create(image, snapshots.PRISTINE, date=manifest.date)
                 image.set_config(blobs, date=manifest.date)
             sync(temporary)
     except OSError as error:
@@ -132,6 +176,10 @@ def assemble(
     finally:
         shown.finish()
     return target
+
+
+def _raw_file(folder: Path, name: str) -> closing[disks.DiskSource]:
+    return closing(disks.open_source(Disk(name="disk", source=name, format="raw"), folder))
 
 
 def name_of(folder: str | Path) -> str:
@@ -147,12 +195,17 @@ def _read_manifest(folder: Path) -> _Manifest:
         data: Any = json.loads(path.read_bytes())
         if data["format"] != FORMAT:
             raise PackError(f"{path}: format {data['format']} is not known to this imgvm", hint)
-        found = _Manifest(dict(data["blobs"]), data["config"], data["date"], data["cluster_bytes"])
+        further = tuple(data.get("further_disks", ()))
+        blobs, pristine = dict(data["blobs"]), data.get("pristine") is True
+        found = _Manifest(blobs, data["config"], data["date"], data["cluster_bytes"], further, pristine)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PackError(f"{path} is damaged: {error}", hint) from None
     for name in found.digests:
         if not _FILE_NAME.fullmatch(name):
             raise PackError(f"{path} is damaged: {name!r} is no name of a blob", hint)
+    for name in found.further_disks:
+        if not isinstance(name, str) or not _DISK_NAME.fullmatch(name):
+            raise PackError(f"{path} is damaged: {name!r} is no name of a disk", hint)
     return found
 
 

@@ -84,6 +84,11 @@ def _statement(image: Image, *, disk: bool) -> dict[str, Any]:
     }
     if disk:
         statement["disk"] = {"bytes": image.info.disk_bytes, "sha256": _disk_digest(image)}
+        for name in image.disk_names():
+            further = image.open_disk(name)
+            row = {"bytes": further.info.disk_bytes, "sha256": _disk_digest(further)}
+            statement.setdefault("further_disks", {})[name] = row
+            further.close()
     return statement
 
 
@@ -112,6 +117,10 @@ def _changes(image: Image, signed: dict[str, Any]) -> Iterator[str]:
                 yield error.message
     if "disk" in signed and signed["disk"] != now["disk"]:
         yield "the disk was changed after signing"
+    was, there = signed.get("further_disks", {}), now.get("further_disks", {})
+    if "disk" in signed and was != there:
+        names = sorted(name for name in {*was, *there} if was.get(name) != there.get(name))
+        yield f"the disk {', '.join(names)} was changed after signing"
 
 
 def _read_key(path: Path) -> bytes:

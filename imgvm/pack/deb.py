@@ -27,12 +27,14 @@ from pathlib import Path
 from imgvm.errors import PackError
 from imgvm.pack.apt import LISTS_FRESH_SECONDS, Apt, Package
 from imgvm.pack.progress import Progress
+from imgvm.pack.sources import Source
 
 _NUMBERS = {"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}
 _WANTED = re.compile(r"(?:usr/)?(?:boot/vmlinuz-|lib/modules/|bin/busybox$)")
 _KERNEL_NAME = re.compile(r"linux-image-[a-z0-9.+-]+")
 _MAX_HOPS = 4
 _RECORD_VERSION = 1
+_OFFLINE_HINT = "pack once without --offline"
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,14 @@ class DebCache:
         progress: Progress | None = None,
         clock: Callable[[], float] = time.time,
         apt: Callable[[str, Path, Progress], Apt] = Apt,
+        *,
+        offline: bool = False,
     ) -> None:
         self.folder = folder
         self._progress = progress or Progress()
         self._clock = clock
         self._apt = apt
+        self._offline = offline
 
     def kernel(self, distro: str, package: str) -> Deb:
         """The kernel package that `package` is or depends on (linux-image-cloud-amd64 names no version)."""
@@ -71,8 +76,10 @@ class DebCache:
         """A package of `distro` (`debian:<suite>`), from the cache where that is fresh or all there is."""
         suite = suite_of(distro)
         known = self._recall(suite, package)
-        if known is not None and known[1] < LISTS_FRESH_SECONDS:
+        if known is not None and (known[1] < LISTS_FRESH_SECONDS or self._offline):
             return known[0]
+        if self._offline:
+            raise PackError(f"--offline: {package} of Debian {suite} is not in the cache", _OFFLINE_HINT)
         try:
             with self._usable():
                 return self._fetch(suite, package, follow_kernel)
@@ -82,6 +89,32 @@ class DebCache:
             deb = known[0]
             self._progress.note(f"using {deb.name} {deb.version} from the cache: {error.message}")
             return deb
+
+    def pinned(self, row: Source) -> Deb:
+        """The very package that a lock names, from the cache or the archive."""
+        try:
+            suite, name, version = row.origin.split(" ")
+        except ValueError:
+            raise PackError(f"{row.part}: {row.origin} names no package", "pack without --frozen") from None
+        path = self.folder / "deb" / f"{row.sha256}.deb"
+        deb = Deb(suite_of(f"debian:{suite}"), name, version, row.uri, row.sha256, row.size_bytes, path)
+        if path.exists() or (self.folder / "unpacked" / row.sha256).is_dir():
+            return deb
+        if self._offline:
+            message = f"--offline: {name} {version} (SHA-256 {row.sha256}) is not in the cache"
+            raise PackError(message, _OFFLINE_HINT)
+        package = Package(name, version, "", "", row.size_bytes, row.sha256)
+        with self._usable():
+            apt = self._apt(suite, self.folder / "apt" / suite, self._progress)
+            apt.update()
+            try:
+                return self._download(apt, suite, package)
+            except PackError as error:
+                what = f"{row.part}: {name} {version} (SHA-256 {row.sha256})"
+                raise PackError(
+                    f"--frozen: {what} cannot be had: {error.message}",
+                    "archives keep the newest version only; pack without --frozen takes that",
+                ) from error
 
     def unpacked(self, deb: Deb) -> Path:
         """A folder with the package's kernels, modules and busybox."""

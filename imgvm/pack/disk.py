@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The image's own disk: empty, or copied from a raw or qcow2 file without its holes and zeroes."""
+"""The disks in the image: empty, or copied from a raw or qcow2 file without its holes and zeroes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from imgvm import units
 from imgvm.errors import PackError
-from imgvm.machine import Disk, Machine
+from imgvm.machine import Disk
 from imgvm.pack import sources
 from imgvm.pack.progress import Progress
 from imgvm.pack.sources import Source
@@ -74,26 +74,26 @@ class DiskSource:
         self.stack.close()
 
 
-def open_source(disk: Disk, folder: Path) -> DiskSource:
-    """Opens what `disks[0].source` names, after a look at its format."""
+def open_source(disk: Disk, folder: Path, part: str = "disks[0]") -> DiskSource:
+    """Opens the source of a disk, which messages call `part`, after a look at its format."""
     assert disk.source is not None
     path = sources.resolve(folder, disk.source)
     stack = ExitStack()
     if path.exists() and not (path.is_file() or path.is_block_device() or path.is_dir()):
         hint = "give a raw or qcow2 image"
-        raise PackError(f"disks[0].source: {disk.source} is neither a file nor a block device", hint=hint)
+        raise PackError(f"{part}.source: {disk.source} is neither a file nor a block device", hint=hint)
     try:
         raw = stack.enter_context(path.open("rb"))
         head = raw.read(512)
         size_bytes = raw.seek(0, os.SEEK_END)
     except OSError as error:
         stack.close()
-        raise sources.failed("disks[0].source", disk.source, folder, error) from error
+        raise sources.failed(f"{part}.source", disk.source, folder, error) from error
     foreign = next((name for magic, name in _FOREIGN if head.startswith(magic)), None)
     if disk.format == "auto" and foreign:
         stack.close()
         raise PackError(
-            f"disks[0].source: {disk.source} is a {foreign} image, which imgvm does not read yet",
+            f"{part}.source: {disk.source} is a {foreign} image, which imgvm does not read yet",
             hint="convert it first: qemu-img convert -O qcow2; or say `format: raw` to copy it as it is",
         )
     if disk.format == "qcow2" or (disk.format == "auto" and head.startswith(_QCOW2_MAGIC)):
@@ -104,22 +104,28 @@ def open_source(disk: Disk, folder: Path) -> DiskSource:
     return DiskSource(-(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES, raw=raw, stack=stack)
 
 
-def disk_bytes(machine: Machine, source: DiskSource | None) -> int:
-    """The size of the image's own disk."""
-    disk = machine.disks[0] if machine.disks else None
+def disk_bytes(disk: Disk | None, source: DiskSource | None, part: str = "disks[0]", least: int = 0) -> int:
+    """The size of a disk; None: that of an image whose machine has none."""
     size = source.size_bytes if source else NO_DISK_BYTES
     if disk is not None and disk.size_bytes is not None:
         if source and disk.size_bytes < source.size_bytes:
             raise PackError(
-                f"disks[0].size: {units.format_size(disk.size_bytes)} is less than its source has "
+                f"{part}.size: {units.format_size(disk.size_bytes)} is less than its source has "
                 f"({units.format_size(source.size_bytes)})",
                 hint="leave size out to take that of the source",
             )
         size = disk.size_bytes
-    return max(size, machine.image.size_bytes or 0)
+    return max(size, least)
 
 
-def copy(source: DiskSource, origin: str, image: Image, cluster_bytes: int, progress: Progress) -> Source:
+def copy(
+    source: DiskSource,
+    origin: str,
+    image: Image,
+    cluster_bytes: int,
+    progress: Progress,
+    part: str = "disks[0]",
+) -> Source:
     """Writes the clusters that are not zero. Returns the lock's row, with the digest of the guest's view."""
     progress.step("copying the disk", source.size_bytes)
     digest = sha256()
@@ -132,7 +138,7 @@ def copy(source: DiskSource, origin: str, image: Image, cluster_bytes: int, prog
             image.write(offset + start, data[start:end])
         progress.advance(hashed)
     _hash_zeroes(digest.update, hashed, source.size_bytes)
-    return Source("disks[0]", origin, digest.hexdigest(), source.size_bytes)
+    return Source(part, origin, digest.hexdigest(), source.size_bytes)
 
 
 def runs(data: bytes, offset: int, cluster_bytes: int) -> Iterator[tuple[int, int]]:

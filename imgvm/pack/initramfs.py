@@ -126,9 +126,15 @@ def unpacked(data: bytes, path: str) -> bytes:
     return data if rest.strip(b"\0") else content
 
 
-def find_busybox(cache: DebCache, distro: str | None) -> tuple[bytes, Source]:
-    """The host's busybox when it is static, else that of Debian's package."""
-    found = shutil.which("busybox", path="/bin:/usr/bin:/usr/local/bin")
+def busybox_wish(distro: str | None) -> str:
+    return f"{distro or FALLBACK_DISTRO} {BUSYBOX_PACKAGE}"
+
+
+def find_busybox(cache: DebCache, distro: str | None, pin: Source | None = None) -> tuple[bytes, Source]:
+    """Debian's, where the kernel is Debian's too: the same on every host. Else the host's when it is static.
+    `pin` names the very package."""
+    is_ours = pin is None and distro is None
+    found = shutil.which("busybox", path="/bin:/usr/bin:/usr/local/bin") if is_ours else None
     if found is not None:
         try:
             data = Path(found).read_bytes()
@@ -136,7 +142,8 @@ def find_busybox(cache: DebCache, distro: str | None) -> tuple[bytes, Source]:
                 return data, Source.of("boot.initrd", "busybox of the host", data)
         except (OSError, elf.ElfError):
             pass  # Debian's will do
-    deb = cache.get(distro or FALLBACK_DISTRO, BUSYBOX_PACKAGE)
+    deb = cache.pinned(pin) if pin else cache.get(distro or FALLBACK_DISTRO, BUSYBOX_PACKAGE)
     data = (cache.unpacked(deb) / "bin/busybox").read_bytes()
     origin = f"{deb.suite} {deb.name} {deb.version}"
-    return data, Source("boot.initrd", origin, deb.sha256, deb.size_bytes, deb.uri)
+    asked = busybox_wish(distro)
+    return data, Source("boot.initrd", origin, deb.sha256, deb.size_bytes, deb.uri, asked)

@@ -21,6 +21,7 @@ _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 # What the machine's own devices need: virtio over PCI, then the devices on it.
 DEVICE_MODULES = ("virtio_pci", "virtio_blk")
 ENTROPY_MODULES = ("virtio_rng",)
+SEED_MODULES = ("isofs",)
 # Nothing waits for the power button, and checking a module's signature takes the guest a while.
 LATE_MODULES = ("button", "evdev")
 

@@ -4,32 +4,38 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
 import platformdirs
 
 from imgvm import units
-from imgvm.config import Config, resolved_text
+from imgvm.config import Config, composed, resolved_text
 from imgvm.errors import ImageError, PackError
-from imgvm.machine import Boot, Machine
-from imgvm.pack import disk, initramfs, sources
+from imgvm.machine import SEED_DISK, Boot, Disk, Machine
+from imgvm.pack import cloud_init, disk, initramfs, lock, sources
 from imgvm.pack import kernel as kernels
 from imgvm.pack.deb import DebCache
-from imgvm.pack.modules import DEVICE_MODULES, ENTROPY_MODULES, LATE_MODULES, ModuleTree, find_tree
+from imgvm.pack.modules import (
+    DEVICE_MODULES,
+    ENTROPY_MODULES,
+    LATE_MODULES,
+    SEED_MODULES,
+    ModuleTree,
+    find_tree,
+)
 from imgvm.pack.output import Replacement, check_output, full, host_error, sync
 from imgvm.pack.progress import Progress, choose
 from imgvm.pack.sources import Source
-from imgvm.qcow2 import Image
+from imgvm.qcow2 import Image, snapshots
 
 CONFIG, MACHINE, KERNEL, INITRD, LOCK = "config.yaml", "machine.json", "kernel", "initrd", "lock.json"
+COMPOSED = "composed.json"
 BUNDLED_KERNEL = "hello.elf"
-_LOCK_VERSION = 1
 _SLACK_BYTES = 16 * units.MIB  # page tables, boot parameters and a first few allocations of the kernel
 
 
@@ -60,39 +66,52 @@ class _KernelParts:
     distro: str | None
 
 
+@dataclass(frozen=True)
+class _PlannedDisk:
+    part: str
+    wish: Disk | None
+    source: disk.DiskSource | None
+    size_bytes: int
+
+
 class Packer:
     """One packing of one config. `cache` keeps what is fetched."""
 
     def __init__(
-        self, config: Config, progress: Progress | None = None, cache: DebCache | None = None
+        self,
+        config: Config,
+        progress: Progress | None = None,
+        cache: DebCache | None = None,
+        frozen: Path | None = None,
     ) -> None:
         self._config = config
         self._machine = config.machine
         self._folder = config.folder
         self._progress = progress or Progress()
-        self._cache = cache or DebCache(platformdirs.user_cache_path("imgvm"), self._progress)
-        self._sources: list[Source] = []
+        self._cache = cache or default_cache(self._progress)
+        self._sources = [
+            Source.of("include", part.origin, part.text.encode()) for part in config.includes
+        ]
+        self._lock_path = frozen
+        self._locked = lock.read(frozen) if frozen is not None else ()
         self._mtime_sec = source_date_epoch()
 
     def write(self, output: Path, *, force: bool) -> PackResult:
         check_output(output, force=force)
+        self._machine = _settled(self._machine, self._folder, output)
         blobs, parts = self._blobs()
-        machine_disk = self._machine.disks[0] if self._machine.disks else None
-        if len(self._machine.disks) > 1:
-            raise PackError("disks: this version of imgvm packs one disk, the image's own")
-        source = None
-        if machine_disk is not None and machine_disk.source is not None:
-            source = disk.open_source(machine_disk, self._folder)
-        with closing(source) if source else _Nothing():
-            size = disk.disk_bytes(self._machine, source)
-            cluster_bytes = self._machine.image.cluster_bytes
+        with ExitStack() as stack:
+            plan = self._open_disks(stack)
+            size = plan[0].size_bytes
             with Replacement(output) as temporary:
+                cluster_bytes = self._machine.image.cluster_bytes
                 with Image.create(temporary, size, cluster_bytes=cluster_bytes) as image:
-                    if source is not None and machine_disk is not None:
-                        origin = machine_disk.source or ""
-                        row = disk.copy(source, origin, image, cluster_bytes, self._progress)
-                        self._sources.append(row)
-                    blobs[LOCK] = self._lock()
+                    self._fill_disks(image, plan)
+                    if self._machine.image.pristine:
+                        snapshots.create(image, snapshots.PRISTINE, date=self._mtime_sec)
+                    if self._lock_path is not None:
+                        lock.check(self._lock_path, self._locked, self._sources)
+                    blobs[LOCK] = lock.text_of(self._sources).encode()
                     self._progress.step(f"writing {output.name}")
                     image.set_config(blobs, date=self._mtime_sec)
                 sync(temporary)
@@ -107,6 +126,43 @@ class Packer:
             blobs={name: len(data) for name, data in blobs.items()},
         )
 
+    def _pin(self, part: str, asked: str) -> Source | None:
+        """The package that the lock has for what a part asks for."""
+        return next((row for row in self._locked if (row.part, row.asked) == (part, asked)), None)
+
+    def _open_disks(self, stack: ExitStack) -> list[_PlannedDisk]:
+        """The disks that lie in the image, their sources open; the first one is there in any case."""
+        rows: list[tuple[int, Disk | None]] = list(enumerate(self._machine.disks)) or [(0, None)]
+        plan = []
+        for index, wish in rows:
+            if wish is not None and not wish.embed:
+                continue
+            part, source = f"disks[{index}]", None
+            if wish is not None and wish.source is not None:
+                source = disk.open_source(wish, self._folder, part)
+                stack.callback(source.close)
+            least = self._machine.image.size_bytes or 0 if index == 0 else 0
+            plan.append(_PlannedDisk(part, wish, source, disk.disk_bytes(wish, source, part, least)))
+        return plan
+
+    def _fill_disks(self, image: Image, plan: Sequence[_PlannedDisk]) -> None:
+        for further in plan[1:]:
+            assert further.wish is not None
+            image.add_disk(further.wish.name, further.size_bytes, date=self._mtime_sec)
+        seed = self._machine.cloud_init
+        if seed is not None:
+            data = cloud_init.image(seed, self._machine.name, self._mtime_sec)
+            image.add_disk(SEED_DISK.name, len(data), date=self._mtime_sec)
+            with image.open_disk(SEED_DISK.name) as target:
+                target.write(0, data)
+        for index, row in enumerate(plan):
+            if row.wish is None or row.source is None:
+                continue
+            origin, cluster_bytes = row.wish.source or "", self._machine.image.cluster_bytes
+            with image.open_disk(row.wish.name) if index else nullcontext(image) as target:
+                used = disk.copy(row.source, origin, target, cluster_bytes, self._progress, row.part)
+            self._sources.append(used)
+
     def _blobs(self) -> tuple[dict[str, bytes], _KernelParts]:
         """Everything but the disk. No file is written before all of it is there."""
         boot = self._machine.boot
@@ -120,6 +176,9 @@ class Packer:
             MACHINE: resolved_text(machine).encode(),
             KERNEL: parts.kernel.data,
         }
+        written = composed.text_of(self._config)
+        if written is not None:
+            blobs[COMPOSED] = written.encode()
         initrd = self._initrd(boot, parts)
         if initrd is not None:
             blobs[INITRD] = initrd
@@ -145,7 +204,12 @@ class Packer:
             tree = find_tree(sources.resolve(self._folder, wish.path), kernel.version)
             return _KernelParts(kernel, tree, Source.of("boot.kernel", wish.path, data), None)
         assert wish.distro is not None and wish.package is not None
-        deb = self._cache.kernel(wish.distro, wish.package)
+        asked = f"{wish.distro} {wish.package}"
+        pin = self._pin("boot.kernel", asked)
+        if self._lock_path is not None and pin is None:
+            hint = "pack without --frozen, which adds it"
+            raise PackError(f"--frozen: boot.kernel: {asked} is not in {self._lock_path}", hint)
+        deb = self._cache.pinned(pin) if pin else self._cache.kernel(wish.distro, wish.package)
         folder = self._cache.unpacked(deb)
         images = sorted(folder.glob("boot/vmlinuz-*"))
         if len(images) != 1:
@@ -157,7 +221,7 @@ class Packer:
         kernel = kernels.load(images[0].read_bytes(), f"the kernel of {deb.name}", boot.protocol)
         trees = [path for path in sorted(folder.glob("lib/modules/*")) if path.is_dir()]
         origin = f"{deb.suite} {deb.name} {deb.version}"
-        source = Source("boot.kernel", origin, deb.sha256, deb.size_bytes, deb.uri)
+        source = Source("boot.kernel", origin, deb.sha256, deb.size_bytes, deb.uri, asked)
         return _KernelParts(kernel, ModuleTree(trees[0]) if trees else None, source, wish.distro)
 
     def _initrd(self, boot: Boot, parts: _KernelParts) -> bytes | None:
@@ -178,10 +242,12 @@ class Packer:
 
     def _automatic_initrd(self, boot: Boot, parts: _KernelParts) -> bytes:
         self._progress.step("building the initrd")
-        busybox, source = initramfs.find_busybox(self._cache, parts.distro)
+        pin = self._pin("boot.initrd", initramfs.busybox_wish(parts.distro))
+        busybox, source = initramfs.find_busybox(self._cache, parts.distro, pin)
         self._sources.append(source)
         entropy = ENTROPY_MODULES if self._machine.hardware.entropy else ()
-        wanted = [*DEVICE_MODULES, *entropy, *LATE_MODULES]
+        seed = SEED_MODULES if self._machine.cloud_init is not None else ()
+        wanted = [*DEVICE_MODULES, *entropy, *seed, *LATE_MODULES]
         modules = []
         if parts.modules is not None:
             modules = parts.modules.in_load_order(boot.modules, optional=wanted)
@@ -201,10 +267,9 @@ class Packer:
             mtime_sec=self._mtime_sec,
         )
 
-    def _lock(self) -> bytes:
-        rows = [{key: value for key, value in asdict(row).items() if value} for row in self._sources]
-        text = json.dumps({"lock": _LOCK_VERSION, "sources": rows}, indent=1, ensure_ascii=False)
-        return f"{text}\n".encode()
+
+def default_cache(progress: Progress, *, offline: bool = False) -> DebCache:
+    return DebCache(platformdirs.user_cache_path("imgvm"), progress, offline=offline)
 
 
 def pack(
@@ -214,15 +279,19 @@ def pack(
     force: bool = False,
     progress: Progress | None = None,
     cache: DebCache | None = None,
+    frozen: Path | None = None,
+    offline: bool = False,
 ) -> PackResult:
     """Packs `config` into the image `output`, which must not exist unless `force`.
 
+    `frozen` names a lock: an input that is not what it says is an error. `offline`: nothing is fetched.
     Without a `progress`, a bar is shown when stderr is a terminal, else nothing. Raises PackError and
     ImageError, and then leaves nothing behind.
     """
     shown = progress or choose()
     try:
-        return Packer(config, shown, cache).write(Path(output), force=force)
+        cache = cache or default_cache(shown, offline=offline)
+        return Packer(config, shown, cache, frozen).write(Path(output), force=force)
     except OSError as error:
         raise host_error(error, output) from error
     except ImageError as error:
@@ -250,7 +319,7 @@ def _bundled() -> bytes:
 
 
 def _check_memory(machine: Machine, blobs: Mapping[str, bytes]) -> None:
-    needed = sum(len(data) for name, data in blobs.items() if name not in (CONFIG, MACHINE))
+    needed = sum(len(data) for name, data in blobs.items() if name not in (CONFIG, MACHINE, COMPOSED))
     if machine.boot is not None and not machine.boot.kernel.bundled and INITRD in blobs:
         needed += len(blobs[INITRD]) + _SLACK_BYTES  # the kernel unpacks the initrd beside itself
     if needed > machine.hardware.memory_bytes:
@@ -261,9 +330,15 @@ def _check_memory(machine: Machine, blobs: Mapping[str, bytes]) -> None:
         )
 
 
-class _Nothing:
-    def __enter__(self) -> None:
-        return None
+def _settled(machine: Machine, folder: Path, output: Path) -> Machine:
+    """Disks outside the image are found from the image's folder, as everything that an image names."""
 
-    def __exit__(self, *_: object) -> None:
-        return None
+    def moved(wish: Disk) -> Disk:
+        if wish.embed or wish.source is None:
+            return wish
+        named = Path(wish.source).expanduser()
+        if named.is_absolute():
+            return replace(wish, source=str(named))
+        return replace(wish, source=os.path.relpath((folder / named).resolve(), output.resolve().parent))
+
+    return replace(machine, disks=tuple(map(moved, machine.disks)))

@@ -20,6 +20,7 @@ class Source:
     sha256: str
     size_bytes: int
     uri: str = ""
+    asked: str = ""  # for which words of the config a package was chosen
 
     @classmethod
     def of(cls, part: str, origin: str, data: bytes) -> Source:

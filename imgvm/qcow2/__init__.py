@@ -88,6 +88,8 @@ class Image:
 
     def __init__(self, handle: Any, path: str, *, writable: bool) -> None:
         self._handle = handle
+        self._disks: list[Image] = []  # open further disks
+        self._owner: Image | None = None  # of a further disk: what it lies in, which lives as long
         self.path = path
         self.writable = writable
 
@@ -151,11 +153,15 @@ class Image:
         writable: bool = False,
         keep_to_folder: bool = False,
         repair: bool = False,
+        raw: bool = False,
+        keep_below: bool = False,
     ) -> Self:
         """Open by content: qcow2 with its backing files, or else a raw disk.
 
         `keep_to_folder`, for images from elsewhere: errno EPERM when a backing or data file lies outside the
-        folder. `repair`: for writing, and also an image that is marked corrupt; call `repair` on it.
+        folder. `repair`: for writing, and also an image that is marked corrupt; call `repair` on it. `raw`: a
+        raw disk, whatever its guest wrote into it. `keep_below`: its backing file may be anywhere, and
+        keeps to its own folder.
         """
         name = os.fspath(path)
         lib = binding.lib()
@@ -165,6 +171,8 @@ class Image:
             mode |= lib.IMGVM_IMAGE_KEEP_TO_FOLDER
         if repair:
             mode |= lib.IMGVM_IMAGE_REPAIR
+        for wish, bit in ((raw, lib.IMGVM_IMAGE_RAW), (keep_below, lib.IMGVM_IMAGE_KEEP_BELOW)):
+            mode |= bit if wish else 0
         handle = binding.open_handle(ImageError, "imgvm_image_open", binding.path_bytes(name), mode)
         return cls(handle, name, writable=writable)
 
@@ -176,8 +184,11 @@ class Image:
         return self._handle
 
     def close(self) -> None:
-        """Flush and close; the handle is gone even if that fails."""
+        """Flush and close, further disks too; the handle is gone even if that fails."""
         if self._handle is not None:
+            disks, self._disks = self._disks, []
+            for disk in reversed(disks):
+                disk.close()
             handle, self._handle = self._handle, None
             binding.call(ImageError, "imgvm_image_close", handle)
 
@@ -323,8 +334,8 @@ class Image:
         return bytes(data)
 
     def _snapshot_index(self, name: str) -> int:
-        """By name, or else by id."""
-        found = self.snapshots()
+        """By name, or else by id; those of a further disk are in its image's table."""
+        found = (self._owner or self).snapshots()
         for key in ("name", "id"):
             for index, snapshot in enumerate(found):
                 if getattr(snapshot, key) == name:
@@ -342,6 +353,40 @@ class Image:
         leaks, corruptions = binding.ffi().new("uint64_t *"), binding.ffi().new("uint64_t *")
         binding.call(ImageError, "imgvm_image_check", self.handle, leaks, corruptions)
         return Check(leaks[0], corruptions[0])
+
+    # Further disks in the same file, each with a map of its own.
+
+    def add_disk(self, name: str, disk_bytes: int, *, date: int = 0) -> None:
+        """Make an empty disk beside the image's own; `open_disk` opens it. `date`: since 1970."""
+        _check_unsigned(disk_bytes, "the disk's size")
+        _check_unsigned(date, "the date", bits=32)
+        raw = binding.path_bytes(name)
+        binding.call(ImageError, "imgvm_image_add_disk", self.handle, raw, disk_bytes, date)
+
+    def open_disk(self, name: str) -> Image:
+        """A further disk, to be read and written like an image. It is closed with this one, if not before.
+
+        In an overlay, what is not written there is that of the image below.
+        """
+        handle = binding.open_handle(
+            ImageError, "imgvm_image_open_disk", self.handle, binding.path_bytes(name)
+        )
+        disk = Image(handle, f"{self.path} (disk {name})", writable=self.writable)
+        disk._owner = self
+        self._disks.append(disk)
+        return disk
+
+    def disk_names(self) -> tuple[str, ...]:
+        """The further disks of this image and of what is below it."""
+        names: list[str] = []
+        name = binding.ffi().new("char[256]")
+        while True:
+            result = binding.lib().imgvm_image_disk_name(
+                self.handle, len(names), name, 256, binding.ffi().NULL
+            )
+            if result < 0:
+                return tuple(names)
+            names.append(binding.text(name))
 
     # The embedded configuration. An overlay without one shows that of its backing file.
 

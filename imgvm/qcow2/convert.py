@@ -62,6 +62,9 @@ def convert(
                 blobs = {blob.name: image.read_config(blob.name) for blob in image.config_blobs()}
                 dates = [row.date for row in image.snapshots() if row.name == "imgvm.config"]
                 out.image.set_config(blobs, date=int(dates[0]) if dates else 0)
+            if format == "qcow2" and not snapshot:
+                for name in image.disk_names():
+                    out.add_disk(name, image.open_disk(name))
 
 
 class _Target:
@@ -98,6 +101,14 @@ class _Target:
         with suppress(ImageError):
             self.image.close()
         self.path.unlink(missing_ok=True)
+
+    def add_disk(self, name: str, source: Image) -> None:
+        """A further disk, as it is."""
+        self.image.add_disk(name, source.info.disk_bytes)
+        disk = self.image.open_disk(name)
+        for offset, data in _disk_parts(source):
+            for start, end in _data_runs(data):
+                disk.write(offset + start, memoryview(data)[start:end])
 
     def fill(self, parts: Iterator[Part]) -> None:
         """Ascending parts of the disk; the rest is zeros."""

@@ -6,11 +6,15 @@ The guest runs on native threads; Python only starts it, waits for its end, and 
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
+import os
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +42,7 @@ class Result:
     console: str = field(default="", repr=False)
     disk_errors: int = 0  # requests for a disk that failed on this host
     disk_message: str = ""  # why the first one did
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict, repr=False)  # docs/debugging.md
     is_stuck: bool = False  # its threads still run: nothing that they use may be closed
 
     @property
@@ -62,13 +67,17 @@ class Drive:
     read_only: bool
     serial: str
     owner: Any = None
+    cache: str = "writeback"
 
 
 @dataclass(frozen=True)
 class Watch:
     """How closely a run is looked at."""
 
-    count: bool = False  # the translator counts instructions, which makes it slower
+    count: bool = False  # the translator counts instructions and executors, which makes it slower
+    trace: str = ""  # kinds of events with commas between (docs/debugging.md), a line each
+    trace_file: Path | None = None  # where; None: stderr
+    perf_map: bool = False  # /tmp/perf-PID.map names what the translator made
     lockstep: bool = False  # the interpreter checks every block that the translator runs
 
 
@@ -81,6 +90,19 @@ WAIT_SLICE_S = 0.25
 def wait_slice(deadline: float | None) -> float:
     """How many seconds to wait now for a machine that is given until `deadline` (of time.monotonic)."""
     return WAIT_SLICE_S if deadline is None else min(WAIT_SLICE_S, max(0.0, deadline - time.monotonic()))
+
+
+@functools.cache
+def _perf_map(pid: int) -> int:
+    """Where Linux perf looks for names of this process's code: open until it ends, for all its machines."""
+    path = Path(f"/tmp/perf-{pid}.map")
+    path.unlink(missing_ok=True)  # an older process's, or somebody's trap: nothing there is followed
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def check_trace(kinds: str) -> None:
+    """Raises unless all of Watch.trace is known."""
+    binding.call(EngineError, "imgvm_trace_check", kinds.encode())
 
 
 def detect_protocol(kernel: bytes) -> str:
@@ -119,7 +141,8 @@ class Vm:
         self._handle: Any = self._create()
         try:
             for drive in self._drives:
-                self._call("add_disk", drive.handle, drive.read_only, drive.serial.encode())
+                cache = getattr(binding.lib(), f"IMGVM_CACHE_{drive.cache.upper()}")
+                self._call("add_disk", drive.handle, drive.read_only, drive.serial.encode(), cache)
             self._load(program)
         except BaseException:
             self.close()
@@ -132,12 +155,18 @@ class Vm:
         config = self._config()
         vendor = binding.ffi().new("char[]", self.machine.hardware.cpu.vendor.encode())
         config.cpu_model, config.cpu_features, config.cpu_vendor = model, features, vendor
-        try:
-            return binding.open_handle(EngineError, "imgvm_vm_create", config)
-        except EngineError as error:
-            if error.errno == errno.ENOTSUP:
-                error.status = STATUS_CANNOT_RUN
-            raise
+        with contextlib.ExitStack() as stack:
+            if self._watch.trace:
+                kinds = binding.ffi().new("char[]", self._watch.trace.encode())
+                config.trace, config.trace_fd = kinds, 2
+                if self._watch.trace_file is not None:
+                    config.trace_fd = stack.enter_context(self._watch.trace_file.open("w")).fileno()
+            try:
+                return binding.open_handle(EngineError, "imgvm_vm_create", config)
+            except EngineError as error:
+                if error.errno == errno.ENOTSUP:
+                    error.status = STATUS_CANNOT_RUN
+                raise
 
     def _config(self) -> Any:
         lib, machine, debug_exit = binding.lib(), self.machine, self.machine.debug_exit
@@ -149,6 +178,7 @@ class Vm:
         config.entropy = machine.hardware.entropy
         config.count = self._watch.count
         config.lockstep = self._watch.lockstep
+        config.perf_map_fd = _perf_map(os.getpid()) if self._watch.perf_map else 0
         config.reset_is_exit = machine.exit.on_reboot == "exit"
         if debug_exit is not None:
             mappings = {"raw": lib.IMGVM_DEBUG_EXIT_RAW, "qemu": lib.IMGVM_DEBUG_EXIT_QEMU}
@@ -234,7 +264,16 @@ class Vm:
             console=self._capture.text() if self._capture else "",
             disk_errors=out.disk_errors,
             disk_message=binding.text(out.disk_message),
+            counts=self._counts(),
         )
+
+    def _counts(self) -> dict[str, dict[str, int]]:
+        lib, ffi = binding.lib(), binding.ffi()
+        items = ffi.new("imgvm_count[]", lib.imgvm_vm_counts(self._handle, ffi.NULL, 0))
+        counts: dict[str, dict[str, int]] = {}
+        for item in items[0 : min(len(items), lib.imgvm_vm_counts(self._handle, items, len(items)))]:
+            counts.setdefault(binding.text(item.group), {})[binding.text(item.name)] = item.value
+        return counts
 
     def power_button(self) -> None:
         """Presses it; what happens is the guest's choice."""

@@ -18,6 +18,7 @@ from imgvm.config import Config
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
+ENGINES = pytest.mark.parametrize("engine", ["interp", "jit"])
 MODELS = ("portable", "x86-64", "x86-64-v2", "x86-64-v3", "host")
 PYTHON_SUITES = ("test_float", "test_int", "test_struct", "test_hashlib", "test_decimal")
 TEXT = "The quick brown fox jumps over the lazy dog"
@@ -67,9 +68,9 @@ def whole_python(resources: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, float], str]:
-    """Runs a script in the guest on a processor model; what it printed, once it ended with status 0."""
-    def run(model: str, script: str, seconds: float) -> str:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str, float], str]:
+    """Runs a script in the guest on an engine and a processor model; what it printed, once it ended with status 0."""
+    def run(engine: str, model: str, script: str, seconds: float) -> str:
         folder = tmp_path_factory.mktemp("suites")
         (folder / "initrd").write_bytes(guest_root.build_or_skip(script))
         text = f"""
@@ -79,7 +80,7 @@ machine: {{memory: 1GiB, cpu: {{model: {model}}}}}
 boot: {{kernel: {{distro: "debian:bookworm"}}, initrd: initrd, cmdline: [console=ttyS0, quiet]}}
 """
         image = packed(Config.from_text(text, "suites.yaml", folder), Path(folder) / "suites.img")
-        with imgvm.run(image, accel="interp") as vm:
+        with imgvm.run(image, accel=engine) as vm:
             result = vm.wait(seconds)
             said = vm.console.text().replace("\r", "")
         image.unlink()
@@ -107,9 +108,10 @@ HAS = {
 }
 
 
+@ENGINES
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_computes_alike(run: Callable[[str, str, float], str], model: str) -> None:
-    said = run(model, "fail() { echo \"FAILED: $*\"; exit 1; }\n" + SHOW + OPENSSL + QUICK_PYTHON, QUICK_SECONDS)
+def test_every_model_computes_alike(run: Callable[[str, str, str, float], str], model: str, engine: str) -> None:
+    said = run(engine, model, "fail() { echo \"FAILED: $*\"; exit 1; }\n" + SHOW + OPENSSL + QUICK_PYTHON, QUICK_SECONDS)
     there, absent = HAS[model]
     assert there <= flags(said), there - flags(said)
     assert not absent & flags(said), absent & flags(said)
@@ -121,9 +123,11 @@ def test_every_model_computes_alike(run: Callable[[str, str, float], str], model
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(LONG_SECONDS + 60)
+@ENGINES
 @pytest.mark.parametrize("model", MODELS)
-def test_python_regression_tests(run: Callable[[str, str, float], str], model: str) -> None:
+def test_python_regression_tests(run: Callable[[str, str, str, float], str], model: str, engine: str) -> None:
     """All of them; with the default model also what its authors call expensive."""
     resources = "decimal" if model == "portable" else "none"
-    said = run(model, "fail() { echo \"FAILED: $*\"; exit 1; }\n" + whole_python(resources), LONG_SECONDS)
-    assert said.count("Tests result: SUCCESS") == len(PYTHON_SUITES)
+    said = run(engine, model, "fail() { echo \"FAILED: $*\"; exit 1; }\n" + whole_python(resources), LONG_SECONDS)
+    assert len(re.findall(r"^Tests result: SUCCESS$", said, re.M)) == len(PYTHON_SUITES), said[-3000:]

@@ -78,6 +78,24 @@ static void read_config(imgvm_image *image)
     }
 }
 
+static void use_disks(imgvm_image *image, const imgvm_image_info *info, bool write)
+{
+    imgvm_error err = {0};
+    imgvm_image *disk;
+    for (uint32_t i = 0; i < info->snapshots && i < SNAPSHOTS_READ; i++) {
+        imgvm_snapshot_info snapshot;
+        imgvm_image_info disk_info;
+        if (imgvm_image_snapshot(image, i, &snapshot, &err) || strncmp(snapshot.name, "imgvm.disk.", 11) ||
+            told(imgvm_image_open_disk(image, snapshot.name + 11, &disk, &err), &err))
+            continue;
+        imgvm_image_get_info(disk, &disk_info);
+        read_all(disk, &disk_info);
+        if (write)
+            told(imgvm_image_write(disk, 0, data, clamp(disk_info.disk_bytes), &err), &err);
+        told(imgvm_image_close(disk, &err), &err);
+    }
+}
+
 static void change(imgvm_image *image, const imgvm_image_info *info, uint8_t choice)
 {
     const imgvm_snapshot_state state = {.data = data, .bytes = 1000};
@@ -120,6 +138,7 @@ static void use(const char *path, int mode, uint8_t choice)
     } else {
         read_all(image, &info);
         read_config(image);
+        use_disks(image, &info, mode & IMGVM_IMAGE_READ_WRITE);
         told(imgvm_image_check(image, &leaks, &corruptions, &err), &err);
         if (mode & IMGVM_IMAGE_READ_WRITE)
             change(image, &info, choice);

@@ -49,6 +49,8 @@ def _ours(folder: Path, **options: object) -> Path:
         image.zero(150_000, 20_000)
         image.set_config({"machine.yaml": b"version: 1\n"}, date=1)
         image.create_snapshot("second", date=2)
+        image.add_disk("data", DISK)
+        image.open_disk("data").write(70_000, b"of a further disk")
     return path
 
 

@@ -62,6 +62,6 @@ def test_agrees_with_kvm(against_kvm: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_agrees_with_kvm_at_length(against_kvm: Path) -> None:
-    for seed in range(2, 12):
-        check(against_kvm, "--seed", str(seed), "--count", "200000", "--seconds", "300")
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_agrees_with_kvm_at_length(against_kvm: Path, seed: int) -> None:
+    check(against_kvm, "--seed", str(seed), "--count", "200000", "--seconds", "300")

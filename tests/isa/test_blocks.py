@@ -47,13 +47,14 @@ def blocks() -> Path:
     return out
 
 
-def check(program: Path, *arguments: str, ended_share: float = 0.1) -> None:
+def check(program: Path, *arguments: str, ended_share: float = 0.1, operand_share: float = 0.1) -> None:
     done = subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=7200)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    totals = re.search(r"^(\d+) programs: (\d+) reached their end, (\d+) an exception; (\d+) runs, (\d+) cut short", done.stdout, re.M)
+    totals = re.search(r"^(\d+) programs: (\d+) reached their end, (\d+) an exception; (\d+) runs, (\d+) cut short; (\d+) at an operand", done.stdout, re.M)
     assert totals, done.stdout
-    programs, ended, _, runs, cut = map(int, totals.groups())
+    programs, ended, _, runs, cut, at_operands = map(int, totals.groups())
     assert ended > programs * ended_share and runs > 5 * programs and cut < runs / 10
+    assert at_operands > programs * operand_share
 
 
 def test_every_mode(blocks: Path) -> None:
@@ -63,10 +64,11 @@ def test_every_mode(blocks: Path) -> None:
 # The end is HLT, which is #GP in ring 3.
 @pytest.mark.parametrize(("mode", "ended_share"), [("long3", 0.01), ("long0", 0.3)])
 def test_64_bit(blocks: Path, mode: str, ended_share: float) -> None:
-    check(blocks, "--seed", "2", "--count", "1000", "--mode", mode, ended_share=ended_share)
+    check(blocks, "--seed", "2", "--count", "1000", "--mode", mode, ended_share=ended_share, operand_share=0.5)
 
 
 @pytest.mark.nightly
-def test_every_mode_at_length(blocks: Path) -> None:
-    for seed in range(10, 20):
-        check(blocks, "--seed", str(seed), "--count", "300000")
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_every_mode_at_length(blocks: Path, seed: int) -> None:
+    check(blocks, "--seed", str(seed), "--count", "300000")

@@ -84,10 +84,10 @@ def test_undefined_opcodes(differential: Path, bits: str) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(100, 110))
 @BITS
-def test_ten_million(differential: Path, bits: str) -> None:
-    for seed in range(100, 110):
-        check(differential, "--bits", bits, "--seed", str(seed), "--count", "1000000")
-        check(differential, "--bits", bits, "--any-opcode", "--seed", str(seed), "--count", "1000000")
-        if bits == "64":
-            check(differential, "--translate", "--seed", str(seed + 100), "--count", "1000000")
+def test_ten_million(differential: Path, bits: str, seed: int) -> None:
+    check(differential, "--bits", bits, "--seed", str(seed), "--count", "1000000")
+    check(differential, "--bits", bits, "--any-opcode", "--seed", str(seed), "--count", "1000000")
+    if bits == "64":
+        check(differential, "--translate", "--seed", str(seed + 100), "--count", "1000000")

@@ -44,6 +44,7 @@ struct world {
     unsigned port_reads, port_writes, mmio_reads, mmio_writes;
     int vector;
     uint64_t now;
+    void (*on_port_write)(struct world *w); /* NULL: nothing more */
 };
 
 static inline uint32_t world_port_read(void *opaque, uint16_t port, unsigned size)
@@ -61,6 +62,8 @@ static inline void world_port_write(void *opaque, uint16_t port, unsigned size, 
     w->port_writes++;
     w->last_port = port;
     w->last_value = value;
+    if (w->on_port_write)
+        w->on_port_write(w);
 }
 static inline uint64_t world_mmio_read(void *opaque, uint64_t gpa, unsigned size)
 {
@@ -150,13 +153,14 @@ static inline void world_init_as(struct world *w, enum cpu_vendor vendor)
     static const struct cpu_callbacks callbacks = {
         .port_read = world_port_read, .port_write = world_port_write, .mmio_read = world_mmio_read,
         .mmio_write = world_mmio_write, .interrupt_acknowledge = world_acknowledge, .msr_read = world_msr_read,
-        .msr_write = world_msr_write, .cr8_read = world_cr8_read, .cr8_write = world_cr8_write, .time_ns = world_time_ns};
+        .msr_write = world_msr_write, .cr8_read = world_cr8_read, .cr8_write = world_cr8_write, .time_ns = world_time_ns, .name_code = WORLD_NAME_CODE};
     imgvm_error err;
     memset(w, 0, sizeof *w);
     w->vector = -1;
     CHECK_EQ(guest_mem_init(&w->mem, &err), 0);
     CHECK_EQ(guest_mem_add(&w->mem, 0, 4 << 20, false, &err), 0);
-    struct cpu_options options = {.id = 0, .count = 1, .translator = WORLD_TRANSLATOR, .vendor = vendor};
+    struct cpu_options options = {.id = 0, .count = 1, .translator = WORLD_TRANSLATOR, .vendor = vendor,
+                                  .count_instructions = WORLD_COUNTS};
     w->cpu = cpu_create(&callbacks, w, &w->mem, &options, &err);
     CHECK(w->cpu != NULL);
 

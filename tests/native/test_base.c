@@ -54,6 +54,15 @@ static void dev_write(void *device, uint64_t offset, unsigned size, uint64_t val
     last_value = value;
 }
 
+static void take_count(void *opaque, const char *group, const char *name, uint64_t value)
+{
+    static const char *const names[] = {"one", "two", "none"};
+    unsigned i = 0;
+    while (i < 3 && strcmp(name, names[i]))
+        i++;
+    ((uint64_t *)opaque)[strcmp(group, "ports") ? 3 : i] += value;
+}
+
 static void test_bus(void)
 {
     static const struct bus_ops ops = {dev_read, dev_write};
@@ -73,8 +82,15 @@ static void test_bus(void)
     bus_write(&bus, 0x63, 2, 0xbbaa);
     CHECK_EQ(last_offset, 3);
     CHECK_EQ(last_value, 0xaa);
+    CHECK(!strcmp(bus_name(&bus, 0x41), "two") && !strcmp(bus_name(&bus, 0x44), "none"));
     bus_remove(&bus, 0x60, (void *)0x10);
     CHECK_EQ(bus_read(&bus, 0x61, 1), 0xff);
+    uint64_t found[4] = {0};
+    bus_tell_counts(&bus, "ports", &(struct count_sink){take_count, found});
+    CHECK_EQ(found[0], 2); /* one: also after it has gone */
+    CHECK_EQ(found[1], 2); /* two: 43h, and 43h to 44h */
+    CHECK_EQ(found[2], 2); /* none: 44h, and 61h */
+    CHECK_EQ(found[3], 0);
     bus_destroy(&bus);
 }
 

@@ -82,7 +82,7 @@ static void power_on(unsigned cpus, uint64_t memory)
     memset(notes.signals, 0, sizeof notes.signals);
 }
 
-static void out8(uint16_t port, uint8_t value) { host.port_write(&board, port, 1, value); }
+static void out8(uint16_t port, uint8_t value) { host.port_write(&board, 0, port, 1, value); }
 static void apic(unsigned cpu, uint32_t offset, uint32_t value) { host.mmio_write(&board, cpu, 0xfee00000u + offset, 4, value); }
 
 static void enable_apics(void)
@@ -161,8 +161,8 @@ static void test_ways_out(void)
     out8(0xcf9, 6);
     out8(0x64, 0xfe);
     out8(0x92, 3);
-    host.port_write(&board, 0x604, 2, 4 << 10 | 1 << 13); /* a sleep type that is not S5's */
-    host.port_write(&board, 0x604, 2, 5 << 10 | 1 << 13);
+    host.port_write(&board, 0, 0x604, 2, 4 << 10 | 1 << 13); /* a sleep type that is not S5's */
+    host.port_write(&board, 0, 0x604, 2, 5 << 10 | 1 << 13);
     out8(0x5f4, 3);
     CHECK_EQ(heard_status, 3);
     out8(0x505, 2);

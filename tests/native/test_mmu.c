@@ -541,6 +541,13 @@ static void test_epochs_of_spaces(void)
     CHECK(epoch(true) > last);
 }
 
+static struct access_slot *fill_slot(unsigned i, uint64_t page)
+{
+    mmu.slots[0][i].tag = page;
+    mmu.slots_filled[0][i / SLOT_GROUP] = 1;
+    return &mmu.slots[0][i];
+}
+
 /* What translated code remembers of the first level. */
 static void test_slots(void)
 {
@@ -549,9 +556,7 @@ static void test_slots(void)
         map(ROOT_A, LOCAL, PAGE_1 | PTE_W);
         map(ROOT_A, LOCAL + 0x1000, PAGE_2 | PTE_W);
         CHECK(WRITE(LOCAL) != NONE && WRITE(LOCAL + 0x1000) != NONE);
-        struct access_slot *slot = &mmu.slots[0][7], *other = &mmu.slots[0][9];
-        slot->tag = LOCAL;
-        other->tag = LOCAL + 0x1000;
+        struct access_slot *slot = fill_slot(7, LOCAL), *other = fill_slot(ACCESS_SLOTS - 9, LOCAL + 0x1000);
         switch (what) {
         case 0: mmu_load_cr3(&mmu, ROOT_A | 1, true); break;
         case 1: mmu_flush(&mmu); break;
@@ -561,34 +566,99 @@ static void test_slots(void)
         case 5: mmu_flush_page(&mmu, LOCAL); break;
         }
         CHECK(slot->tag != LOCAL);
-        if (what == 5)
-            CHECK_EQ(other->tag, LOCAL + 0x1000);
-        else if (what != 3)
-            CHECK(other->tag != LOCAL + 0x1000);
+        CHECK_EQ(other->tag == LOCAL + 0x1000, what == 3 || what == 5);
     }
     begin(CR4_PGE); /* a bank that keeps global entries, from which a slot is filled later */
     map(ROOT_A, GLOBAL, PAGE_1 | PTE_G);
     CHECK_EQ(READ(GLOBAL), PAGE_1);
     mmu_load_cr3(&mmu, ROOT_A, false);
     CHECK(hits(GLOBAL));
-    mmu.slots[0][3].tag = GLOBAL;
+    fill_slot(3, GLOBAL);
     mmu_flush(&mmu);
     CHECK(mmu.slots[0][3].tag != GLOBAL);
     begin(0); /* a page whose entry in the bank another one has taken */
     map(ROOT_A, LOCAL, PAGE_1);
     map(ROOT_A, LOCAL + TLB_ENTRIES * 0x1000, PAGE_2);
     CHECK_EQ(READ(LOCAL), PAGE_1);
-    mmu.slots[0][6].tag = LOCAL;
+    fill_slot(6, LOCAL);
     CHECK_EQ(READ(LOCAL + TLB_ENTRIES * 0x1000), PAGE_2);
     CHECK_EQ(mmu.slots[0][6].tag, LOCAL);
     mmu_flush_page(&mmu, LOCAL);
     CHECK(mmu.slots[0][6].tag != LOCAL);
+    begin(CR4_PGE); /* global entries stay, and so do their slots; a change of rights takes both */
+    map(ROOT_A, GLOBAL, PAGE_1 | PTE_G);
+    map(ROOT_A, LOCAL, PAGE_2);
+    CHECK(READ(GLOBAL) == PAGE_1 && READ(LOCAL) == PAGE_2);
+    fill_slot(20, GLOBAL), fill_slot(21, LOCAL);
+    mmu_load_cr3(&mmu, ROOT_A, false);
+    CHECK(mmu.slots[0][20].tag == GLOBAL && mmu.slots[0][21].tag != LOCAL);
+    mmu_flush_rights(&mmu);
+    CHECK(mmu.slots[0][20].tag != GLOBAL);
+    begin(0); /* a page that becomes code after its entry in the bank was taken */
+    map(ROOT_A, LOCAL, PAGE_1 | PTE_W);
+    map(ROOT_A, LOCAL + TLB_ENTRIES * 0x1000, PAGE_2);
+    CHECK_EQ(WRITE(LOCAL), PAGE_1);
+    fill_slot(11, LOCAL);
+    CHECK_EQ(READ(LOCAL + TLB_ENTRIES * 0x1000), PAGE_2);
+    mmu_drop_writes(&mmu, PAGE_1);
+    CHECK(mmu.slots[0][11].tag != LOCAL);
     begin(0); /* another part of a large page */
     *slot(ROOT_A, LOCAL, 2) = PTE_P | PTE_PS;
     CHECK_EQ(READ(LOCAL + 0x3000), 0x3000);
-    mmu.slots[0][5].tag = LOCAL + 0x3000;
+    fill_slot(5, LOCAL + 0x3000);
     mmu_flush_page(&mmu, LOCAL + 0x9000);
     CHECK(mmu.slots[0][5].tag != LOCAL + 0x3000);
+}
+
+/* As translated code asks (jit.c, make_refill). */
+static bool wide_hits(uint64_t page, bool write)
+{
+    uint64_t differs = mmu.wide[0][page / GUEST_PAGE_SIZE % WIDE_ENTRIES].tag ^ (page | mmu.wide_key);
+    return write ? !differs : !(differs & ~(uint64_t)WIDE_WRITABLE);
+}
+
+/* What the first level lost to another page is found between the levels, until something takes it away. */
+static void test_wide(void)
+{
+    static struct wide_entry wide[TLB_BANKS][WIDE_ENTRIES];
+    const uint64_t other = LOCAL + TLB_ENTRIES * 0x1000, third = other + TLB_ENTRIES * 0x1000;
+    mmu.wide = wide;
+    for (unsigned what = 0; what < 8; what++) {
+        begin(CR4_PGE | CR4_PCIDE);
+        map(ROOT_A, LOCAL, PAGE_1 | PTE_W);
+        map(ROOT_A, other, PAGE_2);
+        map(ROOT_A, third, PAGE_1 + 0x1000);
+        CHECK(WRITE(LOCAL) == PAGE_1 && !wide_hits(LOCAL, false));
+        CHECK(READ(other) == PAGE_2 && READ(third) == PAGE_1 + 0x1000);
+        CHECK(wide_hits(LOCAL, true) && wide_hits(LOCAL, false));
+        CHECK(wide_hits(other, false) && !wide_hits(other, true) && !wide_hits(third, false));
+        const struct guest_region *region = guest_mem_find(&mem, PAGE_1);
+        uint64_t host = LOCAL + wide[0][LOCAL / GUEST_PAGE_SIZE % WIDE_ENTRIES].addend;
+        CHECK_EQ(host, (uint64_t)(region->host + (PAGE_1 - region->gpa)));
+        switch (what) {
+        case 0: mmu_load_cr3(&mmu, ROOT_A | 1, true); break;
+        case 1: mmu_flush(&mmu); break;
+        case 2: mmu_flush_rights(&mmu); break;
+        case 3: mmu_drop_writes(&mmu, PAGE_1); break;
+        case 4: mmu_drop_all_writes(&mmu); break;
+        case 5: mmu_flush_page(&mmu, LOCAL); break;
+        case 6: mmu_flush_local(&mmu); break;
+        default: /* as many keys as there are: they begin anew, and what had one before has none */
+            for (unsigned i = 0; i < GUEST_PAGE_SIZE / 2 - 2; i++)
+                mmu_flush_rights(&mmu);
+            break;
+        }
+        CHECK(!wide_hits(LOCAL, false) && !wide_hits(LOCAL, true));
+        CHECK_EQ(wide_hits(other, false), what == 5);
+    }
+    begin(0); /* a part of a large page that is dropped by another of its addresses */
+    *slot(ROOT_A, LOCAL, 2) = PTE_P | PTE_PS;
+    *slot(ROOT_A, other, 2) = PTE_P | PTE_PS;
+    CHECK(READ(LOCAL + 0x3000) == 0x3000 && READ(other + 0x3000) == 0x3000);
+    CHECK(wide_hits(LOCAL + 0x3000, false));
+    mmu_flush_page(&mmu, LOCAL + 0x9000);
+    CHECK(!wide_hits(LOCAL + 0x3000, false));
+    mmu.wide = NULL;
 }
 
 int main(void)
@@ -611,6 +681,7 @@ int main(void)
     test_epochs();
     test_epochs_of_spaces();
     test_slots();
+    test_wide();
     guest_mem_destroy(&mem);
     return check_report();
 }

@@ -189,6 +189,7 @@ GUEST(pushf64, 64, "pushfq; hlt");
 GUEST(jump64, 64, "jmp *%rax; hlt");
 GUEST(lodsb64, 64, "lodsb; hlt");
 GUEST(string_end, 64, "mov (%rdx), %rcx; hlt");
+GUEST(masked_end, 64, "vmaskmovpd (%rdx), %xmm1, %xmm0; hlt");
 
 static void try_canonical(struct world *w, const uint8_t *begin, const uint8_t *end, bool bad_stack, int vector)
 {
@@ -225,6 +226,20 @@ static void test_canonical(struct world *w)
     s.gpr[RDX] = UINT64_C(0x00007ffffffffffc);
     CHECK_EQ(RUN(w, &s, string_end), CPU_EXIT_HALT);
     CHECK(stopped_in(&s) == EXC_PF || stopped_in(&s) == EXC_GP);
+    if (!__builtin_cpu_supports("avx"))
+        return;
+    /* as the host's processor has it, however the element is read */
+    for (unsigned checked = 0; checked < 2; checked++) {
+        long_mode(w, &s);
+        to_user(&s);
+        s.cr0 |= CR0_AM;
+        s.rflags |= checked ? EFLAGS_AC : 0;
+        s.gpr[RDX] = UINT64_C(0x00007ffffffffffc);
+        s.xsave[512] |= 3;
+        memset(s.xsave + 160 + 16, 0xff, 16);
+        CHECK_EQ(RUN(w, &s, masked_end), CPU_EXIT_HALT);
+        check_fault(w, &s, EXC_GP, 0, 0);
+    }
 }
 
 /* ---- real mode: 64 KiB, and no wrap within an operand ---- */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: cpu/exec/native.c cpu/exec/native_emit.c cpu/exec/fpu.c cpu/exec/cpuid.c cpu/exec/trap.c cpu/decode/[a-z]*.c
+/* needs: cpu/exec/native.c cpu/exec/code_memory.c cpu/exec/native_emit.c cpu/exec/fpu.c cpu/exec/cpuid.c cpu/exec/trap.c cpu/decode/[a-z]*.c
  * needs: base/error.c arch/cpu_feature.c */
 /* Every NATIVE row of the tables, in many random encodings: its thunk against the same bytes executed as they are.
  * Compared are general registers, status flags, all x87 and vector state and memory; further, that the memory operand
@@ -489,7 +489,7 @@ static void test_cache_drops_all_when_full(void)
     }
     CHECK_EQ(cache->generation, generation + 1);
     CHECK_EQ(cache->count, 1);
-    CHECK((uintptr_t)native_thunk(cache, &insn, &op_infos[insn.op]) == (uintptr_t)cache->executable);
+    CHECK((uintptr_t)native_thunk(cache, &insn, &op_infos[insn.op]) == (uintptr_t)cache->code.executable);
 }
 
 int main(void)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A debugger's break- and watchpoints and steps on the software processor, through the engine's seam. */
-// needs: base/error.c base/futex.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c cpu/jit/*.c backend/soft.c backend/alarm.c
+// needs: base/error.c base/futex.c base/trace.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c cpu/jit/*.c backend/soft.c backend/alarm.c
 #include <string.h>
 
 #include "backend/backend.h"
@@ -14,15 +14,15 @@ struct world {
     bool asked; /* timer_run ends endless runs */
 };
 
-static uint32_t port_read(void *opaque, uint16_t port, unsigned size)
+static uint32_t port_read(void *opaque, unsigned cpu, uint16_t port, unsigned size)
 {
-    (void)opaque, (void)port, (void)size;
+    (void)opaque, (void)cpu, (void)port, (void)size;
     return 0;
 }
-static void port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
+static void port_write(void *opaque, unsigned cpu, uint16_t port, unsigned size, uint32_t value)
 {
     struct world *w = opaque;
-    (void)port, (void)size, (void)value;
+    (void)cpu, (void)port, (void)size, (void)value;
     w->engine->ops->kick(w->engine, 0);
 }
 static uint64_t mmio_read(void *opaque, unsigned cpu, uint64_t gpa, unsigned size)

@@ -21,6 +21,7 @@
 
 #define SECTOR 512
 #define SECTORS 4096 /* of the guest's disk */
+#define HALF (SECTORS / 2)
 #define SNAPSHOTS 64
 #define CUTS_DEFAULT 200
 #define CUTS_OF_A_RUN 700
@@ -93,6 +94,10 @@ static size_t event_count, event_room;
 static uint32_t latest[SECTORS];
 static uint32_t next_version;
 
+/* When there is one, it has the sectors from HALF on, and snapshots do not have them. */
+static imgvm_image *further;
+static uint32_t further_kept[HALF];
+
 static struct {
     uint32_t sector[SECTORS];
     size_t made, deleted; /* steps: surely there from `made` on, perhaps gone from `deleted` on */
@@ -119,29 +124,43 @@ static void acknowledge(void)
     record(STEP_ACK, 0, 0);
 }
 
+/* Who has the sectors from `first` on, and how many of them. */
+static imgvm_image *holder(imgvm_image *image, uint64_t first, uint64_t *count)
+{
+    if (!further || first >= HALF)
+        return further ? further : image;
+    *count = MIN(*count, HALF - first);
+    return image;
+}
+
 static void write_sectors(imgvm_image *image, uint64_t first, uint64_t count)
 {
+    uint64_t all = count;
+    imgvm_image *disk = holder(image, first, &count);
     uint8_t *data = malloc(count * SECTOR);
     for (uint64_t i = 0; i < count; i++) {
         changed((uint32_t)(first + i), ++next_version);
         for (unsigned j = 0; j < SECTOR / 8; j++)
             store_le64(data + i * SECTOR + 8 * j, next_version);
     }
-    CHECK_EQ(imgvm_image_write(image, first * SECTOR, data, count * SECTOR, NULL), 0);
+    CHECK_EQ(imgvm_image_write(disk, first * SECTOR, data, count * SECTOR, NULL), 0);
     free(data);
+    if (all > count)
+        write_sectors(image, first + count, all - count);
 }
 
 static void zero_sectors(imgvm_image *image, uint64_t first, uint64_t count, bool discard)
 {
+    imgvm_image *disk = holder(image, first, &count);
     uint8_t *data = malloc(count * SECTOR);
     for (uint64_t i = 0; i < count; i++)
         changed((uint32_t)(first + i), 0);
     if (!discard)
-        CHECK_EQ(imgvm_image_zero(image, first * SECTOR, count * SECTOR, first & 1, NULL), 0);
+        CHECK_EQ(imgvm_image_zero(disk, first * SECTOR, count * SECTOR, first & 1, NULL), 0);
     else
-        CHECK_EQ(imgvm_image_discard(image, first * SECTOR, count * SECTOR, NULL), 0);
+        CHECK_EQ(imgvm_image_discard(disk, first * SECTOR, count * SECTOR, NULL), 0);
     /* A discard may leave data; what is there now is what counts. */
-    CHECK_EQ(imgvm_image_read(image, first * SECTOR, data, count * SECTOR, NULL), 0);
+    CHECK_EQ(imgvm_image_read(disk, first * SECTOR, data, count * SECTOR, NULL), 0);
     for (uint64_t i = 0; i < count; i++)
         if (load_le64(data + i * SECTOR))
             changed((uint32_t)(first + i), (uint32_t)load_le64(data + i * SECTOR));
@@ -163,10 +182,12 @@ static void compress_clusters(imgvm_image *image, uint64_t first)
 
 static void make_snapshot(imgvm_image *image)
 {
-    const imgvm_snapshot_state state = {.data = latest, .bytes = snapshot_count % 2 ? sizeof latest : 0};
+    const imgvm_snapshot_state state = {.data = snapshots[snapshot_count].sector, .bytes = snapshot_count % 2 ? sizeof latest : 0};
     char name[16];
     snprintf(name, sizeof name, "s%u", snapshot_count);
     memcpy(snapshots[snapshot_count].sector, latest, sizeof latest);
+    if (further)
+        memset(snapshots[snapshot_count].sector + HALF, 0, sizeof latest / 2);
     snapshots[snapshot_count].deleted = SIZE_MAX;
     CHECK_EQ(imgvm_image_snapshot_create(image, name, &state, NULL), 0);
     snapshots[snapshot_count++].made = step_count;
@@ -191,7 +212,7 @@ static void change_snapshots(imgvm_image *image, unsigned kind)
     if (index < 0 || (kind == 0 && snapshot_count < SNAPSHOTS))
         make_snapshot(image);
     else if (kind == 1) {
-        for (uint32_t s = 0; s < SECTORS; s++)
+        for (uint32_t s = 0; s < (further ? HALF : SECTORS); s++)
             changed(s, snapshots[which].sector[s]);
         CHECK_EQ(imgvm_image_snapshot_apply(image, (uint32_t)index, NULL), 0);
         acknowledge();
@@ -200,6 +221,24 @@ static void change_snapshots(imgvm_image *image, unsigned kind)
         CHECK_EQ(imgvm_image_snapshot_delete(image, (uint32_t)index, NULL), 0);
         acknowledge();
     }
+}
+
+/* The further disk's only snapshot is made, and applied from then on. */
+static void change_further(imgvm_image *image)
+{
+    imgvm_snapshot_info info;
+    uint32_t index = 0;
+    while (!imgvm_image_snapshot(image, index, &info, NULL) && strcmp(info.name, "further"))
+        index++;
+    if (strcmp(info.name, "further")) {
+        memcpy(further_kept, latest + HALF, sizeof further_kept);
+        CHECK_EQ(imgvm_image_snapshot_create(further, "further", &(imgvm_snapshot_state){0}, NULL), 0);
+    } else {
+        for (uint32_t s = 0; s < HALF; s++)
+            changed(HALF + s, further_kept[s]);
+        CHECK_EQ(imgvm_image_snapshot_apply(further, index, NULL), 0);
+    }
+    acknowledge();
 }
 
 static void set_config(imgvm_image *image)
@@ -267,6 +306,8 @@ static void examine_disk(imgvm_image *image, size_t ack, size_t end)
         flushed[events[i].sector] = events[i].version;
     imgvm_error err = {0};
     CHECK_EQ(imgvm_image_read(image, 0, disk, sizeof disk, &err), 0);
+    if (further)
+        CHECK_EQ(imgvm_image_read(further, HALF * SECTOR, disk + HALF * SECTOR, HALF * SECTOR, &err), 0);
     if (err.code)
         printf("%s\n", err.message);
     for (uint32_t s = 0; s < SECTORS; s++) {
@@ -318,7 +359,15 @@ static void examine_config(imgvm_image *image, size_t ack, size_t end)
     CHECK(known || text[0] == flushed);
 }
 
-static void examine(const char *path, size_t end)
+static void close_all(imgvm_image *image)
+{
+    if (further)
+        CHECK_EQ(imgvm_image_close(further, NULL), 0);
+    further = NULL;
+    CHECK_EQ(imgvm_image_close(image, NULL), 0);
+}
+
+static void examine(const char *path, size_t end, bool has_further)
 {
     imgvm_error err = {0};
     imgvm_image *image = NULL;
@@ -334,13 +383,15 @@ static void examine(const char *path, size_t end)
     uint64_t leaks, corruptions;
     CHECK(imgvm_image_check(image, &leaks, &corruptions, &err) >= 0);
     CHECK_EQ(corruptions, 0);
+    if (has_further)
+        CHECK_EQ(imgvm_image_open_disk(image, "further", &further, &err), 0);
     examine_disk(image, ack, end);
     examine_snapshots(image, end);
     examine_config(image, ack, end);
     /* And it goes on working. */
     uint8_t data[50 * SECTOR] = {1};
     CHECK_EQ(imgvm_image_write(image, 100 * SECTOR, data, sizeof data, &err), 0);
-    CHECK_EQ(imgvm_image_close(image, &err), 0);
+    close_all(image);
 }
 
 /* ---- a run of the image, and its cuts ---- */
@@ -348,7 +399,7 @@ static void examine(const char *path, size_t end)
 struct world {
     uint32_t cluster_bytes;
     unsigned snapshots; /* they fill the file: with small clusters, enough of them make the refcount table move */
-    bool extended_l2, uses_snapshots, moves_table;
+    bool extended_l2, uses_snapshots, moves_table, further;
 };
 
 static void forget(void)
@@ -380,9 +431,16 @@ static void act(imgvm_image *image, const struct world *world, unsigned *seed)
         zero_sectors(image, first, 3 * count, true);
         break;
     case 5:
-        compress_clusters(image, first);
+        if (world->further)
+            write_sectors(image, first, count);
+        else
+            compress_clusters(image, first);
         break;
     case 6:
+        if (world->further) {
+            change_further(image);
+            break;
+        } /* fall through */
     case 7:
         if (world->uses_snapshots) {
             change_snapshots(image, (unsigned)rand_r(seed) % 3);
@@ -415,6 +473,10 @@ static void test_power_loss(const char *folder, const struct world *world, unsig
                                          .extended_l2 = world->extended_l2};
     CHECK_EQ(imgvm_image_create_with(path, &options, NULL), 0);
     CHECK_EQ(imgvm_image_open(path, IMGVM_IMAGE_READ_WRITE, &image, NULL), 0);
+    if (world->further) {
+        CHECK_EQ(imgvm_image_add_disk(image, "further", SECTORS * SECTOR, 0, NULL), 0);
+        CHECK_EQ(imgvm_image_open_disk(image, "further", &further, NULL), 0);
+    }
     for (unsigned i = 0; i < 12; i++)
         write_sectors(image, (uint64_t)rand_r(&seed) % (SECTORS - 200), 1 + rand_r(&seed) % 200);
     for (unsigned i = 0; i < world->snapshots; i++) {
@@ -429,7 +491,7 @@ static void test_power_loss(const char *folder, const struct world *world, unsig
     set_config(image);
     step_count = 0;
     uint64_t table_offset = image->qcow2->refcounts.offset;
-    CHECK_EQ(imgvm_image_close(image, NULL), 0);
+    close_all(image);
     int fd = open(path, O_RDONLY);
     size_t base_bytes = (size_t)lseek(fd, 0, SEEK_END);
     uint8_t *base = malloc(base_bytes);
@@ -440,20 +502,22 @@ static void test_power_loss(const char *folder, const struct world *world, unsig
     acknowledge();
     acknowledge(); /* all that was before is before step 1 */
     CHECK_EQ(imgvm_image_open(path, IMGVM_IMAGE_READ_WRITE, &image, NULL), 0);
+    if (world->further)
+        CHECK_EQ(imgvm_image_open_disk(image, "further", &further, NULL), 0);
     for (unsigned i = 0; i < 60; i++) {
         if (i == 30 && world->snapshots > 1)
             write_sectors(image, 0, SECTORS);
         act(image, world, &seed);
     }
     CHECK_EQ(image->qcow2->refcounts.offset != table_offset, world->moves_table);
-    CHECK_EQ(imgvm_image_close(image, NULL), 0);
+    close_all(image);
     recording = false;
 
     for (unsigned i = 0; i < cuts; i++) {
         size_t end = choose_cut(i, cuts, &seed);
         rebuild(lost, base, base_bytes, end, &seed);
         int before = check_failures;
-        examine(lost, end);
+        examine(lost, end, world->further);
         if (check_failures != before)
             printf("clusters of %u, seed %u, cut %u at step %zu of %zu\n", world->cluster_bytes, began, i, end,
                    step_count);
@@ -467,9 +531,9 @@ static void test_power_loss(const char *folder, const struct world *world, unsig
 int main(void)
 {
     static const struct world worlds[] = {
-        {512, 1, false, false, false}, {512, 3, false, false, true}, {512, 1, false, true, false},
-        {4096, 1, false, true, false}, {65536, 1, false, true, false}, {16384, 1, true, true, false},
-        {65536, 0, true, false, false},
+        {512, 1, false, false, false, false}, {512, 3, false, false, true, false}, {512, 1, false, true, false, false},
+        {4096, 1, false, true, false, false}, {65536, 1, false, true, false, false}, {16384, 1, true, true, false, false},
+        {65536, 0, true, false, false, false}, {4096, 1, false, true, false, true}, {65536, 0, false, false, false, true},
     };
     const char *asked = getenv("IMGVM_POWER_CUTS"), *chosen = getenv("IMGVM_POWER_SEED");
     unsigned cuts = asked ? (unsigned)atoi(asked) : CUTS_DEFAULT, seed = chosen ? (unsigned)atoi(chosen) : 1;

@@ -20,7 +20,7 @@
 #define PIECES_MAX 70 /* more than go into one system call */
 
 static char folder[] = "/tmp/imgvm-queue-XXXXXX";
-static imgvm_image *image;
+static imgvm_image *image, *holder; /* holder: of a further disk's file */
 static struct block_queue *queue;
 static unsigned seed;
 
@@ -144,11 +144,14 @@ static void run(void *opaque, struct block_job *job)
 /* Another user of the same handle: its turns come in between. */
 static void interfere(void)
 {
+    static uint64_t turn;
     imgvm_image_info info;
     uint64_t at = DISK_BYTES - 512, run_bytes;
     imgvm_image_get_info(image, &info);
     CHECK_EQ(info.disk_bytes, DISK_BYTES);
     CHECK(imgvm_image_extent(image, at, 512, &run_bytes, NULL) >= 0);
+    if (holder)
+        CHECK_EQ(imgvm_image_write(holder, ++turn * 4096 % (DISK_BYTES / 2), &info, sizeof info, NULL), 0);
 }
 
 static void serve(enum block_queue_kind kind, unsigned requests)
@@ -269,6 +272,32 @@ static void test_raw(enum block_queue_kind kind)
     unlink(path);
 }
 
+/* A disk beside another one in the same file, which is written meanwhile. */
+static void test_further_disk(enum block_queue_kind kind)
+{
+    static uint8_t other[DISK_BYTES];
+    char path[80];
+    imgvm_image *first = NULL;
+    make(path_of(path, "two.img"), &(imgvm_image_options){.disk_bytes = DISK_BYTES, .cluster_bytes = 4096});
+    CHECK_EQ(imgvm_image_open(path, IMGVM_IMAGE_READ_WRITE, &first, NULL), 0);
+    CHECK_EQ(imgvm_image_add_disk(first, "more", DISK_BYTES, 0, NULL), 0);
+    CHECK_EQ(imgvm_image_open_disk(first, "more", &image, NULL), 0);
+    memset(world.model, 0, sizeof world.model);
+    fill(image, false);
+    holder = first;
+    world.read_only = false;
+    serve(kind, 600);
+    holder = NULL;
+    CHECK(kind == QUEUE_THREADS || world.moved > 60);
+    CHECK_EQ(imgvm_image_read(image, 0, other, DISK_BYTES, NULL), 0);
+    CHECK(!memcmp(other, world.model, DISK_BYTES));
+    CHECK_EQ(imgvm_image_close(image, NULL), 0);
+    uint64_t leaks, corruptions;
+    CHECK_EQ(imgvm_image_check(first, &leaks, &corruptions, NULL), 0);
+    CHECK_EQ(imgvm_image_close(first, NULL), 0);
+    unlink(path);
+}
+
 int main(void)
 {
     static const enum block_queue_kind kinds[] = {QUEUE_THREADS, QUEUE_RING};
@@ -283,6 +312,7 @@ int main(void)
     for (unsigned i = 0; i < (has_ring ? 2 : 1); i++) {
         seed = 1 + i;
         test_raw(kinds[i]);
+        test_further_disk(kinds[i]);
         test_requests(kinds[i], &(imgvm_image_options){.disk_bytes = DISK_BYTES, .cluster_bytes = 512}, false, false);
         test_requests(kinds[i], &(imgvm_image_options){.disk_bytes = DISK_BYTES}, true, false);
         test_requests(kinds[i], &(imgvm_image_options){.disk_bytes = DISK_BYTES, .zstd = true}, true, true);

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Several processors under ThreadSanitizer: the machine, its devices, the engine and the page walk, instrumented.
+"""Several processors under ThreadSanitizer: the machine, its devices, the engine and the page walk, instrumented; and the
+disks of one file.
 
 Not the rest of cpu/: a guest's own races are its own affair, and would be all that one saw. Nor the translator: the
 sanitizer holds signals back, and its clock is one."""
@@ -17,7 +18,7 @@ from imgvm.vmm import _build
 
 pytestmark = pytest.mark.nightly
 
-PROGRAMS = ("test_smp_interp", "test_guests_interp", "test_board")
+PROGRAMS = ("test_smp_interp", "test_guests_interp", "test_board", "test_qcow2_disks")
 SECONDS = 1800
 
 

@@ -134,7 +134,7 @@ struct disk {
     imgvm_image image;
 };
 
-static void disk_init(struct disk *d, bool read_only, uint64_t features, uint16_t queue_size)
+static void disk_init_cached(struct disk *d, bool read_only, uint32_t cache, uint64_t features, uint16_t queue_size)
 {
     memset(&d->image, 0, sizeof d->image);
     pthread_mutex_init(&d->image.lock, NULL);
@@ -143,7 +143,7 @@ static void disk_init(struct disk *d, bool read_only, uint64_t features, uint16_
     for (unsigned i = 0; i < sizeof d->image.data; i++)
         d->image.data[i] = (uint8_t)(i / 512 * 7 + i);
     guest_init(&d->g);
-    struct virtio_blk_config config = {.image = &d->image, .read_only = read_only, .serial = "disk-serial-0123456789",
+    struct virtio_blk_config config = {.image = &d->image, .read_only = read_only, .serial = "disk-serial-0123456789", .cache = cache,
                                        .mem = &d->g.mem, .lock = &d->g.lock, .queue_kind = queue_kind};
     struct virtio_device *device;
     imgvm_error err;
@@ -151,6 +151,11 @@ static void disk_init(struct disk *d, bool read_only, uint64_t features, uint16_
     guest_plug(&d->g, device);
     if (queue_size)
         driver_start(&d->g, 2, features, queue_size);
+}
+
+static void disk_init(struct disk *d, bool read_only, uint64_t features, uint16_t queue_size)
+{
+    disk_init_cached(d, read_only, IMGVM_CACHE_WRITEBACK, features, queue_size);
 }
 
 /* Header, data and status as three descriptors from `head`; the header and status live at HEADERS + 32 * head. */
@@ -333,6 +338,23 @@ static void test_write_through(void)
     disk_destroy(&d);
     disk_init(&d, false, FLUSH, 16);
     CHECK_EQ(request(g, 1, 0, DATA, 512), 0);
+    CHECK_EQ(d.image.flushes, 0);
+    disk_destroy(&d);
+}
+
+static void test_cache_modes(void)
+{
+    static struct disk d;
+    disk_init_cached(&d, false, IMGVM_CACHE_WRITETHROUGH, 0, 16);
+    CHECK(!(driver_offered(&d.g) & FLUSH));
+    CHECK_EQ(request(&d.g, 1, 0, DATA, 512), 0);
+    CHECK_EQ(d.image.flushes, 1);
+    disk_destroy(&d);
+    disk_init_cached(&d, false, IMGVM_CACHE_UNSAFE, FLUSH, 16);
+    CHECK(driver_offered(&d.g) & FLUSH);
+    CHECK_EQ(request(&d.g, 1, 0, DATA, 512), 0);
+    CHECK_EQ(request(&d.g, 4, 0, 0, 0), 0);
+    CHECK_EQ(d.image.writes, 1);
     CHECK_EQ(d.image.flushes, 0);
     disk_destroy(&d);
 }
@@ -828,6 +850,7 @@ static void test_all(enum block_queue_kind kind)
     test_requests(FLUSH);
     test_requests(FLUSH | EVENT_IDX | INDIRECT_DESC);
     test_read_only();
+    test_cache_modes();
     test_write_through();
     test_layouts();
     test_dma_invalidates_code();

@@ -3,3 +3,9 @@
 #ifndef WORLD_TRANSLATOR
 #define WORLD_TRANSLATOR NULL
 #endif
+#ifndef WORLD_NAME_CODE
+#define WORLD_NAME_CODE NULL
+#endif
+#ifndef WORLD_COUNTS
+#define WORLD_COUNTS false
+#endif

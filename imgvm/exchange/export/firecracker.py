@@ -8,6 +8,7 @@ from typing import Any
 
 from imgvm.exchange.export.parts import Parts
 from imgvm.launch import INITRD, KERNEL
+from imgvm.machine import Disk
 
 DISK = "disk.raw"
 MAX_CPUS = 32
@@ -20,14 +21,17 @@ def write(parts: Parts, _target: str) -> None:
     if program.initrd is not None:
         boot["initrd_path"] = INITRD
     drives = []
-    for disk in machine.disks[:1]:
-        parts.raw_disk(DISK)
+    files: list[tuple[Disk, str, Disk | None]] = [(disk, DISK, None) for disk in machine.disks[:1]]
+    files += [(disk, f"{stem}.raw", disk) for disk, stem in parts.further_disks()]
+    for disk, file, further in files:
+        parts.raw_disk(file, further)
         drives.append({
             "drive_id": disk.name.replace("-", "_"),
-            "path_on_host": DISK,
+            "path_on_host": file,
             "is_root_device": False,
             "is_read_only": disk.read_only,
         })
+    if drives:
         parts.note("devices are virtio-mmio there: the guest needs virtio_mmio (boot.modules) for the disk")
     cpus = machine.hardware.cpus
     if cpus > MAX_CPUS:

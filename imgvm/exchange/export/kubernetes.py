@@ -22,6 +22,8 @@ _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 
 
 def write(parts: Parts, target: str) -> None:
+    if target != "k8s-job":
+        parts.note_further_disks()
     document = _job(parts) if target == "k8s-job" else _virtual_machine(parts)
     parts.text("job.json" if target == "k8s-job" else "vm.json", json.dumps(document, indent=2) + "\n")
     build = f"podman build -t {parts.ref} . && podman push {parts.ref}"

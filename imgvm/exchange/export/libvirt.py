@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as Xml
+from collections.abc import Sequence
+from string import ascii_lowercase
 
 from imgvm import units
 from imgvm.exchange.export.parts import Parts
-from imgvm.exchange.export.qemu import CPU_MODELS, DISK
+from imgvm.exchange.export.qemu import CPU_MODELS, disk_files
 from imgvm.launch import INITRD, KERNEL
+from imgvm.machine import Disk
 
 _SERIAL = re.compile(r"[A-Za-z0-9_.+\- ]+")
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -19,16 +22,15 @@ def write(parts: Parts, _target: str) -> None:
     program = parts.program(multiboot=True)
     if program.modules:
         parts.note("Multiboot modules are not in the domain: libvirt has no place for them")
-    if parts.has_disk:
-        parts.qcow2_disk(DISK)
-    parts.text("domain.xml", domain(parts, has_initrd=program.initrd is not None))
+    files = disk_files(parts)
+    parts.text("domain.xml", domain(parts, files, has_initrd=program.initrd is not None))
     if parts.status_port is not None:
         parts.note("libvirt does not hand out the status that the guest reports; the domain just ends")
     if parts.timeout_sec is not None:
         parts.note("libvirt knows no timeout")
 
 
-def domain(parts: Parts, *, has_initrd: bool) -> str:
+def domain(parts: Parts, files: Sequence[tuple[Disk, str]], *, has_initrd: bool) -> str:
     machine = parts.machine
     root = Xml.Element("domain", {"type": "kvm"})
     _add(root, "name", machine.name)
@@ -51,11 +53,11 @@ def domain(parts: Parts, *, has_initrd: bool) -> str:
     _add(root, "on_reboot", "destroy" if machine.exit.on_reboot == "exit" else "restart")
     _add(root, "on_crash", "destroy")
     devices = _add(root, "devices")
-    for disk in machine.disks[:1]:
+    for index, (disk, file) in enumerate(files):
         entry = _add(devices, "disk", type="file", device="disk")
-        _add(entry, "driver", name="qemu", type="qcow2")
-        _add(entry, "source", file=str(parts.final / DISK))
-        _add(entry, "target", dev="vda", bus="virtio")
+        _add(entry, "driver", name="qemu", type="qcow2", cache=disk.cache)
+        _add(entry, "source", file=str(parts.final / file))
+        _add(entry, "target", dev=f"vd{ascii_lowercase[index]}", bus="virtio")
         if disk.read_only:
             _add(entry, "readonly")
         if _SERIAL.fullmatch(disk.serial):

@@ -21,6 +21,7 @@ CPU, MEMORY, SATA, DISK = 3, 4, 20, 17
 
 def write(parts: Parts, _target: str) -> None:
     name = parts.machine.name
+    parts.note_further_disks()
     source = disks.DiskSource(parts.image.info.disk_bytes, image=parts.image)
     with (parts.folder / "disk.vmdk").open("xb") as stream:
         vmdk.write(stream, source.size_bytes, source.pieces())

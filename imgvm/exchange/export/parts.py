@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +14,17 @@ from imgvm import launch, units
 from imgvm.errors import PackError
 from imgvm.exchange.folder import write_raw
 from imgvm.launch import INITRD, KERNEL, MODULE, Opened
-from imgvm.machine import Machine
+from imgvm.machine import Disk, Machine
 from imgvm.pack import disk as disks
 from imgvm.pack import elf
+from imgvm.pack.progress import Progress
 from imgvm.qcow2 import Image
+from imgvm.qcow2.convert import convert
 
 if TYPE_CHECKING:
     from imgvm.vmm.vm import Program
 
 EXEC_STATUS_PORT = 0x5F4  # where the guest's init of an automatic initrd reports (pack/exit_helper.py)
-_PIECE_BYTES = units.MIB
 
 
 @dataclass
@@ -98,21 +100,38 @@ class Parts:
         (self.folder / name).write_bytes(data)
         self.files.append(name)
 
-    def raw_disk(self, name: str) -> None:
-        write_raw(self.image, self.folder / name)
+    def further_disks(self) -> Iterator[tuple[Disk, str]]:
+        """The disks behind the first that lie in the image, each with a name for its file."""
+        for disk in self.machine.further_disks:
+            if disk.embed:
+                yield disk, f"disk-{disk.name}"
+            else:
+                self.note(f"the disk {disk.name} is the file {disk.source} of this host: not taken along")
+
+    def note_further_disks(self) -> None:
+        """For targets that take the first disk only."""
+        for disk in self.machine.further_disks:
+            self.note(f"the disk {disk.name} is not taken along")
+
+    def raw_disk(self, name: str, disk: Disk | None = None) -> None:
+        """The first disk, or a further one, as a raw file."""
+        write_raw(self.image.open_disk(disk.name) if disk else self.image, self.folder / name)
+        self.files.append(name)
+
+    def further_qcow2(self, name: str, disk: Disk) -> None:
+        source = self.image.open_disk(disk.name)
+        size_bytes = source.info.disk_bytes
+        with Image.create(self.folder / name, size_bytes) as copy:
+            opened = disks.DiskSource(size_bytes, image=source)
+            disks.copy(opened, name, copy, source.info.cluster_bytes, Progress())
         self.files.append(name)
 
     def qcow2_disk(self, name: str) -> None:
         """A copy of the image; one without backing files when it is an overlay."""
-        target, info = self.folder / name, self.image.info
-        if info.backing_file is None:
+        target = self.folder / name
+        if self.image.info.backing_file is None:
             shutil.copyfile(self.opened.path, target)
         else:
-            with Image.create(target, info.disk_bytes, cluster_bytes=info.cluster_bytes) as copy:
-                for offset in range(0, info.disk_bytes, _PIECE_BYTES):
-                    data = self.image.read(offset, min(_PIECE_BYTES, info.disk_bytes - offset))
-                    for start, end in disks.runs(data, offset, info.cluster_bytes):
-                        copy.write(offset + start, data[start:end])
-                blobs = {blob.name: self.image.read_config(blob.name) for blob in self.image.config_blobs()}
-                copy.set_config(blobs, date=0)
+            cluster_bytes = self.image.info.cluster_bytes
+            convert(self.opened.path, target, cluster_bytes=cluster_bytes)
         self.files.append(name)

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from imgvm.exchange.export.parts import Parts
 from imgvm.launch import INITRD, KERNEL, MODULE
+from imgvm.machine import Disk
 
 if TYPE_CHECKING:
     from imgvm.vmm.vm import Program
@@ -35,9 +37,8 @@ exit $status
 
 def write(parts: Parts, _target: str) -> None:
     program = parts.program(multiboot=True)
-    if parts.has_disk:
-        parts.qcow2_disk(DISK)
-    lines = [" ".join(words) for words in command(parts, program)]
+    files = disk_files(parts)
+    lines = [" ".join(words) for words in command(parts, program, files)]
     if parts.timeout_sec is not None:
         lines.insert(0, f"timeout --foreground {parts.timeout_sec}")
     ending = _STATUS if parts.status_port is not None else ""
@@ -49,7 +50,19 @@ def write(parts: Parts, _target: str) -> None:
         parts.note("run.sh gives what the guest wrote; imgvm gives (value << 1) | 1")
 
 
-def command(parts: Parts, program: Program) -> list[list[str]]:
+def disk_files(parts: Parts) -> list[tuple[Disk, str]]:
+    """Writes the disks as qcow2 files."""
+    files = []
+    for disk in parts.machine.disks[:1]:
+        parts.qcow2_disk(DISK)
+        files.append((disk, DISK))
+    for disk, stem in parts.further_disks():
+        parts.further_qcow2(f"{stem}.qcow2", disk)
+        files.append((disk, f"{stem}.qcow2"))
+    return files
+
+
+def command(parts: Parts, program: Program, files: Sequence[tuple[Disk, str]]) -> list[list[str]]:
     """The command line, a list for each option with its value, quoted for a shell."""
     machine = parts.machine
     hardware = machine.hardware
@@ -73,12 +86,10 @@ def command(parts: Parts, program: Program) -> list[list[str]]:
         options.append(["-initrd", shlex.quote(",".join(modules))])
     if parts.cmdline:
         options.append(["-append", shlex.quote(parts.cmdline)])
-    for disk in machine.disks[:1]:
-        read_only = ",read-only=on" if disk.read_only else ""
-        options += [
-            ["-drive", f"if=none,id=disk0,file={DISK},format=qcow2{read_only}"],
-            ["-device", shlex.quote(f"virtio-blk-pci,drive=disk0,serial={disk.serial.replace(',', ',,')}")],
-        ]
+    for index, (disk, file) in enumerate(files):
+        settings = f"file={file},format=qcow2,cache={disk.cache}{',read-only=on' if disk.read_only else ''}"
+        device = f"virtio-blk-pci,drive=disk{index},serial={disk.serial.replace(',', ',,')}"
+        options += [["-drive", f"if=none,id=disk{index},{settings}"], ["-device", shlex.quote(device)]]
     if hardware.entropy:
         options.append(["-device", "virtio-rng-pci"])
     if parts.status_port is not None:

@@ -17,6 +17,7 @@ DISK = "box.img"
 def write(parts: Parts, _target: str) -> None:
     program = parts.program(multiboot=False)
     parts.qcow2_disk(DISK)
+    parts.note_further_disks()
     size_gib = -(-parts.image.info.disk_bytes // GIB)
     metadata = {"provider": "libvirt", "format": "qcow2", "virtual_size": size_gib}
     parts.text("metadata.json", json.dumps(metadata) + "\n")

@@ -17,6 +17,10 @@
 
 #define DATA_PAGES (DATA_BYTES / 4096)
 #define COUNTER (DATA + DATA_BYTES - 16) /* a byte that loops count down */
+/* In some programs of 64-bit code, each unit sees the data in a place of its own, so that a fault can be put at its operand
+ * and at no other. */
+#define WINDOWS 0x200000u
+#define WINDOW_TABLE (TABLES + 0x4000u)
 #define PROGRAM_BYTES 900u
 #define UNITS 24
 #define MMIO_MOST 2000u
@@ -27,6 +31,7 @@ struct program {
     unsigned length, units;
     unsigned unit[UNITS + 1]; /* where each instruction begins; the last: the end */
     bool writes_ports;
+    bool windows;
     struct x86_state state;
 };
 
@@ -35,8 +40,10 @@ struct program {
 /* Where data is for this mode's instructions: offset of DATA in the segments DS and ES. */
 uint32_t data_offset(enum mode mode);
 bool row_wanted(unsigned row, enum mode mode, const struct feature_set *features);
-/* Up to 15 bytes for `address` (of the instruction); 0: this row has none that decode in this mode. */
-unsigned encode(struct rng *rng, unsigned row, enum mode mode, uint64_t address, uint8_t out[32], struct insn *insn);
+/* Up to 15 bytes for `address` (of the instruction), with its operand moved by `window`; 0: this row has none that decode in
+ * this mode. */
+unsigned encode(struct rng *rng, unsigned row, enum mode mode, uint64_t address, uint32_t window, uint8_t out[32],
+                struct insn *insn);
 
 /* ---- program.c ---- */
 
@@ -61,6 +68,7 @@ struct side {
 struct ending {
     enum cpu_exit exit;
     bool hit;
+    bool late; /* it was ended because it took too long */
     struct cpu_hit point;
     uint64_t instructions, outside;
     struct x86_state state;

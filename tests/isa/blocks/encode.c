@@ -12,6 +12,7 @@ struct writer {
     unsigned count;
     unsigned relative_at; /* of a displacement that is to reach `target` from the instruction's end; 0: none */
     uint32_t target;
+    uint32_t window; /* added to the addresses of operands, but for those on the stack */
 };
 
 static void put(struct writer *w, unsigned byte)
@@ -48,7 +49,7 @@ static unsigned some_register(struct writer *w)
 
 static uint32_t some_target(struct writer *w)
 {
-    return data_offset(w->mode) + rng_below(w->rng, DATA_BYTES - 256);
+    return data_offset(w->mode) + rng_below(w->rng, DATA_BYTES - 256) + w->window;
 }
 
 static bool has_class(const struct isa_row *row, enum operand_class first, enum operand_class last)
@@ -96,7 +97,10 @@ static unsigned memory_32(struct writer *w, unsigned reg)
     }
     bool index = rng_percent(w->rng, 8);
     unsigned index_register = rng_percent(w->rng, 50) ? RCX : RDX;
-    if (mod == 0 && (base & 7) == 5)
+    uint32_t window = base == RSP ? 0 : w->window;
+    if (window)
+        mod = 2;
+    else if (mod == 0 && (base & 7) == 5)
         mod = 1;
     put(w, mod << 6 | reg << 3 | (index ? 4 : base & 7));
     if (index)
@@ -104,7 +108,7 @@ static unsigned memory_32(struct writer *w, unsigned reg)
     else if ((base & 7) == 4)
         put(w, 0x24);
     if (mod)
-        put_bytes(w, mod == 1 ? rng_next(w->rng) : (uint64_t)rng_below(w->rng, 0x1000) - 0x200, mod == 1 ? 1 : 4);
+        put_bytes(w, mod == 1 ? rng_next(w->rng) : (uint64_t)rng_below(w->rng, 0x1000) - 0x200 + window, mod == 1 ? 1 : 4);
     return base >> 3;
 }
 
@@ -189,12 +193,13 @@ static void put_opcode(struct writer *w, unsigned rex, unsigned opcode)
     put(w, opcode);
 }
 
-unsigned encode(struct rng *rng, unsigned number, enum mode mode, uint64_t address, uint8_t out[32], struct insn *insn)
+unsigned encode(struct rng *rng, unsigned number, enum mode mode, uint64_t address, uint32_t window, uint8_t out[32],
+                struct insn *insn)
 {
     const struct isa_row *row = &isa_rows[number];
     uint8_t operand_bytes[16];
     unsigned bits = mode_infos[mode].bits, other = bits == 32 ? 16 : 32;
-    struct writer w = {.rng = rng, .row = row, .mode = mode, .bits = bits, .bytes = out};
+    struct writer w = {.rng = rng, .row = row, .mode = mode, .bits = bits, .bytes = out, .window = window};
     w.address_bits = rng_percent(rng, 4) ? other : bits;
     struct writer operands = w;
     operands.bytes = operand_bytes;

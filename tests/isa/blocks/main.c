@@ -16,7 +16,7 @@ struct options {
 };
 
 struct totals {
-    uint64_t programs, runs, halted, faulted, cut_short, by_scenario[16], differ;
+    uint64_t programs, runs, halted, faulted, operand_faults, cut_short, by_scenario[16], differ;
 };
 
 struct session {
@@ -43,7 +43,7 @@ static bool stopped_by_exception(const struct ending *e)
 static void check(struct session *s, const char *scenario, const struct ending *a, const struct ending *b)
 {
     char text[200] = "";
-    if (s->interpreter.mmio >= MMIO_MOST || s->translator.mmio >= MMIO_MOST) {
+    if (a->late || b->late || s->interpreter.mmio >= MMIO_MOST || s->translator.mmio >= MMIO_MOST) {
         s->totals.cut_short++;
         return;
     }
@@ -105,6 +105,23 @@ static void fault_pages(struct session *s)
         *entry = (uint8_t)(kept & ~PTE_W);
         run_both(s, "page read-only", s->image, &s->program.state);
         *entry = kept;
+    }
+}
+
+/* Each unit's operand is taken away, and then made read-only. */
+static void fault_operands(struct session *s)
+{
+    for (unsigned unit = 0; unit < s->program.units; unit++) {
+        uint8_t *entries = s->image + WINDOW_TABLE + 8 * DATA_PAGES * unit;
+        for (unsigned pass = 0; pass < 2; pass++) {
+            uint8_t without = pass ? PTE_W : PTE_P;
+            for (unsigned page = 0; page < DATA_PAGES; page++)
+                entries[8 * page] &= (uint8_t)~without;
+            struct ending end = run_both(s, pass ? "operand read-only" : "operand not present", s->image, &s->program.state);
+            for (unsigned page = 0; page < DATA_PAGES; page++)
+                entries[8 * page] |= without;
+            s->totals.operand_faults += stopped_by_exception(&end) && (end.state.cr2 - WINDOWS) / DATA_BYTES == unit;
+        }
     }
 }
 
@@ -223,7 +240,9 @@ static void run_case(struct session *s, uint64_t number, const struct feature_se
     s->totals.faulted += stopped_by_exception(&end);
     if (paging)
         fault_pages(s);
-    else
+    if (s->program.windows)
+        fault_operands(s);
+    if (!paging)
         cut_segments(s);
     run_both(s, "again", s->image, &s->program.state); /* linked by now */
     interrupt_anywhere(s, end.instructions);
@@ -276,8 +295,9 @@ int main(int argc, char **argv)
     for (uint64_t i = 0; i < s.options.count; i++)
         run_case(&s, s.options.first + i, &features);
     const struct totals *t = &s.totals;
-    printf("%llu programs: %llu reached their end, %llu an exception; %llu runs, %llu cut short; %llu differ\n",
+    printf("%llu programs: %llu reached their end, %llu an exception; %llu runs, %llu cut short; %llu at an operand alone; %llu differ\n",
            (unsigned long long)t->programs, (unsigned long long)t->halted, (unsigned long long)t->faulted,
-           (unsigned long long)t->runs, (unsigned long long)t->cut_short, (unsigned long long)t->differ);
+           (unsigned long long)t->runs, (unsigned long long)t->cut_short, (unsigned long long)t->operand_faults,
+           (unsigned long long)t->differ);
     return t->differ != 0;
 }

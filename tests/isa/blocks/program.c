@@ -81,8 +81,9 @@ static void put_row(struct maker *m)
     uint8_t bytes[32];
     struct insn in;
     unsigned length = 0;
+    uint32_t window = p->windows ? WINDOWS + p->units * DATA_BYTES - DATA : 0;
     for (unsigned tries = 0; !length && tries < 20; tries++)
-        length = encode(&m->rng, some_row(&m->rng), p->mode, m->linear + p->length, bytes, &in);
+        length = encode(&m->rng, some_row(&m->rng), p->mode, m->linear + p->length, window, bytes, &in);
     if (!length || p->length + length + 8 > PROGRAM_BYTES)
         return;
     unsigned at = p->length;
@@ -216,6 +217,14 @@ uint64_t program_linear(const struct program *p)
     return p->state.segment[CS].base + p->state.rip;
 }
 
+static void place_windows(uint8_t *image)
+{
+    const uint64_t all = PTE_P | PTE_W | PTE_U | PTE_A | PTE_D;
+    store_le64(image + TABLES + 0x2000 + 8 * (WINDOWS >> 21), WINDOW_TABLE + all);
+    for (unsigned page = 0; page < UNITS * DATA_PAGES; page++)
+        store_le64(image + WINDOW_TABLE + 8 * page, DATA + 4096 * (page % DATA_PAGES) + all);
+}
+
 void make_program(struct program *p, uint8_t *image, uint64_t seed, uint64_t number, enum mode mode,
                   const struct feature_set *features)
 {
@@ -225,6 +234,9 @@ void make_program(struct program *p, uint8_t *image, uint64_t seed, uint64_t num
     *p = (struct program){.mode = mode};
     collect_rows(mode, features);
     place_state(&m, image);
+    p->windows = m.bits == 64 && rng_percent(&m.rng, 30);
+    if (p->windows)
+        place_windows(image);
     m.linear = program_linear(p);
     unsigned units = 2 + rng_below(&m.rng, UNITS - 8);
     bool loop = rng_percent(&m.rng, 35);

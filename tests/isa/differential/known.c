@@ -230,6 +230,8 @@ const char *known_difference(const struct diff_case *c, const struct diff_result
         return "AMD's processors do not demand alignment of SHA's operand; Intel's do (SDM vol. 2, 2.5, type 4)";
     if (far_transfer(op) && host->cs != USER_CS && guest->cs == host->cs && same_but_high_rsp(host, guest))
         return "bits 63:32 of a register are not preserved in 32-bit mode (SDM vol. 1, 3.4.1.1)";
+    if (far_transfer(op) && guest->cs == host->cs && guest->vector == EXC_GP && guest->rip != c->rip && host->vector == EXC_BP)
+        return "a jump into the instruction's own bytes that finds STR or its kin there: under UMIP Linux emulates them";
     if (far_transfer(op) && is_fault(host) && is_fault(guest) && host->rip == guest->rip)
         return "which of an instruction's many checks comes first";
     if (host_is_amd() && has_far_pointer(op) && c->insn.osize == 8)

@@ -27,7 +27,7 @@ const char *row_excluded(unsigned number, const struct ours *ours)
 bool kvm_cannot(const struct kcase *c, const struct result *ours, const struct result *theirs)
 {
     return mode_infos[c->mode].user && stopped_in(theirs) == EXC_UD && stopped_in(ours) != EXC_UD &&
-           ours->outcome == HALTED;
+           (ours->outcome == HALTED || ours->outcome == SHUTDOWN);
 }
 
 void as_kvm_delivers(const struct kcase *c, struct result *ours, const struct result *theirs, uint8_t *our_memory,
@@ -78,7 +78,7 @@ KNOWN(short_push)
 {
     UNUSED;
     return c->decoded > 0 && pushes_segment(c->insn.op) && c->insn.osize > 2 &&
-           (!strcmp(what, "memory") || stopped_in(ours) == EXC_SS);
+           (!strcmp(what, "memory") || stopped_in(ours) == EXC_SS || ours->outcome == SHUTDOWN);
 }
 
 KNOWN(native_user)
@@ -186,7 +186,8 @@ KNOWN(return_to_32)
 {
     UNUSED;
     return c->decoded > 0 && c->insn.op == OP_SYSRET &&
-           (c->insn.osize != 8 || (c->state.gpr[R11] | c->state.rflags) & EFLAGS_TF);
+           (c->insn.osize != 8 || (c->state.gpr[R11] | c->state.rflags) & EFLAGS_TF || c->state.gpr[R11] & EFLAGS_NT ||
+            (uint64_t)((int64_t)(c->state.gpr[RCX] << 16) >> 16) != c->state.gpr[RCX]);
 }
 
 KNOWN(iret_error_code)
@@ -221,7 +222,8 @@ KNOWN(whole_segment)
     const struct x86_segment *s = segment_in(c, &ea), *ss = &c->state.segment[SS];
     if (mode_infos[c->mode].bits == 64)
         return false;
-    bool string = c->decoded > 0 && op_infos[c->insn.op].kind == OPK_MEM && !(c->insn.flags & INSN_MEM);
+    bool port = c->decoded > 0 && (c->insn.op == OP_INS || c->insn.op == OP_OUTS);
+    bool string = port || (c->decoded > 0 && op_infos[c->insn.op].kind == OPK_MEM && !(c->insn.flags & INSN_MEM));
     if (string && (c->state.gpr[RSI] + 0x30 > 0xffffffff || c->state.gpr[RDI] + 0x30 > 0xffffffff))
         return true;
     bool down = s && (s->attributes & (SEG_CODE | SEG_EXPAND_CONFORM | SEG_DB)) == (SEG_EXPAND_CONFORM | SEG_DB);
@@ -346,8 +348,10 @@ KNOWN(mmx_tags)
 KNOWN(stack_override)
 {
     UNUSED;
-    return mode_infos[c->mode].bits == 64 && stopped_in(ours) == EXC_GP && stopped_in(theirs) == EXC_SS &&
-           memchr(c->code, 0x36, c->length);
+    int a = stopped_in(ours), b = stopped_in(theirs);
+    bool other = memchr(c->code, 0x26, c->length) || memchr(c->code, 0x2e, c->length) || memchr(c->code, 0x3e, c->length);
+    return mode_infos[c->mode].bits == 64 && ((a == EXC_GP && b == EXC_SS && memchr(c->code, 0x36, c->length)) ||
+                                              (a == EXC_SS && b == EXC_GP && other));
 }
 
 KNOWN(null_stack)
@@ -411,8 +415,8 @@ KNOWN(narrow_stack_pointer)
 KNOWN(push_across_limit)
 {
     UNUSED;
-    return c->decoded > 0 && c->insn.op == OP_CALL_FAR && stopped_in(ours) == EXC_SS &&
-           !(c->state.segment[SS].attributes & SEG_DB) && (c->state.gpr[RSP] & 0xffff) < 8;
+    uint64_t sp = c->state.gpr[RSP] & (c->state.segment[SS].attributes & SEG_DB ? 0xffffffff : 0xffff);
+    return c->decoded > 0 && c->insn.op == OP_CALL_FAR && stopped_in(ours) == EXC_SS && sp < 8;
 }
 
 KNOWN(tsc_aux)
@@ -436,6 +440,33 @@ KNOWN(past_canonical)
     int vector = stopped_in(ours);
     return mode_infos[c->mode].bits == 64 && (vector == EXC_GP || vector == EXC_SS) && stopped_in(theirs) == EXC_PF &&
            theirs->state.cr2 >> 12 == UINT64_C(0x7ffffffff);
+}
+
+KNOWN(enter_top)
+{
+    UNUSED;
+    return c->decoded > 0 && c->insn.op == OP_ENTER && (stopped_in(ours) == EXC_PF || stopped_in(ours) == EXC_SS) &&
+           stopped_in(theirs) != stopped_in(ours);
+}
+
+KNOWN(nop_address_size)
+{
+    UNUSED;
+    return c->decoded > 0 && c->insn.op == OP_NOP && mode_infos[c->mode].bits == 32 && c->insn.asize == 2;
+}
+
+KNOWN(return_to_anything)
+{
+    UNUSED;
+    return c->decoded > 0 && c->insn.op == OP_IRET && c->mode == LONG0 && stopped_in(ours) == EXC_GP &&
+           (!(theirs->state.segment[CS].attributes & SEG_S) || stopped_in(theirs) == EXC_UD);
+}
+
+KNOWN(gate_error_code)
+{
+    UNUSED;
+    return c->decoded > 0 && c->insn.op == OP_INT && mode_infos[c->mode].user && stopped_in(ours) == EXC_GP &&
+           stopped_in(theirs) == EXC_GP && !strcmp(what, "memory");
 }
 
 static const struct known known[] = {
@@ -470,7 +501,7 @@ static const struct known known[] = {
     {"this KVM fetches compatibility mode's code without CS.base", fetch_without_base},
     {"KVM reads the source from a device before it finds that the destination faults", source_first},
     {"KVM leaves the x87 tags of an MMX instruction that faulted", mmx_tags},
-    {"KVM heeds an SS prefix in 64-bit mode, which is ignored (SDM vol. 1, 3.3.4)", stack_override},
+    {"KVM heeds ES, CS, SS and DS prefixes in 64-bit mode, which are ignored (SDM vol. 1, 3.3.4)", stack_override},
     {"a paravirtual KVM has no 32-bit paging", no_paging},
     {"KVM takes PAT entries that SDM vol. 3, 12.12.2 reserves, bits 63:32 of IA32_FMASK, and SYSENTER addresses that "
      "are not canonical or too wide a selector",
@@ -480,7 +511,7 @@ static const struct known known[] = {
     {"KVM's LTR takes a 16-bit TSS in long mode (SDM vol. 2, LTR: #GP)", short_tss},
     {"KVM looks at the operand before it finds that the mode has no such instruction", mode_first},
     {"KVM's interrupts in real mode clear the upper half of ESP", narrow_stack_pointer},
-    {"KVM's far calls wrap around the end of a 16-bit stack (SDM vol. 3, 5.3: #SS)", push_across_limit},
+    {"KVM's far calls push CS before they find that the rest is beyond the end of the stack (SDM vol. 2, CALL)", push_across_limit},
     {"KVM keeps the attributes under a null SS in ring 0 of long mode; nothing looks at them", null_stack},
     {"LZCNT and TZCNT where they are not announced: KVM's emulator runs the host's", counting_feature},
     {"KVM delivers a frame past the limit of SS", frame_past_limit},
@@ -489,9 +520,18 @@ static const struct known known[] = {
      "exist; "
      "KVM asks for privilege first also in virtual-8086 mode",
      privilege_first},
-    {"KVM's SYSRET knows only the 64-bit form, and delays TF as IRET does", return_to_32},
+    {"KVM's SYSRET knows only the 64-bit form, delays TF as IRET does, finds an address that is not canonical in ring 3 "
+     "(SDM vol. 2, SYSRET: in ring 0), and a paravirtual one's ring 3 never has NT", return_to_32},
     {"KVM's IRET in long mode reports error code 0 where SDM vol. 2, IRET has the selector", iret_error_code},
     {"KVM's INS reads the port before it looks at the destination (SDM vol. 1, 19.3: faults come first)", port_first},
+    {"this KVM reports error code 0 where INT meets a gate that ring 3 may not use; the vector and the IDT bit are in it "
+     "(SDM vol. 3, 6.13; vol. 2, INT)",
+     gate_error_code},
+    {"KVM's ENTER does not try the new top of the stack (SDM vol. 2, ENTER: #SS, #PF)", enter_top},
+    {"KVM's emulator reads 32-bit addresses of the reserved NOPs (0F 19, 1C, 1D) under 67; the host's processor does not",
+     nop_address_size},
+    {"this KVM's IRET in long mode takes a system descriptor for a code segment, and goes on (SDM vol. 2, IRET: #GP)",
+     return_to_anything},
 };
 
 const char *known_difference(const struct kcase *c, const struct result *ours, const struct result *theirs,

@@ -153,7 +153,14 @@ static void run_case(struct session *s, uint64_t number)
         s->known++;
         return;
     }
-    what = both(s, pristine); /* this KVM sometimes keeps something of the case before */
+    /* this KVM sometimes keeps something of the cases before: what a new machine does not do was not the instruction's */
+    theirs_stop(s->theirs);
+    char why[256];
+    if (!(s->theirs = theirs_start(why, sizeof why))) {
+        fprintf(stderr, "no second machine: %s\n", why);
+        exit(2);
+    }
+    what = both(s, pristine);
     if (!what || !*what) {
         s->unsteady++;
         return;

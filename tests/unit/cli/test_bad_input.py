@@ -192,7 +192,7 @@ def test_backing_files_in_the_folder_and_with_consent(image_of: Images, tmp_path
     beside = overlay(image, image.name, form="qcow2")
     assert main(["-q", "run", str(beside)]) == 4
     before = beside.read_bytes()
-    assert main(["-q", "run", str(beside), "--ephemeral"]) == 4  # a copy in another folder would miss its backing file
+    assert main(["-q", "run", str(beside), "--ephemeral"]) == 4
     assert beside.read_bytes() == before
     (tmp_path / "away").mkdir()
     away = overlay(tmp_path / "away" / "x", str(image), form="qcow2")
@@ -251,7 +251,7 @@ def test_a_read_only_file_system(small_disk: Path, image_of: Images, capfd: pyte
     assert main(["run", str(image)]) == 126
     line, hint = complaint(capfd)
     assert line == f"{image} cannot be written, but its machine has a disk to write to"
-    assert hint.startswith("--ephemeral runs a copy")
+    assert hint.startswith("--ephemeral runs it all the same")
     assert main(["-q", "run", str(image), "--ephemeral"]) == 3
 
 
@@ -287,10 +287,10 @@ def test_interrupts_without_a_terminal(image_of: Images) -> None:
 def test_leftovers_of_the_killed_are_swept(image_of: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run = tmp_path / "cache/imgvm/run"
-    (run / "copy-4194305-old").mkdir(parents=True)  # beyond the largest process id
-    (run / f"copy-{os.getpid()}-mine").mkdir()
+    (run / "run-4194305-old").mkdir(parents=True)  # beyond the largest process id
+    (run / f"run-{os.getpid()}-mine").mkdir()
     assert main(["-q", "run", str(image_of(leave(0))), "--ephemeral"]) == 0
-    assert [path.name for path in run.iterdir()] == [f"copy-{os.getpid()}-mine"]
+    assert [path.name for path in run.iterdir()] == [f"run-{os.getpid()}-mine"]
 
 
 @pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["validate", "c.yaml"], ["schema"]])

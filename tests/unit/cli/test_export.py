@@ -203,3 +203,22 @@ def test_every_target_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["export", "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(target in shown for target in TARGETS)
+
+
+def test_further_disks(image_of: Images, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "b.raw").write_bytes(b"second" * 1000 + bytes(MIB - 6000))
+    more = (
+        "disks: [{name: a, size: 1MiB}, {name: b, source: b.raw, read_only: true, cache: unsafe}, "
+        "{name: c, source: b.raw, format: raw, embed: false}]"
+    )
+    image = image_of(leave(5), more)
+    folder = exported(image, "qemu")
+    script = (folder / "run.sh").read_text()
+    assert "file=disk-b.qcow2,format=qcow2,cache=unsafe,read-only=on" in script and "drive=disk1,serial=b" in script
+    assert "note: the disk c is the file b.raw of this host: not taken along" in capfd.readouterr().err
+    with Image.open(folder / "disk-b.qcow2") as disk:
+        assert disk.read(0, MIB) == (tmp_path / "b.raw").read_bytes()
+    domain = Xml.parse(exported(image, "libvirt") / "domain.xml")
+    assert [target.get("dev") for target in domain.findall("devices/disk/target")] == ["vda", "vdb"]
+    exported(image, "ova")
+    assert "note: the disk b is not taken along" in capfd.readouterr().err

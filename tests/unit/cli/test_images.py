@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
@@ -44,6 +45,71 @@ def test_result_file(image_of: Images, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel", "result.json", "small.img"]
 
 
+def test_stats(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
+    image = str(image_of(say("hi\n") + leave(3)))
+    assert main(["-q", "run", image, "--accel", "jit", "--stats=json"]) == 3
+    counts = json.loads(capfd.readouterr().err)
+    assert counts["run"]["instructions"] > 0
+    assert counts["blocks"]["decoded"] > 0
+    assert sum(counts["exits"].values()) == counts["translator"]["entered"]
+    assert (counts["ports"]["serial port"], counts["ports"]["debug_exit"]) == (3, 1)
+    assert main(["run", image, "--stats"]) == 3
+    said = capfd.readouterr().err
+    assert re.search(r"^imgvm: blocks\nimgvm:   decoded +[1-9]", said, re.M)
+    assert re.search(r"^imgvm: ports\nimgvm:   serial port +3\nimgvm:   debug exit +1$", said, re.M)
+    assert main(["run", image, "--stats=xml"]) == 125
+    assert "--stats=xml: there are table and json" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("accel", ["jit", "interp"])
+def test_no_memory_is_writable_and_executable(accel: str, image_of: Images) -> None:
+    with imgvm.run(image_of(say("up") + SPIN), accel) as vm:
+        while "up" not in vm.console.text():
+            assert vm.wait(0.01) is None
+        rights = {line.split()[1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    assert {"rw-s", "r-xs"} <= rights
+    assert not [found for found in rights if "w" in found and "x" in found]
+
+
+def test_names_for_perf(image_of: Images) -> None:
+    image, watch = image_of(leave(3)), imgvm.Watch(perf_map=True)
+    with imgvm.run(image, "jit", watch=watch) as vm, imgvm.run(image, "jit", watch=watch) as other:
+        assert [machine.wait(30).status for machine in (vm, other)] == [3, 3]
+    path = Path(f"/tmp/perf-{os.getpid()}.map")
+    names = [line.split()[2] for line in path.read_text().splitlines()]
+    assert names.count("jit:dispatch") == 2 and names.count("jit:refill_read") == 2
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def traced(image: Path, folder: Path, kinds: str) -> list[str]:
+    """What the guest did, without time and processor."""
+    main(["run", str(image), "--trace", kinds, "--trace-file", str(folder / "trace")])
+    lines = (folder / "trace").read_text().splitlines()
+    assert all(re.match(r" *\d+\.\d{6} 0 ", line) for line in lines)
+    return [line.split(maxsplit=2)[2] for line in lines]
+
+
+def test_trace_of_ports_and_modes(image_of: Images, tmp_path: Path) -> None:
+    lines = traced(image_of(say("hi") + leave(3)), tmp_path, "ports,modes")
+    assert re.fullmatch(r"mode protected32 cpl 0 cr0 11 cr3 0 cr4 0 efer 0 at \w+:100\w+", lines[0])
+    writes = [line for line in lines if line.startswith("port write")]
+    assert writes[:2] == ["port write 3f8/1 = 68 serial port", "port write 3f8/1 = 69 serial port"]
+    assert re.fullmatch(r"port write \w+/1 = 3 debug_exit", writes[2]) and len(writes) == 3
+
+
+def test_trace_of_a_triple_fault(image_of: Images, tmp_path: Path) -> None:
+    first, *_, last = traced(image_of(TRIPLE_FAULT), tmp_path, "all")
+    assert first.startswith("mode protected32")
+    assert last.startswith("triple fault at ")
+
+
+def test_trace_of_unknown_events(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(image_of(leave(3))), "--trace", "ports,everything"]) == 125
+    said = capfd.readouterr().err
+    assert 'cannot trace "everything"' in said
+    assert "there are all, exits, exceptions, interrupts, modes, msrs, ports, mmio" in said
+
+
 def test_a_triple_fault_is_255_and_says_where(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([str(image_of(TRIPLE_FAULT))]) == 255
     assert "imgvm: the guest's processor stopped on a triple fault: " in capfd.readouterr().err
@@ -66,7 +132,7 @@ def test_a_config_is_packed_for_one_run(image_of: Images, tmp_path: Path, monkey
     assert list((tmp_path / "cache" / "imgvm" / "run").iterdir()) == []
 
 
-def test_ephemeral_runs_a_copy(image_of: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ephemeral_leaves_the_image_alone(image_of: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     image = image_of(leave(4), DISK)
     image.chmod(0o444)

@@ -153,3 +153,12 @@ def test_without_the_library_it_says_what_to_install(image_of: Images, keys: tup
     words = [sys.executable, "-c", program, "sign", str(image_of(leave(0))), "--key", str(keys[0])]
     done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ))
     assert (done.returncode, done.stderr.splitlines()[0]) == (125, "imgvm: signatures need the Python package cryptography")
+
+
+def test_further_disks_are_signed_with_the_disk(image_of: Images, keys: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    image, (private, public) = image_of(leave(4), "disks: [{name: a, size: 1MiB}, {name: b, size: 1MiB}]"), keys
+    assert main(["sign", str(image), "--key", str(private), "--disk"]) == 0
+    assert verify(image, public, capfd) == (0, ["verified"])
+    with Image.open(image, writable=True) as opened:
+        opened.open_disk("b").write(5, b"x")
+    assert verify(image, public, capfd) == (1, ["the disk b was changed after signing"])

@@ -96,3 +96,81 @@ def test_damaged_manifests(manifest: str, image: Path, tmp_path: Path, capfd: py
     said = capfd.readouterr().err
     assert "image.json" in said and "Traceback" not in said and "fault of imgvm" not in said
     assert not (tmp_path / "out.img").exists()
+
+
+def test_further_disks_go_through_a_folder(image_of: Images, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data.raw").write_bytes(bytes(MIB) + b"further" * 1000 + bytes(MIB - 6488))
+    image = image_of(leave(3), "disks: [{name: a, size: 1MiB}, {name: b, source: data.raw}, {name: c, size: 512KiB}]")
+    folder, again = tmp_path / "folder", tmp_path / "again.img"
+    assert main(["unpack", str(image), str(folder)]) == 0
+    assert (folder / "disk-b.raw").read_bytes() == (tmp_path / "data.raw").read_bytes()
+    assert main(["pack", str(folder), "-o", str(again)]) == 0
+    assert again.read_bytes() == image.read_bytes()
+    manifest = json.loads((folder / "image.json").read_text())
+    (folder / "image.json").write_text(json.dumps(manifest | {"further_disks": ["../b"]}))
+    assert main(["pack", str(folder), "-o", str(tmp_path / "no.img")]) == 125
+    assert "is no name of a disk" in capfd.readouterr().err
+
+
+def composed_config(folder: Path) -> Path:
+    (folder / "common").mkdir()
+    (folder / "team" / "parts").mkdir(parents=True)
+    (folder / "kernel").write_bytes(kernel(say("composed") + leave(3)))
+    (folder / "common/base.yaml").write_text("# the base\nboot: {kernel: ../kernel}\nmachine: {memory: 16MiB, accel: interp}\n")
+    (folder / "team/parts/exit.yaml").write_text("devices: {debug_exit: true}\nlabels: {tag: '${TAG}', who: '${WHO}'}\n")
+    config = folder / "team/ci.yaml"
+    config.write_text(
+        "version: 1\nname: small\ninclude: [../common/base.yaml, parts/exit.yaml]\n"
+        "vars: {TAG: none, WHO: {env: IMGVM_TEST_WHO}}\nprofiles:\n  big: {machine: {memory: 32MiB}}\n"
+    )
+    return config
+
+
+def test_what_a_config_was_put_together_from_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    config, folder = composed_config(tmp_path), tmp_path / "folder"
+    monkeypatch.setenv("IMGVM_TEST_WHO", "me")
+    monkeypatch.chdir(tmp_path)
+    words = ["--var", "TAG=7", "--profile", "big", "--set", "exit.timeout=10s"]
+    assert main(["-q", "pack", str(config), "-o", "a.img", *words]) == 0
+    capfd.readouterr()
+    assert main(["unpack", "a.img", "folder"]) == 0
+    written = ["composed/config/ci.yaml", "composed/common/base.yaml", "composed/config/parts/exit.yaml"]
+    assert capfd.readouterr().out.splitlines()[-4:-1] == [f"folder/{name}" for name in written]
+    document = json.loads((folder / "composed.json").read_text())
+    assert document["variables"] == {"TAG": "7", "WHO": "me"}
+    assert (document["config"], document["profiles"], document["set"]) == ("ci.yaml", ["big"], ["exit.timeout=10s"])
+    for name, source in zip(written, ("team/ci.yaml", "common/base.yaml", "team/parts/exit.yaml"), strict=True):
+        assert (folder / name).read_text() == (tmp_path / source).read_text()
+    assert main(["pack", "folder", "-o", "again.img"]) == 0
+    assert Path("again.img").read_bytes() == Path("a.img").read_bytes()
+    # As a config it packs again, once what lies beside it does.
+    (folder / "composed/kernel").write_bytes((tmp_path / "kernel").read_bytes())
+    assert main(["-q", "pack", f"folder/{written[0]}", "-o", "third.img", *words]) == 0
+    assert Path("third.img").read_bytes() == Path("a.img").read_bytes()
+    assert main(["-q", "run", "third.img"]) == 3
+
+
+def test_a_plain_config_has_no_such_blob(image: Path) -> None:
+    with Image.open(image) as opened:
+        assert "composed.json" not in {blob.name for blob in opened.config_blobs()}
+
+
+@pytest.mark.parametrize(
+    "includes",
+    [
+        [{"path": "a/../../../../x", "text": ""}], [{"path": "x/../../..", "text": ""}], [{"path": "a\nb", "text": ""}],
+        [{"path": "..", "text": ""}], [{"path": "x" * 300, "text": ""}], [{"path": f"{n}", "text": ""} for n in range(65)],
+        [{"name": "x"}], "text", [{"path": "../" * 9 + "x", "text": ""}],
+    ],
+)  # fmt: skip
+def test_composed_texts_stay_in_the_folder(includes: object, image: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with Image.open(image, writable=True) as opened:
+        blobs = {blob.name: opened.read_config(blob.name) for blob in opened.config_blobs()}
+        document = {"composed": 1, "config": "ci.yaml", "includes": includes, "variables": {}, "profiles": [], "set": []}
+        opened.set_config(blobs | {"composed.json": json.dumps(document).encode()}, date=0)
+    before = sorted(tmp_path.iterdir())
+    assert main(["unpack", str(image), str(tmp_path / "new")]) in (0, 125)
+    err = capfd.readouterr().err
+    new = [path for path in sorted(tmp_path.iterdir()) if path not in before]
+    assert (new == [] and "composed.json" in err) or all(path.name == "new" for path in new)
+    assert not (tmp_path / "x").exists() and not (tmp_path.parent / "x").exists()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from imgvm.pack import apt
 from imgvm.pack.apt import LISTS_FRESH_SECONDS, Package
 from imgvm.pack.deb import Deb, DebCache, digest, kernel_dependency, suite_of, unpack
 from imgvm.pack.progress import Progress
+from imgvm.pack.sources import Source
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
 
@@ -307,3 +309,35 @@ def test_unknown_suite(tmp_path: Path) -> None:
     with pytest.raises(PackError) as caught, skip_when_offline():
         DebCache(tmp_path).get("debian:nosuchsuite", "busybox-static")
     assert "Debian suite" in (caught.value.hint or "")
+
+
+@needs_dpkg
+def test_a_pinned_package_is_taken_whatever_is_newest(repo: Repo) -> None:
+    repo.add_kernel()
+    deb = repo.cache.kernel("debian:trixie", "linux-image-test")
+    row = Source("boot.kernel", f"trixie {deb.name} {deb.version}", deb.sha256, deb.size_bytes, deb.uri, "asked")
+    calls = repo.calls()
+    assert repo.cache.pinned(row) == deb and repo.calls() == calls
+    deb.path.unlink()
+    assert repo.cache.pinned(row) == deb and deb.path.exists()
+    assert f"apt-get download {deb.name}=1.0-1" in repo.calls()
+    gone = replace(row, origin=f"trixie {deb.name} 0.9-1", sha256="0" * 64)
+    with pytest.raises(PackError, match=rf"--frozen: boot.kernel: {deb.name} 0.9-1 .SHA-256 0+. cannot be had: .* the file has {deb.sha256}"):
+        repo.cache.pinned(gone)
+    with pytest.raises(PackError, match="names no package"):
+        repo.cache.pinned(replace(row, origin="vmlinuz"))
+
+
+@needs_dpkg
+def test_offline_asks_nobody(repo: Repo) -> None:
+    repo.add_kernel()
+    offline = DebCache(repo.cache.folder, repo.progress, clock=lambda: repo.now, offline=True)
+    with pytest.raises(PackError, match="--offline: linux-image-test of Debian trixie is not in the cache"):
+        offline.kernel("debian:trixie", "linux-image-test")
+    deb = repo.cache.kernel("debian:trixie", "linux-image-test")
+    calls = repo.calls()
+    repo.now += LISTS_FRESH_SECONDS + 1
+    assert offline.kernel("debian:trixie", "linux-image-test") == deb
+    with pytest.raises(PackError, match=r"--offline: a 1 .SHA-256 0+. is not in the cache"):
+        offline.pinned(Source("boot.kernel", "trixie a 1", "0" * 64, 1))
+    assert repo.calls() == calls

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from imgvm.errors import PackError
 from imgvm.machine import Exec, File
 from imgvm.pack import cpio, initramfs
+from imgvm.pack.deb import Deb, DebCache
 from imgvm.pack.modules import Module
 
 BUSYBOX = elf64([(0x400000, b"busybox", 7)])
@@ -127,3 +128,20 @@ def test_archives_of_several_parts_stay_as_they_are() -> None:
 def test_what_is_no_archive_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(PackError, match=words):
         initramfs.unpacked(data, "i")
+
+
+def test_busybox_is_of_the_kernels_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's is taken for kernels from files only, so that hosts agree on an image."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/busybox").write_bytes(b"of the package")
+    asked: list[tuple[str, str]] = []
+    deb = Deb("trixie", "busybox-static", "1.0", "http://x/b.deb", "ab" * 32, 5, tmp_path / "b.deb")
+    monkeypatch.setattr(initramfs.shutil, "which", lambda name, path: str(tmp_path / "host"))
+    (tmp_path / "host").write_bytes(BUSYBOX)
+    monkeypatch.setattr(DebCache, "get", lambda self, distro, package: asked.append((distro, package)) or deb)
+    monkeypatch.setattr(DebCache, "unpacked", lambda self, found: tmp_path)
+    cache = DebCache(tmp_path / "cache")
+    assert initramfs.find_busybox(cache, None)[0] == BUSYBOX and asked == []
+    data, source = initramfs.find_busybox(cache, "debian:trixie")
+    assert data == b"of the package" and asked == [("debian:trixie", "busybox-static")]
+    assert (source.origin, source.asked) == ("trixie busybox-static 1.0", "debian:trixie busybox-static")

@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A kernel with its modules, and a busybox that is the same everywhere."""
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     source = initramfs.Source.of("boot.initrd", "busybox of the test", BUSYBOX)
-    monkeypatch.setattr(initramfs, "find_busybox", lambda cache, distro: (BUSYBOX, source))
+    monkeypatch.setattr(initramfs, "find_busybox", lambda cache, distro, pin: (BUSYBOX, source))
     (tmp_path / "boot").mkdir()
     (tmp_path / "boot/vmlinuz").write_bytes(kernel())
     module_tree(tmp_path)
@@ -163,6 +163,7 @@ def test_kernel_of_a_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "sha256": "ab" * 32,
         "size_bytes": 99,
         "uri": "http://example.org/k.deb",
+        "asked": "debian:trixie linux-image-test",
     }
     assert "lib/imgvm/virtio_blk.ko" in {row.name for row in read_cpio(found["initrd"])}
     (folder / "boot/vmlinuz-6.1.0-test").unlink()
@@ -215,6 +216,42 @@ def test_raw_source_is_copied_without_its_zeroes(folder: Path, cluster: str, mos
     assert result.file_bytes <= most_bytes
     row = json.loads(blobs(result.path)["lock.json"])["sources"][-1]
     assert (row["part"], row["origin"], row["size_bytes"]) == ("disks[0]", "disk.raw", 8 * MIB + 512)
+
+
+def test_further_disks_lie_in_the_same_file(folder: Path) -> None:
+    content = sparse_source(folder / "disk.raw").ljust(8 * MIB + 512, b"\0")
+    (folder / "cd.iso").write_bytes(b"iso" * 1000)
+    text = (
+        "boot: {kernel: boot/vmlinuz}\ndisks:\n- {name: root, size: 2MiB}\n- {name: data, source: disk.raw, size: 9MiB}\n"
+        "- {name: cd, source: cd.iso, read_only: true, serial: CD-1}\n- {name: out, source: there.raw, format: raw, embed: false}\n"
+    )
+    result = pack(folder, text)
+    again = pack(folder, text, folder / "again.img")
+    assert again.path.read_bytes() == result.path.read_bytes()
+    with Image.open(result.path) as image:
+        assert image.check().clean and image.disk_names() == ("data", "cd")
+        data, cd = image.open_disk("data"), image.open_disk("cd")
+        assert (image.info.disk_bytes, data.info.disk_bytes, cd.info.disk_bytes) == (2 * MIB, 9 * MIB, 3072)
+        assert data.read(0, 9 * MIB) == content.ljust(9 * MIB, b"\0")
+        assert cd.read(0, 3072) == (b"iso" * 1000).ljust(3072, b"\0")
+        assert image.read(0, MIB) == bytes(MIB)
+    rows = json.loads(blobs(result.path)["lock.json"])["sources"]
+    assert [row["part"] for row in rows if row["part"].startswith("disks")] == ["disks[1]", "disks[2]"]
+    if shutil.which("qemu-img"):
+        subprocess.run(["qemu-img", "check", "-q", result.path], check=True)
+
+
+def test_disks_outside_are_found_from_the_images_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (folder / "out").mkdir()
+    disks = "".join(
+        f"- {{name: d{index}, source: {source}, format: raw, embed: false}}\n"
+        for index, source in enumerate(("there.raw", "/srv/x.raw", "~/y.raw", "../z.raw"))
+    )
+    text = f"boot: {{kernel: boot/vmlinuz}}\ndisks:\n- {{name: root, size: 1MiB}}\n{disks}"
+    found = blobs(pack(folder, text, folder / "out/box.img").path)
+    machine = Config.from_resolved(found["machine.json"], "machine.json").machine
+    assert [disk.source for disk in machine.disks[1:]] == ["../there.raw", "/srv/x.raw", "/home/somebody/y.raw", "../../z.raw"]
 
 
 def test_qcow2_source_gives_the_same_digest_as_the_raw_one(folder: Path) -> None:

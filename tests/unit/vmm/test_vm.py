@@ -105,6 +105,7 @@ exit: {on_reboot: exit}
         "abi": 1, "engine": 1, "cpus": 2, "memory_bytes": 64 << 20, "debug_exit": 2, "debug_exit_port": 0x501,
         "entropy": False, "reset_is_exit": True, "rtc_offset_sec": 0,
         "cpu_model": b"x86-64-v3", "cpu_features": b"+aes -fma", "cpu_vendor": b"amd", "count": False, "lockstep": False,
+            "trace": core.ffi.NULL, "trace_fd": 0, "perf_map_fd": 0,
     }  # fmt: skip
     assert core.calls[1] == (
         "load_linux", "imgvm_vm *", b"KERNEL", 6, b"INITRD", 6, b"a=b", "imgvm_error *",
@@ -140,9 +141,9 @@ def test_protocol_auto_looks_at_the_kernel(core: Core) -> None:
 
 def test_disks_and_console(core: Core) -> None:
     image = core.ffi.cast("imgvm_image *", 1)
-    vm = vm_of("boot: {kernel: k}", Program(b"K"), [Drive(image, True, "data")])
+    vm = vm_of("boot: {kernel: k}", Program(b"K"), [Drive(image, True, "data", cache="unsafe")])
     vm.set_console(0, 1, "ctrl-a")
-    assert core.calls[1] == ("add_disk", "imgvm_vm *", "imgvm_image *", True, b"data", "imgvm_error *")
+    assert core.calls[1] == ("add_disk", "imgvm_vm *", "imgvm_image *", True, b"data", 2, "imgvm_error *")
     assert core.calls[-1] == ("set_console", "imgvm_vm *", 0, 1, 1, "imgvm_error *")
 
 

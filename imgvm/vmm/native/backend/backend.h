@@ -13,6 +13,8 @@
 
 #include "../arch/cpu_model.h"
 #include "../arch/state.h"
+#include "../base/count.h"
+#include "../base/trace.h"
 #include "../mem/guest_mem.h"
 
 #define ENGINE_CPUS_MAX 64
@@ -32,9 +34,11 @@ struct engine_host {
     struct guest_mem *mem;
     const struct cpu_wish *wish; /* the processors' features; NULL: all that the engine has. For `create` alone */
     bool count;                  /* translated code counts its instructions */
+    struct trace *trace;         /* base/trace.h; NULL: none */
+    int perf_map_fd;             /* where translated code is named for Linux perf (its /tmp/perf-PID.map); 0: nowhere */
     bool lockstep;               /* translated code is checked by the interpreter (cpu/jit/lockstep.h) */
-    uint32_t (*port_read)(void *opaque, uint16_t port, unsigned size);
-    void (*port_write)(void *opaque, uint16_t port, unsigned size, uint32_t value);
+    uint32_t (*port_read)(void *opaque, unsigned cpu, uint16_t port, unsigned size);
+    void (*port_write)(void *opaque, unsigned cpu, uint16_t port, unsigned size, uint32_t value);
     uint64_t (*mmio_read)(void *opaque, unsigned cpu, uint64_t gpa, unsigned size); /* any size up to 8 */
     void (*mmio_write)(void *opaque, unsigned cpu, uint64_t gpa, unsigned size, uint64_t value);
     uint64_t (*time_ns)(void *opaque);
@@ -111,6 +115,7 @@ struct engine_ops {
     void (*kick)(struct engine *engine, unsigned cpu);
     const char *(*message)(struct engine *engine, unsigned cpu);
     uint64_t (*instructions)(struct engine *engine); /* executed in software */
+    void (*tell_counts)(struct engine *engine, const struct count_sink *sink); /* all else that was counted; NULL: nothing */
     uint64_t (*handovers)(struct engine *engine);    /* times that software went on for KVM; NULL: never */
 
     int (*get_state)(struct engine *engine, unsigned cpu, struct x86_state *state, imgvm_error *err);

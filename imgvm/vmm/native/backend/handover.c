@@ -24,14 +24,14 @@ struct handover {
 
 static uint32_t on_port_read(void *opaque, uint16_t port, unsigned size)
 {
-    const struct engine_host *host = ((struct handover *)opaque)->host.engine;
-    return host->port_read(host->opaque, port, size);
+    struct handover *h = opaque;
+    return h->host.engine->port_read(h->host.engine->opaque, h->index, port, size);
 }
 
 static void on_port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
 {
-    const struct engine_host *host = ((struct handover *)opaque)->host.engine;
-    host->port_write(host->opaque, port, size, value);
+    struct handover *h = opaque;
+    h->host.engine->port_write(h->host.engine->opaque, h->index, port, size, value);
 }
 
 static uint64_t on_mmio_read(void *opaque, uint64_t gpa, unsigned size)

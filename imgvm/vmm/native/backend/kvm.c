@@ -251,16 +251,16 @@ failed:
 
 /* ---- running ---- */
 
-static void serve_port(struct kvm_engine *kvm, struct kvm_run *run)
+static void serve_port(struct kvm_engine *kvm, unsigned cpu, struct kvm_run *run)
 {
     uint8_t *data = (uint8_t *)run + run->io.data_offset;
     for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
         uint32_t value = 0;
         if (run->io.direction == KVM_EXIT_IO_OUT) {
             memcpy(&value, data, run->io.size);
-            kvm->host.port_write(kvm->host.opaque, run->io.port, run->io.size, value);
+            kvm->host.port_write(kvm->host.opaque, cpu, run->io.port, run->io.size, value);
         } else {
-            value = kvm->host.port_read(kvm->host.opaque, run->io.port, run->io.size);
+            value = kvm->host.port_read(kvm->host.opaque, cpu, run->io.port, run->io.size);
             memcpy(data, &value, run->io.size);
         }
     }
@@ -439,7 +439,7 @@ static enum engine_exit kvm_run_cpu(struct engine *engine, unsigned id)
         }
         switch (cpu->run->exit_reason) {
         case KVM_EXIT_IO:
-            serve_port(kvm, cpu->run);
+            serve_port(kvm, id, cpu->run);
             break;
         case KVM_EXIT_MMIO:
             serve_mmio(kvm, id, cpu->run);

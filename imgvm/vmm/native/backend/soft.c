@@ -2,11 +2,14 @@
 /* The engine of the software processor: a cpu (cpu/cpu.h) a thread, timers on that thread, sleep when halted. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "../base/bits.h"
 #include "../base/futex.h"
@@ -41,6 +44,7 @@ struct soft_cpu {
 struct soft_engine {
     struct engine base;
     struct engine_host host;
+    int perf_map_fd; /* ours; -1: none */
     unsigned count;
     unsigned host_cpus;      /* that we may use */
     _Atomic unsigned awake;  /* processors in `run` that do not sleep */
@@ -58,13 +62,13 @@ static struct soft_engine *soft_of(struct engine *engine)
 static uint32_t on_port_read(void *opaque, uint16_t port, unsigned size)
 {
     struct soft_cpu *c = opaque;
-    return c->engine->host.port_read(c->engine->host.opaque, port, size);
+    return c->engine->host.port_read(c->engine->host.opaque, c->index, port, size);
 }
 
 static void on_port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
 {
     struct soft_cpu *c = opaque;
-    c->engine->host.port_write(c->engine->host.opaque, port, size, value);
+    c->engine->host.port_write(c->engine->host.opaque, c->index, port, size, value);
 }
 
 static uint64_t on_mmio_read(void *opaque, uint64_t gpa, unsigned size)
@@ -119,6 +123,18 @@ static void on_tsc_offset_changed(void *opaque, uint64_t offset)
 {
     struct soft_cpu *c = opaque;
     c->engine->host.tsc_offset_changed(c->engine->host.opaque, c->index, offset);
+}
+
+static void on_trace(void *opaque, const char *text)
+{
+    struct soft_cpu *c = opaque;
+    trace_line(c->engine->host.trace, on_time_ns(c), c->index, "%s", text);
+}
+
+static void on_name_code(void *opaque, const void *start, size_t bytes, const char *name)
+{
+    struct soft_cpu *c = opaque;
+    dprintf(c->engine->perf_map_fd, "%llx %zx %s\n", (unsigned long long)(uintptr_t)start, bytes, name);
 }
 
 /* A turn of a loop that waits for other processors; the host may have to run them first. */
@@ -203,6 +219,8 @@ static void soft_destroy(struct engine *base)
     engine->host.mem->code_changed = NULL;
     for (unsigned i = 0; i < engine->count; i++)
         cpu_destroy(engine->cpus[i].cpu);
+    if (engine->perf_map_fd >= 0)
+        close(engine->perf_map_fd);
     free(engine);
 }
 
@@ -224,8 +242,10 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
     struct cpu_callbacks callbacks = {
         on_port_read, on_port_write, on_mmio_read, on_mmio_write, on_interrupt_acknowledge, on_msr_read, on_msr_write,
         on_cr8_read, on_cr8_write, on_time_ns,
-        .tsc_offset_changed = on_tsc_offset_changed,
+        .tsc_offset_changed = on_tsc_offset_changed, .trace = on_trace,
     };
+    if (host->perf_map_fd)
+        callbacks.name_code = on_name_code;
     if (cpus > 1) {
         callbacks.code_page_added = on_code_page_added;
         callbacks.exclusive = on_exclusive;
@@ -244,12 +264,13 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
         return error_set(err, ENOMEM, "out of memory");
     engine->base.ops = ops;
     engine->host = *host;
+    engine->perf_map_fd = host->perf_map_fd ? fcntl(host->perf_map_fd, F_DUPFD_CLOEXEC, 0) : -1;
     engine->host_cpus = usable_host_cpus();
     for (unsigned i = 0; i < cpus && r == 0; i++) {
         struct soft_cpu *c = &engine->cpus[i];
         struct cpu_options options = {.id = i, .count = cpus, .features = &features,
                                       .vendor = cpu_wish_vendor(host->wish, cpu_host_vendor()), .translator = translator,
-                                      .count_instructions = host->count,
+                                      .count_instructions = host->count, .traced = trace_kinds(host->trace),
                                       .translate_after = host->lockstep ? 0 : JIT_TRANSLATE_AFTER};
         c->engine = engine;
         c->index = i;
@@ -519,6 +540,13 @@ static uint64_t soft_instructions(struct engine *base)
     return sum;
 }
 
+static void soft_tell_counts(struct engine *base, const struct count_sink *sink)
+{
+    struct soft_engine *engine = soft_of(base);
+    for (unsigned i = 0; i < engine->count; i++)
+        cpu_tell_counts(engine->cpus[i].cpu, sink);
+}
+
 static int soft_get_state(struct engine *base, unsigned index, struct x86_state *state, imgvm_error *err)
 {
     (void)err;
@@ -547,6 +575,7 @@ static void soft_set_a20(struct engine *base, bool enabled)
     .kick = soft_kick, \
     .message = soft_message, \
     .instructions = soft_instructions, \
+    .tell_counts = soft_tell_counts, \
     .get_state = soft_get_state, \
     .set_state = soft_set_state, \
     .set_a20 = soft_set_a20, \

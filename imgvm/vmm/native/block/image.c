@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The handle: opening by content, the backing chain, request checks, one lock. */
+/* The handle: opening by content, the backing chain, request checks, turns. */
 #define _GNU_SOURCE
 #include "image.h"
 
@@ -18,7 +18,7 @@ enum probe { PROBE_CONTENT, PROBE_RAW, PROBE_QCOW2 };
 static int open_one(const char *path, int mode, enum probe probe, imgvm_image *overlay, imgvm_image **out,
                     imgvm_error *err);
 
-static void destroy(imgvm_image *image)
+void image_free(imgvm_image *image)
 {
     file_close(&image->file);
     file_close(&image->data_file);
@@ -27,8 +27,31 @@ static void destroy(imgvm_image *image)
     free(image);
 }
 
+/* A handle without a file. `path`: what messages call it, unless a file is opened for it. */
+int image_new(const char *path, imgvm_image **out, imgvm_error *err)
+{
+    imgvm_image *image = calloc(1, sizeof *image);
+    char *name = path ? strdup(path) : NULL;
+    if (!image || (path && !name)) {
+        free(image);
+        free(name);
+        return error_set(err, ENOMEM, "out of memory");
+    }
+    pthread_mutex_init(&image->lock, NULL);
+    pthread_rwlockattr_t attributes;
+    pthread_rwlockattr_init(&attributes);
+    /* A stream of reads must not keep a flush waiting. */
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&image->turn, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+    image->file.path = name;
+    image->file.fd = image->data_file.fd = -1;
+    *out = image;
+    return 0;
+}
+
 /* Closes the whole chain, from the top down. */
-static int close_chain(imgvm_image *image, imgvm_error *err)
+int image_close_chain(imgvm_image *image, imgvm_error *err)
 {
     int result = 0;
     while (image) {
@@ -37,7 +60,7 @@ static int close_chain(imgvm_image *image, imgvm_error *err)
             int closed = image->ops->close(image, result ? NULL : err);
             result = result ? result : closed;
         }
-        destroy(image);
+        image_free(image);
         image = backing;
     }
     return result;
@@ -113,7 +136,7 @@ static int open_backing(imgvm_image *image, const struct backing_name *backing, 
         return result;
     if (image->depth + 1 >= BACKING_DEPTH_MAX)
         return error_set(err, ELOOP, "%s: more than %d backing files in a chain", image->file.path, BACKING_DEPTH_MAX);
-    int mode = image->keep_to_folder ? IMGVM_IMAGE_KEEP_TO_FOLDER : 0;
+    int mode = image->keep_to_folder || image->keep_below ? IMGVM_IMAGE_KEEP_TO_FOLDER : 0;
     result = open_one(path, mode, probe, image, &image->backing, err);
     if (result && err && !starts_with(err->message, "backing file of ")) { /* the lowest link tells it */
         char message[sizeof err->message];
@@ -142,25 +165,18 @@ static int open_one(const char *path, int mode, enum probe probe, imgvm_image *o
     int result = refuse_loop(path, overlay, err);
     if (result)
         return result;
-    imgvm_image *image = calloc(1, sizeof *image);
-    if (!image)
-        return error_set(err, ENOMEM, "out of memory");
+    imgvm_image *image;
+    if ((result = image_new(NULL, &image, err)))
+        return result;
     result = file_open(&image->file, path, writable, err);
     if (result) {
-        free(image);
+        image_free(image);
         return result;
     }
-    pthread_mutex_init(&image->lock, NULL);
-    pthread_rwlockattr_t attributes;
-    pthread_rwlockattr_init(&attributes);
-    /* A stream of reads must not keep a flush waiting. */
-    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-    pthread_rwlock_init(&image->turn, &attributes);
-    pthread_rwlockattr_destroy(&attributes);
-    image->data_file.fd = -1;
     image->writable = writable;
     image->repairing = mode & IMGVM_IMAGE_REPAIR;
     image->keep_to_folder = mode & IMGVM_IMAGE_KEEP_TO_FOLDER;
+    image->keep_below = mode & IMGVM_IMAGE_KEEP_BELOW;
     image->overlay = overlay;
     image->depth = overlay ? overlay->depth + 1 : 0;
     struct backing_name backing = {0};
@@ -180,7 +196,7 @@ static int open_one(const char *path, int mode, enum probe probe, imgvm_image *o
     if (!result && image->qcow2)
         result = qcow2_open_finish(image, err);
     if (result) {
-        close_chain(image, NULL);
+        image_close_chain(image, NULL);
         return result;
     }
     *out = image;
@@ -190,7 +206,7 @@ static int open_one(const char *path, int mode, enum probe probe, imgvm_image *o
 int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error *err)
 {
     *out = NULL;
-    int result = open_one(path, mode, PROBE_CONTENT, NULL, out, err);
+    int result = open_one(path, mode, mode & IMGVM_IMAGE_RAW ? PROBE_RAW : PROBE_CONTENT, NULL, out, err);
     for (imgvm_image *image = result ? NULL : *out; image; image = image->backing)
         image->overlay = NULL;
     return result;
@@ -198,7 +214,7 @@ int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error 
 
 int imgvm_image_close(imgvm_image *image, imgvm_error *err)
 {
-    return close_chain(image, err);
+    return image_close_chain(image, err);
 }
 
 static int check_range(const imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err)
@@ -209,24 +225,24 @@ static int check_range(const imgvm_image *image, uint64_t offset, uint64_t bytes
                      image->file.path, bytes, offset, image->disk_bytes);
 }
 
-static int refuse_read_only(const imgvm_image *image, imgvm_error *err)
+int image_refuse_read_only(const imgvm_image *image, imgvm_error *err)
 {
     if (image->writable)
         return 0;
     return error_set(err, EROFS, "%s is open for reading only", image->file.path);
 }
 
-static int check_change(const imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err)
+int image_check_change(const imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err)
 {
-    int result = refuse_read_only(image, err);
+    int result = image_refuse_read_only(image, err);
     return result ? result : check_range(image, offset, bytes, err);
 }
 
 /* ---- turns ---- */
 
 static void share(imgvm_image *image) { pthread_rwlock_rdlock(&image->turn); }
-static void exclude(imgvm_image *image) { pthread_rwlock_wrlock(&image->turn); }
-static void leave(imgvm_image *image) { pthread_rwlock_unlock(&image->turn); }
+void image_exclude(imgvm_image *image) { pthread_rwlock_wrlock(&image->turn); }
+void image_leave(imgvm_image *image) { pthread_rwlock_unlock(&image->turn); }
 
 int image_read(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err)
 {
@@ -235,24 +251,24 @@ int image_read(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t by
         return result;
     share(image);
     result = image->ops->read(image, offset, vec, bytes, err);
-    leave(image);
+    image_leave(image);
     return result;
 }
 
 int image_write(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err)
 {
     uint64_t done;
-    int result = check_change(image, offset, bytes, err);
+    int result = image_check_change(image, offset, bytes, err);
     if (result)
         return result;
     share(image);
     result = image->ops->write_in_place(image, offset, vec, bytes, &done, err);
-    leave(image);
+    image_leave(image);
     if (result || done == bytes)
         return result;
-    exclude(image);
+    image_exclude(image);
     result = image->ops->write(image, offset + done, vec, bytes - done, err);
-    leave(image);
+    image_leave(image);
     return result;
 }
 
@@ -263,7 +279,7 @@ int image_extent(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *
         return result;
     share(image);
     result = image->ops->extent(image, offset, bytes, run, is_zero, err);
-    leave(image);
+    image_leave(image);
     return result;
 }
 
@@ -291,23 +307,23 @@ int imgvm_image_extent(imgvm_image *image, uint64_t offset, uint64_t bytes, uint
 
 int imgvm_image_zero(imgvm_image *image, uint64_t offset, uint64_t bytes, bool give_back, imgvm_error *err)
 {
-    int result = check_change(image, offset, bytes, err);
+    int result = image_check_change(image, offset, bytes, err);
     if (result)
         return result;
-    exclude(image);
+    image_exclude(image);
     result = image->ops->zero(image, offset, bytes, give_back, err);
-    leave(image);
+    image_leave(image);
     return result;
 }
 
 int imgvm_image_discard(imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err)
 {
-    int result = check_change(image, offset, bytes, err);
+    int result = image_check_change(image, offset, bytes, err);
     if (result)
         return result;
-    exclude(image);
+    image_exclude(image);
     result = image->ops->discard(image, offset, bytes, err);
-    leave(image);
+    image_leave(image);
     return result;
 }
 
@@ -317,217 +333,36 @@ int imgvm_image_flush(imgvm_image *image, imgvm_error *err)
         return 0;
     share(image);
     int result = image->ops->flush_data(image, err);
-    leave(image);
+    image_leave(image);
     if (result)
         return MIN(result, 0);
-    exclude(image);
+    image_exclude(image);
     result = image->ops->flush(image, err);
-    leave(image);
+    image_leave(image);
     return result;
 }
 
 int imgvm_image_resize(imgvm_image *image, uint64_t disk_bytes, imgvm_error *err)
 {
-    int result = refuse_read_only(image, err);
+    int result = image_refuse_read_only(image, err);
     if (result)
         return result;
-    exclude(image);
+    image_exclude(image);
     result = image->ops->resize(image, disk_bytes, err);
-    leave(image);
+    image_leave(image);
     return result;
 }
 
 int imgvm_image_get_info(imgvm_image *image, imgvm_image_info *out)
 {
     memset(out, 0, sizeof *out);
-    exclude(image);
+    image_exclude(image);
     out->disk_bytes = image->disk_bytes;
     out->file_bytes = file_bytes(&image->file);
-    if (image->qcow2)
+    if (image_has_tables(image))
         qcow2_info(image->qcow2, out);
-    leave(image);
+    else if (image->map)
+        out->cluster_bytes = (uint32_t)image->qcow2->cluster_bytes;
+    image_leave(image);
     return 0;
-}
-
-int imgvm_image_snapshot(imgvm_image *image, uint32_t index, imgvm_snapshot_info *out, imgvm_error *err)
-{
-    memset(out, 0, sizeof *out);
-    exclude(image);
-    int result = -ENOENT;
-    if (image->qcow2)
-        result = qcow2_snapshot_info(image->qcow2, index, out);
-    leave(image);
-    return result ? error_set(err, ENOENT, "%s has no snapshot number %u", image->file.path, index) : 0;
-}
-
-static int refuse_raw(const imgvm_image *image, const char *what, imgvm_error *err)
-{
-    if (image->qcow2)
-        return 0;
-    error_set(err, ENOTSUP, "%s is a raw image and cannot %s", image->file.path, what);
-    return error_hint(err, "`imgvm convert` makes one that can");
-}
-
-static int check_snapshot(const imgvm_image *image, uint32_t index, bool change, imgvm_error *err)
-{
-    imgvm_snapshot_info info;
-    int result = change ? refuse_read_only(image, err) : 0;
-    if (!result)
-        result = refuse_raw(image, "have snapshots", err);
-    if (result)
-        return result;
-    if (qcow2_snapshot_info(image->qcow2, index, &info))
-        return error_set(err, ENOENT, "%s has no snapshot number %u", image->file.path, index);
-    return 0;
-}
-
-int imgvm_image_snapshot_create(imgvm_image *image, const char *name, const imgvm_snapshot_state *state,
-                                imgvm_error *err)
-{
-    int result = refuse_read_only(image, err);
-    if (!result)
-        result = refuse_raw(image, "have snapshots", err);
-    if (result)
-        return result;
-    exclude(image);
-    result = snapshot_create(image->qcow2, name, state, err);
-    leave(image);
-    return result;
-}
-
-int imgvm_image_snapshot_apply(imgvm_image *image, uint32_t index, imgvm_error *err)
-{
-    exclude(image);
-    int result = check_snapshot(image, index, true, err);
-    if (!result)
-        result = snapshot_apply(image->qcow2, index, err);
-    leave(image);
-    return result;
-}
-
-int imgvm_image_snapshot_delete(imgvm_image *image, uint32_t index, imgvm_error *err)
-{
-    exclude(image);
-    int result = check_snapshot(image, index, true, err);
-    if (!result)
-        result = snapshot_delete(image->qcow2, index, err);
-    leave(image);
-    return result;
-}
-
-int imgvm_image_snapshot_read(imgvm_image *image, uint32_t index, bool state, uint64_t offset, void *data,
-                              uint64_t bytes, imgvm_error *err)
-{
-    exclude(image);
-    int result = check_snapshot(image, index, false, err);
-    if (!result)
-        result = snapshot_read(image->qcow2, index, state, offset, data, bytes, err);
-    leave(image);
-    return result;
-}
-
-int imgvm_image_write_compressed(imgvm_image *image, uint64_t offset, const void *data, uint64_t bytes,
-                                 uint32_t threads, imgvm_error *err)
-{
-    int result = check_change(image, offset, bytes, err);
-    if (!result)
-        result = refuse_raw(image, "be compressed", err);
-    if (result)
-        return result;
-    exclude(image);
-    result = qcow2_write_compressed(image, offset, data, bytes, threads, err);
-    leave(image);
-    return result;
-}
-
-int imgvm_image_repair(imgvm_image *image, bool all, imgvm_error *err)
-{
-    int result = refuse_read_only(image, err);
-    if (result || !image->qcow2)
-        return result;
-    exclude(image);
-    result = qcow2_repair(image->qcow2, all, err);
-    leave(image);
-    return result;
-}
-
-int imgvm_image_check(imgvm_image *image, uint64_t *leaks, uint64_t *corruptions, imgvm_error *err)
-{
-    *leaks = *corruptions = 0;
-    if (!image->qcow2)
-        return 0; /* a raw image cannot be inconsistent */
-    exclude(image);
-    int result = image->writable ? image->ops->flush(image, err) : 0;
-    if (!result)
-        result = qcow2_check(image->qcow2, leaks, corruptions, err);
-    leave(image);
-    if (result < 0)
-        return result;
-    return (*leaks ? IMGVM_CHECK_LEAKS : 0) | (*corruptions ? IMGVM_CHECK_CORRUPT : 0);
-}
-
-/* An overlay has no config of its own as a rule: the nearest image of the chain that has one answers. */
-static int with_config(imgvm_image *image, imgvm_error *err, imgvm_image **out)
-{
-    for (imgvm_image *at = image; at; at = at->backing) {
-        if (!at->qcow2)
-            continue;
-        exclude(at);
-        int result = config_load(at->qcow2, err);
-        if (!result) {
-            *out = at; /* in its exclusive turn */
-            return 0;
-        }
-        leave(at);
-        if (result != -ENOENT)
-            return result;
-    }
-    error_set(err, ENOENT, "%s has no imgvm configuration in it", image->file.path);
-    return error_hint(err, "`imgvm pack` makes images that run by themselves");
-}
-
-int imgvm_image_config_count(imgvm_image *image, uint32_t *count, imgvm_error *err)
-{
-    imgvm_image *holder;
-    int result = with_config(image, err, &holder);
-    if (result)
-        return result;
-    *count = config_count(holder->qcow2);
-    leave(holder);
-    return 0;
-}
-
-int imgvm_image_config_info(imgvm_image *image, uint32_t index, imgvm_blob_info *out, imgvm_error *err)
-{
-    imgvm_image *holder;
-    int result = with_config(image, err, &holder);
-    if (result)
-        return result;
-    result = config_info(holder->qcow2, index, out, err);
-    leave(holder);
-    return result;
-}
-
-int imgvm_image_config_read(imgvm_image *image, uint32_t index, void *data, uint64_t bytes, imgvm_error *err)
-{
-    imgvm_image *holder;
-    int result = with_config(image, err, &holder);
-    if (result)
-        return result;
-    result = config_read(holder->qcow2, index, data, bytes, err);
-    leave(holder);
-    return result;
-}
-
-int imgvm_image_set_config(imgvm_image *image, const imgvm_payload *payload, uint32_t date_sec, imgvm_error *err)
-{
-    int result = refuse_read_only(image, err);
-    if (result)
-        return result;
-    if ((result = refuse_raw(image, "hold a configuration", err)))
-        return result;
-    exclude(image);
-    result = config_set(image->qcow2, payload, date_sec, err);
-    leave(image);
-    return result;
 }

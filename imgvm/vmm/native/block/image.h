@@ -15,6 +15,7 @@
 #define BACKING_DEPTH_MAX 64
 
 struct qcow2;
+struct disk_map;
 
 enum image_place {
     PLACE_UNKNOWN, /* it is not to be had, or changed, by moving bytes of a file */
@@ -33,6 +34,9 @@ struct image_ops {
     int (*extent)(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero, imgvm_error *err);
     /* Where what begins at `offset` is: *out, at most `bytes` long. */
     enum image_place (*place)(imgvm_image *image, bool write, uint64_t offset, uint64_t bytes, struct image_extent *out);
+    /* NULL, or what a shared turn takes besides the handle's: false when that would have to wait. */
+    bool (*try_share)(imgvm_image *image);
+    void (*unshare)(imgvm_image *image);
     /* 1 when data alone was to be flushed and is; 0 when that takes the exclusive turn. */
     int (*flush_data)(imgvm_image *image, imgvm_error *err);
     /* Exclusive. */
@@ -53,11 +57,13 @@ struct imgvm_image {
     bool writable;
     bool repairing;      /* opened to be repaired: its flags and refcounts are not believed */
     bool keep_to_folder; /* a backing file elsewhere is refused */
+    bool keep_below;     /* the backing file keeps to its folder */
     uint64_t disk_bytes;
     imgvm_image *overlay; /* who has us as backing file; only while opening */
     imgvm_image *backing;
     unsigned depth;
     struct qcow2 *qcow2; /* NULL: raw */
+    struct disk_map *map; /* a further disk of that qcow2's file (qcow2_disk.c); else NULL */
 };
 
 /* Fills *image, whose file is open, and opens its data file. The name of the backing file and its format (may be "") come back;
@@ -76,6 +82,20 @@ int image_extent(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *
  * it; `what` says what kind of file it is. */
 int image_resolve(const imgvm_image *image, const char *what, const char *name, char *out, size_t size,
                   imgvm_error *err);
+
+/* For image_parts.c. */
+int image_new(const char *path, imgvm_image **out, imgvm_error *err); /* without a file; `path` is for messages */
+void image_free(imgvm_image *image);
+int image_close_chain(imgvm_image *image, imgvm_error *err); /* from the top down */
+void image_exclude(imgvm_image *image);
+void image_leave(imgvm_image *image);
+int image_refuse_read_only(const imgvm_image *image, imgvm_error *err);
+int image_check_change(const imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err); /* writable, and in range? */
+/* A further disk has a map only: snapshots, configuration and checks are the affair of the file's own handle. */
+static inline bool image_has_tables(const imgvm_image *image)
+{
+    return image->qcow2 && !image->map;
+}
 
 extern const struct image_ops raw_ops;
 void raw_open(imgvm_image *image);

@@ -1,11 +1,41 @@
 /* SPDX-License-Identifier: MIT */
 #include "image.h"
 
-/* The images below are only read: what their maps say stays true without a turn. */
+static bool try_turn(imgvm_image *image)
+{
+    if (pthread_rwlock_tryrdlock(&image->turn))
+        return false;
+    if (!image->ops->try_share || image->ops->try_share(image))
+        return true;
+    pthread_rwlock_unlock(&image->turn);
+    return false;
+}
+
+static void leave_turn(imgvm_image *image)
+{
+    if (image->ops->unshare)
+        image->ops->unshare(image);
+    pthread_rwlock_unlock(&image->turn);
+}
+
+static bool plan(imgvm_image *image, bool write, uint64_t offset, uint64_t bytes, struct image_extent *out, unsigned max,
+                 unsigned *count);
+
+/* The images below are only read: what their maps say stays true after the turn. */
+static bool plan_below(imgvm_image *image, uint64_t offset, uint64_t bytes, struct image_extent *out, unsigned max,
+                       unsigned *count)
+{
+    if (!try_turn(image))
+        return false;
+    bool known = plan(image, false, offset, bytes, out, max, count);
+    leave_turn(image);
+    return known;
+}
+
 static bool plan(imgvm_image *image, bool write, uint64_t offset, uint64_t bytes, struct image_extent *out, unsigned max,
                  unsigned *count)
 {
-    while (bytes) {
+    for (uint64_t part; bytes; offset += part, bytes -= part) {
         if (*count == max)
             return false;
         struct image_extent *extent = &out[*count];
@@ -13,19 +43,15 @@ static bool plan(imgvm_image *image, bool write, uint64_t offset, uint64_t bytes
         enum image_place place = image->ops->place(image, write, offset, bytes, extent);
         if (place == PLACE_UNKNOWN)
             return false;
-        if (place == PLACE_BELOW && below) {
-            extent->bytes = MIN(extent->bytes, below);
-            uint64_t part = extent->bytes; /* the plan for it takes this extent's place */
-            if (!plan(image->backing, write, offset, part, out, max, count))
+        part = extent->bytes;
+        if (place == PLACE_BELOW && below) { /* what is found there takes this extent's place */
+            part = MIN(part, below);
+            if (!plan_below(image->backing, offset, part, out, max, count))
                 return false;
-            offset += part;
-            bytes -= part;
             continue;
         }
         if (place != PLACE_FILE)
             extent->file = NULL;
-        offset += extent->bytes;
-        bytes -= extent->bytes;
         ++*count;
     }
     return true;
@@ -36,15 +62,15 @@ bool image_plan_begin(imgvm_image *image, bool write, uint64_t offset, uint64_t 
 {
     *count = 0;
     if ((write && !image->writable) || offset > image->disk_bytes || bytes > image->disk_bytes - offset ||
-        pthread_rwlock_tryrdlock(&image->turn))
+        !try_turn(image))
         return false;
     if (plan(image, write, offset, bytes, out, max, count))
         return true;
-    image_plan_end(image);
+    leave_turn(image);
     return false;
 }
 
 void image_plan_end(imgvm_image *image)
 {
-    pthread_rwlock_unlock(&image->turn);
+    leave_turn(image);
 }

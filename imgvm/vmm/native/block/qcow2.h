@@ -9,6 +9,7 @@
  *    qcow2_write.c      writes: in place (while others read and write) or not      qcow2_compress.c
  *    qcow2_discard.c    zeroing, discarding, unmapping                             qcow2_resize.c
  *    qcow2_table.c      the snapshot table              qcow2_snapshot.c           what is done with snapshots
+ *    qcow2_disk.c       further disks of the machine in the same file
  *    qcow2_beyond.c     data beyond the disk            qcow2_config.c, payload.c  the embedded configuration
  *    qcow2_walk.c, qcow2_check.c, qcow2_repair.c   recount all references
  *
@@ -67,8 +68,16 @@ struct config {
     struct blob *blobs;
 };
 
+/* The map of a further disk; while that disk has its turn, the first disk's. */
+struct disk_map {
+    struct offset_table l1;
+    struct table_cache l2_cache;
+    imgvm_image *holder; /* the handle of the file */
+    struct disk_map *next;
+};
+
 struct qcow2 {
-    imgvm_image *image;
+    imgvm_image *image; /* whose map l1 and l2_cache are */
     struct block_file *file;
 
     struct block_file *data; /* where data clusters are: the same file, or an external data file */
@@ -87,6 +96,7 @@ struct qcow2 {
     uint64_t refcount_clusters_on_disk; /* as the header says; smaller than refcounts needs while it moves */
     uint64_t refcount_offset_on_disk;
     struct table_cache l2_cache, block_cache;
+    struct disk_map *further; /* all maps but the one in l1 and l2_cache */
     uint64_t free_hint; /* every cluster before it is in use */
     uint64_t *frees;    /* cluster numbers that lose one reference once the metadata is on disk */
     size_t free_count, free_room;
@@ -232,8 +242,8 @@ int qcow2_trim(struct qcow2 *q, imgvm_error *err);
 int qcow2_read_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
 /* `bytes` inside the cluster (or, for other kinds than COMPRESSED, run of clusters) that `mapping` describes, from
  * guest offset `offset` on. */
-int mapped_read_shared(struct qcow2 *q, uint64_t word, const struct mapping *mapping, uint64_t offset, struct vec *vec,
-                       uint64_t bytes, imgvm_error *err);
+int mapped_read_shared(const imgvm_image *image, uint64_t word, const struct mapping *mapping, uint64_t offset,
+                       struct vec *vec, uint64_t bytes, imgvm_error *err);
 
 int qcow2_extent_shared(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero,
                         imgvm_error *err);
@@ -243,7 +253,7 @@ enum image_place qcow2_place_shared(imgvm_image *image, bool write, uint64_t off
 
 /* qcow2_write.c */
 /* Where a write in place goes. */
-enum image_place own_place_shared(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct image_extent *out);
+enum image_place own_place_shared(imgvm_image *image, uint64_t offset, uint64_t bytes, struct image_extent *out);
 int qcow2_write_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
                        imgvm_error *err);
 int qcow2_write(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
@@ -293,6 +303,22 @@ int snapshot_read(struct qcow2 *q, uint32_t index, bool state, uint64_t offset, 
  * changed when one is at its limit. The caller has set the dirty bit. */
 int tree_add_references(struct qcow2 *q, uint64_t l1_offset, uint64_t entries, imgvm_error *err);
 int tree_check_references(struct qcow2 *q, uint64_t l1_offset, uint64_t entries, imgvm_error *err);
+
+/* qcow2_disk.c */
+int disk_add(struct qcow2 *q, const char *name, uint64_t disk_bytes, uint32_t date_sec, imgvm_error *err);
+/* Fills *disk, whose mutexes are there; -ENOENT without a message when the file has no such disk. */
+int disk_open(imgvm_image *holder, const char *name, imgvm_image *disk, imgvm_error *err);
+/* In a shared turn: in between, the map of q is this handle's, which may be a further disk's, and nobody else's lookup. */
+void map_lock(imgvm_image *image);
+void map_unlock(imgvm_image *image);
+/* In between, the map of q is the disk's, and nobody else has a turn. */
+void disk_enter(imgvm_image *disk);
+void disk_leave(imgvm_image *disk);
+/* The disk whose turn it is gets another L1 table and size, on disk by one header write. */
+int disk_publish_l1(struct qcow2 *q, uint64_t offset, uint64_t entries, uint64_t disk_bytes, imgvm_error *err);
+bool disk_is_there(const struct qcow2 *q, const char *name);
+int disk_name(const struct qcow2 *q, uint32_t index, char *name, size_t name_size); /* -ENOENT behind the last */
+bool disk_is_record(const struct qcow2 *q, uint32_t index); /* is the snapshot a disk? */
 
 /* qcow2_beyond.c */
 struct beyond_source {

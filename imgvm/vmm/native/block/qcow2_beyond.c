@@ -54,7 +54,7 @@ int beyond_read(struct qcow2 *q, const struct snapshot *snapshot, uint64_t at, u
         }
         const struct iovec piece = {data, part};
         struct vec vec = {.piece = &piece};
-        result = mapped_read_shared(q, entry.word, &mapping, at, &vec, part, err);
+        result = mapped_read_shared(q->image, entry.word, &mapping, at, &vec, part, err);
         data += part;
         at += part;
         bytes -= part;

@@ -152,4 +152,15 @@
 #define PAYLOAD_ALIGN 4096
 #define PAYLOAD_BLOBS_MAX 1024u
 
+/* A further disk of the machine: a snapshot whose name is the prefix and the disk's name, whose L1 table is the disk's, and
+ * whose extra data continues with
+ *
+ *    24        32        36         40
+ *     | magic   | version | reserved |
+ */
+#define DISK_SNAPSHOT_PREFIX "imgvm.disk."
+#define DISK_EXTRA_MAGIC "imgvmdsk"
+#define DISK_EXTRA_BYTES 16
+#define DISK_VERSION 1u
+
 #endif

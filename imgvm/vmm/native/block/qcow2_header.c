@@ -39,6 +39,9 @@ static bool overlaps(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
 
 bool qcow2_is_fixed_metadata(const struct qcow2 *q, uint64_t offset, uint64_t bytes)
 {
+    for (const struct disk_map *map = q->further; map; map = map->next)
+        if (overlaps(offset, bytes, map->l1.offset, map->l1.count * 8))
+            return true;
     return overlaps(offset, bytes, 0, q->cluster_bytes) ||
            overlaps(offset, bytes, q->l1.offset, q->l1.count * 8) ||
            overlaps(offset, bytes, q->refcounts.offset, q->refcounts.count * 8) ||

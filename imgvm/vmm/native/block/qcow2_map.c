@@ -182,6 +182,29 @@ static bool has_changes(const struct offset_table *table)
     return table->dirty_from < table->dirty_to;
 }
 
+static int write_l2_tables(struct qcow2 *q, imgvm_error *err)
+{
+    bool any = q->l2_cache.dirty_count;
+    int result = cache_write_back(q, &q->l2_cache, err);
+    for (struct disk_map *map = q->further; !result && map; map = map->next) {
+        any |= map->l2_cache.dirty_count != 0;
+        result = cache_write_back(q, &map->l2_cache, err);
+    }
+    return result || !any ? result : qcow2_sync(q, err);
+}
+
+static int write_l1_tables(struct qcow2 *q, imgvm_error *err)
+{
+    bool any = has_changes(&q->l1);
+    int result = any ? offset_table_write(q, &q->l1, err) : 0;
+    for (struct disk_map *map = q->further; !result && map; map = map->next)
+        if (has_changes(&map->l1)) {
+            any = true;
+            result = offset_table_write(q, &map->l1, err);
+        }
+    return result || !any ? result : qcow2_sync(q, err);
+}
+
 /*      data, refcount blocks  ->  refcount table  ->  L2 tables  ->  L1 table  ->  references dropped
  *
  * Each arrow is an fdatasync; stages with nothing to write are skipped. */
@@ -197,14 +220,8 @@ int qcow2_write_back(struct qcow2 *q, imgvm_error *err)
         if ((result = offset_table_write(q, &q->refcounts, err)) || (result = qcow2_sync(q, err)))
             return result;
     }
-    if (q->l2_cache.dirty_count) {
-        if ((result = cache_write_back(q, &q->l2_cache, err)) || (result = qcow2_sync(q, err)))
-            return result;
-    }
-    if (has_changes(&q->l1)) {
-        if ((result = offset_table_write(q, &q->l1, err)) || (result = qcow2_sync(q, err)))
-            return result;
-    }
+    if ((result = write_l2_tables(q, err)) || (result = write_l1_tables(q, err)))
+        return result;
     releases_apply(q);
     return 0;
 }

@@ -6,9 +6,9 @@
 #include "qcow2.h"
 
 /* What an overlay does not have comes from its backing file, or is zero; backing files may be shorter. */
-static int read_backing(struct qcow2 *q, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err)
+static int read_backing(const imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err)
 {
-    imgvm_image *backing = q->image->backing;
+    imgvm_image *backing = image->backing;
     uint64_t below = backing && offset < backing->disk_bytes ? MIN(bytes, backing->disk_bytes - offset) : 0;
     int result = below ? image_read(backing, offset, vec, below, err) : 0;
     if (!result)
@@ -16,13 +16,14 @@ static int read_backing(struct qcow2 *q, uint64_t offset, struct vec *vec, uint6
     return result;
 }
 
-int mapped_read_shared(struct qcow2 *q, uint64_t word, const struct mapping *mapping, uint64_t offset, struct vec *vec,
-                       uint64_t bytes, imgvm_error *err)
+int mapped_read_shared(const imgvm_image *image, uint64_t word, const struct mapping *mapping, uint64_t offset,
+                       struct vec *vec, uint64_t bytes, imgvm_error *err)
 {
+    struct qcow2 *q = image->qcow2;
     uint64_t in_cluster = offset & (q->cluster_bytes - 1);
     switch (mapping->kind) {
     case CLUSTER_NONE:
-        return read_backing(q, offset, vec, bytes, err);
+        return read_backing(image, offset, vec, bytes, err);
     case CLUSTER_ZERO:
         vec_zero(vec, bytes);
         return 0;
@@ -87,10 +88,10 @@ int qcow2_read_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uint
     struct qcow2 *q = image->qcow2;
     while (bytes) {
         struct extent extent;
-        pthread_mutex_lock(&image->lock);
+        map_lock(image);
         int result = look_up(q, offset, bytes, &extent, err);
-        pthread_mutex_unlock(&image->lock);
-        if (result || (result = mapped_read_shared(q, extent.word, &extent.mapping, offset, vec, extent.bytes, err)))
+        map_unlock(image);
+        if (result || (result = mapped_read_shared(image, extent.word, &extent.mapping, offset, vec, extent.bytes, err)))
             return result;
         offset += extent.bytes;
         bytes -= extent.bytes;
@@ -102,9 +103,9 @@ int qcow2_extent_shared(imgvm_image *image, uint64_t offset, uint64_t bytes, uin
                         imgvm_error *err)
 {
     struct extent extent;
-    pthread_mutex_lock(&image->lock);
+    map_lock(image);
     int result = look_up(image->qcow2, offset, bytes, &extent, err);
-    pthread_mutex_unlock(&image->lock);
+    map_unlock(image);
     if (result)
         return result;
     *run = extent.bytes;
@@ -128,10 +129,10 @@ enum image_place qcow2_place_shared(imgvm_image *image, bool write, uint64_t off
     struct qcow2 *q = image->qcow2;
     struct extent extent;
     if (write)
-        return own_place_shared(q, offset, bytes, out);
-    pthread_mutex_lock(&image->lock);
+        return own_place_shared(image, offset, bytes, out);
+    map_lock(image);
     int result = look_up(q, offset, bytes, &extent, NULL);
-    pthread_mutex_unlock(&image->lock);
+    map_unlock(image);
     if (result)
         return PLACE_UNKNOWN;
     *out = (struct image_extent){q->data, extent.mapping.host + (offset & (q->cluster_bytes - 1)), extent.bytes};

@@ -6,11 +6,23 @@
 
 #include "qcow2.h"
 
+static int publish_l1(struct qcow2 *q, uint64_t offset, uint64_t count, uint64_t disk_bytes, imgvm_error *err)
+{
+    uint8_t field[24];
+    if (q->image->map)
+        return disk_publish_l1(q, offset, count, disk_bytes, err);
+    store_be64(field, disk_bytes);
+    store_be32(field + (HEADER_CRYPT - HEADER_DISK_BYTES), CRYPT_NONE);
+    store_be32(field + (HEADER_L1_ENTRIES - HEADER_DISK_BYTES), (uint32_t)count);
+    store_be64(field + (HEADER_L1_OFFSET - HEADER_DISK_BYTES), offset);
+    return qcow2_write_header(q, HEADER_DISK_BYTES, field, sizeof field, err);
+}
+
 int l1_replace(struct qcow2 *q, uint64_t *entries, uint64_t count, uint64_t disk_bytes, imgvm_error *err)
 {
     uint64_t clusters = MAX(clusters_of(q, count * 8), 1), offset = 0;
     uint64_t old_offset = q->l1.offset, old_clusters = clusters_of(q, q->l1.count * 8);
-    uint8_t *table = calloc(clusters, q->cluster_bytes), field[24];
+    uint8_t *table = calloc(clusters, q->cluster_bytes);
     int result = table ? cache_grow(&q->l2_cache, count, err) : qcow2_no_memory(err);
     if (!result)
         result = releases_reserve(q, old_clusters, err);
@@ -31,11 +43,7 @@ int l1_replace(struct qcow2 *q, uint64_t *entries, uint64_t count, uint64_t disk
         return result;
     }
     /* From here on the clusters stay allocated even in failure: the header may name the new table. */
-    store_be64(field, disk_bytes);
-    store_be32(field + (HEADER_CRYPT - HEADER_DISK_BYTES), CRYPT_NONE);
-    store_be32(field + (HEADER_L1_ENTRIES - HEADER_DISK_BYTES), (uint32_t)count);
-    store_be64(field + (HEADER_L1_OFFSET - HEADER_DISK_BYTES), offset);
-    if ((result = qcow2_write_header(q, HEADER_DISK_BYTES, field, sizeof field, err)))
+    if ((result = publish_l1(q, offset, count, disk_bytes, err)))
         return result;
     free(q->l1.entries);
     q->l1 = (struct offset_table){.offset = offset, .entries = entries, .count = count};

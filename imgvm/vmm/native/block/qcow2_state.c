@@ -92,6 +92,9 @@ void qcow2_info(const struct qcow2 *q, imgvm_image_info *out)
 
 static bool metadata_is_clean(const struct qcow2 *q)
 {
+    for (const struct disk_map *map = q->further; map; map = map->next)
+        if (map->l2_cache.dirty_count || map->l1.dirty_from < map->l1.dirty_to)
+            return false;
     return !q->l2_cache.dirty_count && !q->block_cache.dirty_count && !q->free_count &&
            q->l1.dirty_from >= q->l1.dirty_to && q->refcounts.dirty_from >= q->refcounts.dirty_to &&
            q->refcounts.offset == q->refcount_offset_on_disk;

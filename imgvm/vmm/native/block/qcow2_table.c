@@ -20,7 +20,7 @@ static int parse_record(const struct qcow2 *q, size_t at, size_t end, struct sna
         .extra_bytes = load_be32(record + SNAPSHOT_EXTRA_BYTES),
         .id_bytes = load_be16(record + SNAPSHOT_ID_BYTES),
         .name_bytes = load_be16(record + SNAPSHOT_NAME_BYTES),
-        .disk_bytes = q->image->disk_bytes,
+        .disk_bytes = (q->image->map ? q->image->map->holder : q->image)->disk_bytes,
     };
     if (out->extra_bytes > SNAPSHOT_EXTRA_BYTES_MAX)
         return -EIO;

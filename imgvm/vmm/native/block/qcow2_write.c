@@ -82,9 +82,9 @@ int qcow2_write_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uin
     struct qcow2 *q = image->qcow2;
     for (*done = 0; *done < bytes;) {
         uint64_t host = 0, run;
-        pthread_mutex_lock(&image->lock);
+        map_lock(image);
         int result = find_own(q, offset + *done, bytes - *done, &host, &run, err);
-        pthread_mutex_unlock(&image->lock);
+        map_unlock(image);
         if (result || !run || (result = file_writev(q->data, host, vec, run, err)))
             return result;
         *done += run;
@@ -92,12 +92,13 @@ int qcow2_write_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uin
     return 0;
 }
 
-enum image_place own_place_shared(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct image_extent *out)
+enum image_place own_place_shared(imgvm_image *image, uint64_t offset, uint64_t bytes, struct image_extent *out)
 {
+    struct qcow2 *q = image->qcow2;
     uint64_t host = 0, run;
-    pthread_mutex_lock(&q->image->lock);
+    map_lock(image);
     int result = find_own(q, offset, bytes, &host, &run, NULL);
-    pthread_mutex_unlock(&q->image->lock);
+    map_unlock(image);
     if (result || !run || host + run > file_bytes(q->data)) /* who lengthens the file keeps its length */
         return PLACE_UNKNOWN;
     *out = (struct image_extent){q->data, host, run};
@@ -130,7 +131,7 @@ static int read_old(struct qcow2 *q, struct l2_entry entry, uint64_t guest, uint
         const struct iovec piece = {q->bounce + at, to - at};
         struct vec vec = {.piece = &piece};
         part = mapping.kind == CLUSTER_COMPRESSED ? to - at : MIN(to, align_down(at, sub_bytes) + sub_bytes) - at;
-        if (result || (result = mapped_read_shared(q, entry.word, &mapping, guest + at, &vec, part, err)))
+        if (result || (result = mapped_read_shared(q->image, entry.word, &mapping, guest + at, &vec, part, err)))
             return result;
     }
     return 0;

@@ -11,6 +11,7 @@
 
 #include "../arch/cpu_feature.h"
 #include "../arch/state.h"
+#include "../base/count.h"
 #include "../mem/guest_mem.h"
 
 struct cpu;
@@ -45,6 +46,10 @@ struct cpu_callbacks {
     void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
     /* The guest waits for another processor in a loop of PAUSE, PAUSES_A_CALL of them a call. */
     void (*pause)(void *opaque);
+    /* A line of what was to be traced. */
+    void (*trace)(void *opaque, const char *text);
+    /* Code was made here, for Linux perf; NULL: nobody wants to know. */
+    void (*name_code)(void *opaque, const void *start, size_t bytes, const char *name);
     /* The guest moved its TSC: guest TSC = time_ns + offset from now on. */
     void (*tsc_offset_changed)(void *opaque, uint64_t offset);
 };
@@ -59,6 +64,7 @@ struct cpu_callbacks {
 #define CPU_REQUEST_EXIT 0x10u /* return from cpu_run soon with CPU_EXIT_REQUEST */
 #define CPU_REQUEST_FLUSH 0x20u /* another processor marked code pages: drop cached write translations */
 #define CPU_REQUEST_PARK 0x40u /* another processor wants to be alone */
+#define CPU_REQUEST_CLOCK 0x80u /* the deadline has perhaps passed: cpu_clock_due */
 
 enum cpu_exit {
     CPU_EXIT_REQUEST,  /* CPU_REQUEST_EXIT was seen, or the deadline passed */
@@ -77,7 +83,8 @@ struct cpu_options {
     enum cpu_vendor vendor;             /* AUTO is Intel */
     const struct translator_ops *translator; /* NULL: interpret everything */
     unsigned translate_after; /* interpretations of a block before it is translated */
-    bool count_instructions;  /* translated code counts its instructions, too (cpu_instructions) */
+    bool count_instructions;  /* translated code counts its instructions (cpu_instructions) and calls of executors, too */
+    uint32_t traced;          /* kinds of events (base/trace.h), a bit each, that are told to `trace` */
 };
 
 /* What a processor on this host can have, as one of `count`. */
@@ -85,6 +92,7 @@ void cpu_offered_features(unsigned count, struct feature_set *out);
 /* Who made this host's. */
 enum cpu_vendor cpu_host_vendor(void);
 
+/* NULL: err says why. */
 struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, struct guest_mem *mem,
                        const struct cpu_options *options, imgvm_error *err);
 void cpu_destroy(struct cpu *cpu);
@@ -164,6 +172,8 @@ bool cpu_take_exception(struct cpu *cpu, struct cpu_exception *out);
 bool cpu_probe(struct cpu *cpu, uint64_t linear, uint64_t *gpa);
 
 uint64_t cpu_instructions(const struct cpu *cpu);
+/* All else that was counted; between two cpu_run calls. */
+void cpu_tell_counts(const struct cpu *cpu, const struct count_sink *sink);
 const char *cpu_message(const struct cpu *cpu);
 /* Once a process, before the first cpu_run: installs the SIGFPE/SIGSEGV/SIGBUS handlers that turn a native
  * instruction's trap into the guest's exception; other traps go on to whoever handled them before. */

@@ -29,6 +29,10 @@ typedef struct imgvm_image imgvm_image;
 
 #define IMGVM_IMAGE_REPAIR 4 /* read and write, for imgvm_image_repair: also an image that is marked corrupt */
 
+#define IMGVM_IMAGE_RAW 8 /* added: a raw disk, whatever is in it */
+
+#define IMGVM_IMAGE_KEEP_BELOW 16 /* added: as KEEP_TO_FOLDER, for the files below; its own backing file may be anywhere */
+
 #define IMGVM_CHECK_LEAKS 1
 #define IMGVM_CHECK_CORRUPT 2
 
@@ -99,6 +103,14 @@ int imgvm_image_repair(imgvm_image *image, bool all, imgvm_error *err);
 /* flags: IMGVM_CHECK_* bits found; counts of leaked clusters and of corruptions. */
 int imgvm_image_check(imgvm_image *image, uint64_t *leaks, uint64_t *corruptions, imgvm_error *err);
 
+/* Further disks in the same file (docs/image-format.md), each with a handle of its own that is closed before the image's. It
+ * reads, writes, zeroes, discards, flushes, and makes and applies snapshots; the rest is for the image's handle. In an overlay a disk is laid over the one
+ * below it. */
+int imgvm_image_add_disk(imgvm_image *image, const char *name, uint64_t disk_bytes, uint32_t date_sec, imgvm_error *err);
+/* Disk number `index` of those in the image and in what is below it; -ENOENT behind the last. */
+int imgvm_image_disk_name(imgvm_image *image, uint32_t index, char *name, uint32_t name_size, imgvm_error *err);
+int imgvm_image_open_disk(imgvm_image *image, const char *name, imgvm_image **out, imgvm_error *err);
+
 /* The embedded configuration (docs/image-format.md): an index of named blobs in snapshot
  * `imgvm.config`. Writing replaces the whole set atomically. -ENOENT when the image has none. */
 typedef struct {
@@ -144,6 +156,9 @@ typedef struct {
     bool count; /* IMGVM_ENGINE_JIT: translated code counts its instructions (slower); the interpreter always does */
     bool lockstep; /* IMGVM_ENGINE_JIT, one processor: the interpreter checks every block; a difference ends the run */
     const char *cpu_vendor;   /* intel, amd; auto or NULL: the host's with model host, else intel */
+    const char *trace; /* kinds of events, with commas between (base/trace.h), of which each is a line on trace_fd; or NULL */
+    int trace_fd;
+    int perf_map_fd; /* IMGVM_ENGINE_JIT: an open /tmp/perf-PID.map, where translated code is named for Linux perf; 0: none */
 } imgvm_vm_config;
 
 #define IMGVM_UNCOUNTED 0xffffffffffffffff
@@ -173,10 +188,17 @@ typedef struct {
 /* 0 when the engine can run here; else -errno and err says why (absent, no permission, ...). */
 int imgvm_engine_probe(uint32_t engine, imgvm_error *err);
 
+/* Whether imgvm_vm_config.trace may be this. */
+int imgvm_trace_check(const char *kinds, imgvm_error *err);
 int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *err);
 void imgvm_vm_destroy(imgvm_vm *vm); /* stops it first */
+#define IMGVM_CACHE_WRITEBACK 0    /* safe when the guest has flushed */
+#define IMGVM_CACHE_WRITETHROUGH 1 /* safe when written: the guest is told that there is nothing to flush */
+#define IMGVM_CACHE_UNSAFE 2       /* safe at the end of the run: flushes are answered and not done */
+
 /* The vm borrows the image until it is destroyed. Disks appear as virtio-blk in order of addition. */
-int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, imgvm_error *err);
+int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache,
+                      imgvm_error *err);
 /* 64-bit Linux boot protocol: kernel is an ELF vmlinux or a bzImage; initrd may be NULL. */
 int imgvm_vm_load_linux(imgvm_vm *vm, const void *kernel, uint64_t kernel_bytes, const void *initrd,
                         uint64_t initrd_bytes, const char *cmdline, imgvm_error *err);
@@ -193,6 +215,14 @@ int imgvm_vm_set_gdb(imgvm_vm *vm, const char *address, char *where, uint32_t wh
 int imgvm_vm_start(imgvm_vm *vm, imgvm_error *err);
 /* Waits at most timeout_ms (-1: for ever). 1 when the run has ended and *out is filled, 0 on timeout. */
 int imgvm_vm_wait(imgvm_vm *vm, int timeout_ms, imgvm_result *out);
+/* What was counted until the run ended (docs/debugging.md). Fills at most `most`; returns how many there are, 0 while the
+ * machine still runs. */
+typedef struct {
+    char group[24];
+    char name[40];
+    uint64_t value;
+} imgvm_count;
+uint32_t imgvm_vm_counts(imgvm_vm *vm, imgvm_count *out, uint32_t most);
 void imgvm_vm_power_button(imgvm_vm *vm);
 void imgvm_vm_stop(imgvm_vm *vm);
 

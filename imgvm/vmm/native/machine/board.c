@@ -257,7 +257,6 @@ int board_init(struct board *board, const struct board_config *config, imgvm_err
 {
     int result;
     pthread_mutex_init(&board->lock, NULL);
-    board->mem.memfd = -1;
     board->cpus = config->cpus;
     board->host = config->host;
     clock_init_real(&board->clock);
@@ -277,6 +276,8 @@ int board_init(struct board *board, const struct board_config *config, imgvm_err
     host.wish = config->wish;
     host.lockstep = config->lockstep;
     host.count = config->count;
+    host.perf_map_fd = config->perf_map_fd;
+    host.trace = board->trace = config->trace;
     if ((result = config->engine->create(&host, config->cpus, &board->engine, err)) < 0)
         return result;
     if (config->entropy) {

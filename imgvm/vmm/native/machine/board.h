@@ -27,6 +27,7 @@
 #include "../dev/serial.h"
 #include "../dev/virtio/pci.h"
 #include "../mem/bus.h"
+#include "../base/trace.h"
 #include "../mem/guest_mem.h"
 #include "memory_map.h"
 #include "report.h"
@@ -47,6 +48,7 @@ struct board_cpu {
     uint64_t ipi;
     uint8_t ended_vector;
     bool sends_ipi, ended;
+    uint64_t lapic_accesses, lapic_msr_accesses; /* statistics */
 };
 
 /* What leaves the board. All but throttle with the lock held: they must not block. */
@@ -81,6 +83,7 @@ struct board {
     struct board_host host;
     unsigned cpus;
     struct board_cpu *cpu;
+    struct trace *trace;    /* the vm's */
     _Atomic bool congested; /* the console's output waits: processors are held back */
 
     struct pic pic;
@@ -109,6 +112,8 @@ struct board_config {
     bool entropy;
     const struct cpu_wish *wish; /* NULL: all the features that the engine has */
     bool lockstep, count;        /* see struct engine_host */
+    struct trace *trace;         /* NULL: none */
+    int perf_map_fd;             /* see struct engine_host */
     int64_t utc_base_ns;
     struct board_host host;
 };

@@ -11,6 +11,7 @@
  *     IPI --------------------------------->  local APICs that match
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 
@@ -265,15 +266,30 @@ void interrupts_reset(struct board *board)
 
 /* ---- what an engine calls ---- */
 
-static uint32_t port_read(void *opaque, uint16_t port, unsigned size)
+static uint64_t time_ns(void *opaque)
 {
     struct board *board = opaque;
-    return (uint32_t)bus_read(&board->ports, port, size);
+    return clock_now_ns(&board->clock);
 }
 
-static void port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
+#define TRACE(board, kind, cpu, ...)                                     \
+    do {                                                                 \
+        if (trace_wants((board)->trace, kind))                           \
+            trace_line((board)->trace, time_ns(board), cpu, __VA_ARGS__); \
+    } while (0)
+
+static uint32_t port_read(void *opaque, unsigned id, uint16_t port, unsigned size)
 {
     struct board *board = opaque;
+    uint32_t value = (uint32_t)bus_read(&board->ports, port, size);
+    TRACE(board, TRACE_PORTS, id, "port read %x/%u = %x %s", port, size, value, bus_name(&board->ports, port));
+    return value;
+}
+
+static void port_write(void *opaque, unsigned id, uint16_t port, unsigned size, uint32_t value)
+{
+    struct board *board = opaque;
+    TRACE(board, TRACE_PORTS, id, "port write %x/%u = %x %s", port, size, value, bus_name(&board->ports, port));
     bus_write(&board->ports, port, size, value);
     if (unlikely(atomic_load_explicit(&board->congested, memory_order_relaxed)))
         board->host.throttle(board->host.opaque);
@@ -286,8 +302,10 @@ static struct board_cpu *lock_lapic_at(struct board *board, unsigned id, uint64_
         return NULL;
     struct board_cpu *cpu = &board->cpu[id];
     pthread_mutex_lock(&cpu->lock);
-    if (gpa - lapic_mmio_base(&cpu->lapic) < GUEST_PAGE_SIZE && lapic_mmio_enabled(&cpu->lapic))
+    if (gpa - lapic_mmio_base(&cpu->lapic) < GUEST_PAGE_SIZE && lapic_mmio_enabled(&cpu->lapic)) {
+        cpu->lapic_accesses++;
         return cpu;
+    }
     pthread_mutex_unlock(&cpu->lock);
     return NULL;
 }
@@ -296,10 +314,15 @@ static uint64_t mmio_read(void *opaque, unsigned id, uint64_t gpa, unsigned size
 {
     struct board *board = opaque;
     struct board_cpu *cpu = lock_lapic_at(board, id, gpa);
-    if (!cpu)
-        return bus_read(&board->mmio, gpa, size);
-    uint64_t value = lapic_mmio_read(&cpu->lapic, gpa % GUEST_PAGE_SIZE, size);
-    unlock_and_send(cpu);
+    uint64_t value;
+    if (cpu) {
+        value = lapic_mmio_read(&cpu->lapic, gpa % GUEST_PAGE_SIZE, size);
+        unlock_and_send(cpu);
+    } else {
+        value = bus_read(&board->mmio, gpa, size);
+    }
+    TRACE(board, TRACE_MMIO, id, "mmio read %" PRIx64 "/%u = %" PRIx64 " %s", gpa, size, value,
+          cpu ? "local APIC" : bus_name(&board->mmio, gpa));
     return value;
 }
 
@@ -307,18 +330,14 @@ static void mmio_write(void *opaque, unsigned id, uint64_t gpa, unsigned size, u
 {
     struct board *board = opaque;
     struct board_cpu *cpu = lock_lapic_at(board, id, gpa);
+    TRACE(board, TRACE_MMIO, id, "mmio write %" PRIx64 "/%u = %" PRIx64 " %s", gpa, size, value,
+          cpu ? "local APIC" : bus_name(&board->mmio, gpa));
     if (!cpu) {
         bus_write(&board->mmio, gpa, size, value);
         return;
     }
     lapic_mmio_write(&cpu->lapic, gpa % GUEST_PAGE_SIZE, size, value);
     unlock_and_send(cpu);
-}
-
-static uint64_t time_ns(void *opaque)
-{
-    struct board *board = opaque;
-    return clock_now_ns(&board->clock);
 }
 
 static struct board_cpu *lock_cpu(void *opaque, unsigned id)
@@ -357,6 +376,7 @@ static bool apic_msr_read(void *opaque, unsigned id, uint32_t index, uint64_t *v
 {
     struct board_cpu *cpu = lock_cpu(opaque, id);
     bool known = lapic_msr_read(&cpu->lapic, index, value);
+    cpu->lapic_msr_accesses++;
     unlock_and_send(cpu);
     return known;
 }
@@ -365,6 +385,7 @@ static bool apic_msr_write(void *opaque, unsigned id, uint32_t index, uint64_t v
 {
     struct board_cpu *cpu = lock_cpu(opaque, id);
     bool known = lapic_msr_write(&cpu->lapic, index, value);
+    cpu->lapic_msr_accesses++;
     unlock_and_send(cpu);
     return known;
 }

@@ -50,16 +50,18 @@ static void note(struct imgvm_processor *p, bool port, bool write, uint64_t addr
         (imgvm_access){.address = address, .value = value, .size = size, .is_port = port, .is_write = write};
 }
 
-static uint32_t port_read(void *opaque, uint16_t port, unsigned size)
+static uint32_t port_read(void *opaque, unsigned cpu, uint16_t port, unsigned size)
 {
+    (void)cpu;
     struct imgvm_processor *p = opaque;
     uint32_t value = (p->port_value ? p->port_value[port] : ~0u) & (uint32_t)bits_mask_bytes(size);
     note(p, true, false, port, size, value);
     return value;
 }
 
-static void port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
+static void port_write(void *opaque, unsigned cpu, uint16_t port, unsigned size, uint32_t value)
 {
+    (void)cpu;
     note(opaque, true, true, port, size, value & bits_mask_bytes(size));
 }
 
@@ -168,7 +170,6 @@ int imgvm_processor_create(const imgvm_processor_config *config, imgvm_processor
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->changed_state, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    p->mem.memfd = -1;
     p->rip = register_find("rip");
     clock_init_real(&p->clock);
     const struct engine_host host = {

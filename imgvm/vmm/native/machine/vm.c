@@ -144,6 +144,12 @@ static int64_t utc_at_zero_ns(int64_t offset_sec)
     if (!(err))          \
         (err) = &ignored_
 
+int imgvm_trace_check(const char *kinds, imgvm_error *err)
+{
+    NEED_ERROR(err);
+    return trace_check(kinds, err);
+}
+
 int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *err)
 {
     NEED_ERROR(err);
@@ -170,13 +176,17 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
     pthread_cond_init(&vm->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
     vm->config = *config;
-    vm->config.cpu_model = vm->config.cpu_features = vm->config.cpu_vendor = NULL; /* the caller's, for this call */
+    vm->config.cpu_model = vm->config.cpu_features = vm->config.cpu_vendor = vm->config.trace = NULL; /* the caller's, for this call */
     console_init(&vm->console);
     vm->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (config->trace && (result = trace_open(&vm->trace, config->trace, config->trace_fd, err)) < 0) {
+        imgvm_vm_destroy(vm);
+        return result;
+    }
     const struct board_config board = {
         .engine = ops, .cpus = config->cpus, .memory_bytes = config->memory_bytes, .debug_exit = config->debug_exit,
         .debug_exit_port = config->debug_exit_port, .entropy = config->entropy,
-        .wish = &wish, .lockstep = config->lockstep, .count = config->count, .utc_base_ns = utc_at_zero_ns(config->rtc_offset_sec),
+        .wish = &wish, .trace = vm->trace, .lockstep = config->lockstep, .count = config->count, .perf_map_fd = config->perf_map_fd, .utc_base_ns = utc_at_zero_ns(config->rtc_offset_sec),
         .host = {on_power_off, on_reset, on_debug_exit, on_exec_status, on_panic, on_serial_output, on_serial_ready,
                  on_throttle, vm},
     };
@@ -219,6 +229,7 @@ void imgvm_vm_destroy(imgvm_vm *vm)
     gdb_destroy(vm->gdb);
     board_destroy(&vm->board);
     console_destroy(&vm->console);
+    trace_close(vm->trace);
     forget_boot(vm);
     if (vm->wake_fd >= 0)
         close(vm->wake_fd);
@@ -232,13 +243,17 @@ static int check_not_started(struct imgvm_vm *vm, imgvm_error *err)
     return vm->started ? error_set(err, EBUSY, "the machine has been started already") : 0;
 }
 
-int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, imgvm_error *err)
+int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache,
+                      imgvm_error *err)
 {
     NEED_ERROR(err);
     int result = check_not_started(vm, err);
     if (result < 0)
         return result;
-    const struct virtio_blk_config config = {image, read_only, serial, &vm->board.mem, &vm->board.lock, QUEUE_BEST};
+    if (cache > IMGVM_CACHE_UNSAFE)
+        return error_set(err, EINVAL, "there is no cache mode %u", cache);
+    const struct virtio_blk_config config = {image, read_only, serial, cache, &vm->board.mem, &vm->board.lock,
+                                             QUEUE_BEST};
     struct virtio_device *device;
     if ((result = virtio_blk_create(&device, &config, err)) < 0)
         return result;

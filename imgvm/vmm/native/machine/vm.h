@@ -48,6 +48,7 @@ struct imgvm_vm {
     unsigned parked;
     imgvm_result result;
 
+    struct trace *trace; /* NULL: none */
     struct gdb *gdb; /* NULL: no debugger was asked for */
 
     pthread_t loop;

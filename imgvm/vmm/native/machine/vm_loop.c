@@ -215,6 +215,7 @@ static void finish_run(struct imgvm_vm *vm)
         pthread_join(vm->cpu[i].thread, NULL);
     drain_output(vm);
     describe_disk_errors(vm);
+    trace_flush(vm->trace);
     if (vm->gdb)
         gdb_run_ended(vm->gdb, &vm->result);
     pthread_mutex_lock(&vm->lock);

@@ -15,8 +15,8 @@ void bus_init(struct bus *bus, pthread_mutex_t *lock)
 void bus_destroy(struct bus *bus)
 {
     free(bus->ranges);
-    bus->ranges = NULL;
-    bus->count = bus->capacity = 0;
+    free(bus->tallies);
+    bus_init(bus, bus->lock);
 }
 
 /* Index of the first range whose base is above address. */
@@ -42,6 +42,20 @@ static const struct bus_range *find(const struct bus *bus, uint64_t address)
     return address - range->base < range->size ? range : NULL;
 }
 
+/* The index of this name's tally, made if need be; -1: out of memory. */
+static int tally_of(struct bus *bus, const char *name)
+{
+    for (unsigned i = 0; i < bus->tally_count; i++)
+        if (!strcmp(bus->tallies[i].name, name))
+            return (int)i;
+    struct bus_tally *tallies = realloc(bus->tallies, (bus->tally_count + 1) * sizeof *tallies);
+    if (!tallies)
+        return -1;
+    bus->tallies = tallies;
+    bus->tallies[bus->tally_count] = (struct bus_tally){name, 0};
+    return (int)bus->tally_count++;
+}
+
 int bus_add(struct bus *bus, uint64_t base, uint64_t size, const struct bus_ops *ops, void *device,
             const char *name, imgvm_error *err)
 {
@@ -62,8 +76,11 @@ int bus_add(struct bus *bus, uint64_t base, uint64_t size, const struct bus_ops 
         bus->ranges = ranges;
         bus->capacity = capacity;
     }
+    int tally = tally_of(bus, name);
+    if (tally < 0)
+        return error_set(err, ENOMEM, "%s: out of memory", name);
     memmove(&bus->ranges[i + 1], &bus->ranges[i], (bus->count - i) * sizeof *bus->ranges);
-    bus->ranges[i] = (struct bus_range){base, size, ops, device, name};
+    bus->ranges[i] = (struct bus_range){base, size, ops, device, name, (unsigned)tally};
     bus->count++;
     return 0;
 }
@@ -105,9 +122,19 @@ static void write_locked(struct bus *bus, uint64_t address, unsigned size, uint6
         write_locked(bus, address + i, 1, (value >> (8 * i)) & 0xff);
 }
 
+static void count_access(struct bus *bus, uint64_t address)
+{
+    const struct bus_range *range = find(bus, address);
+    if (range)
+        bus->tallies[range->tally].accesses++;
+    else
+        bus->stray_accesses++;
+}
+
 uint64_t bus_read(struct bus *bus, uint64_t address, unsigned size)
 {
     pthread_mutex_lock(bus->lock);
+    count_access(bus, address);
     uint64_t value = read_locked(bus, address, size);
     pthread_mutex_unlock(bus->lock);
     return value;
@@ -116,6 +143,27 @@ uint64_t bus_read(struct bus *bus, uint64_t address, unsigned size)
 void bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value)
 {
     pthread_mutex_lock(bus->lock);
+    count_access(bus, address);
     write_locked(bus, address, size, value);
+    pthread_mutex_unlock(bus->lock);
+}
+
+const char *bus_name(struct bus *bus, uint64_t address)
+{
+    pthread_mutex_lock(bus->lock);
+    const struct bus_range *range = find(bus, address);
+    const char *name = range ? range->name : "none";
+    pthread_mutex_unlock(bus->lock);
+    return name;
+}
+
+void bus_tell_counts(struct bus *bus, const char *group, const struct count_sink *sink)
+{
+    pthread_mutex_lock(bus->lock);
+    for (unsigned i = 0; i < bus->tally_count; i++)
+        if (bus->tallies[i].accesses)
+            count_tell(sink, group, bus->tallies[i].name, bus->tallies[i].accesses);
+    if (bus->stray_accesses)
+        count_tell(sink, group, "none", bus->stray_accesses);
     pthread_mutex_unlock(bus->lock);
 }

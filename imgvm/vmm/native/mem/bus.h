@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
+#include "../base/count.h"
 #include "../base/error.h"
 
 struct bus_ops {
@@ -21,12 +22,22 @@ struct bus_range {
     const struct bus_ops *ops;
     void *device;
     const char *name;
+    unsigned tally; /* of struct bus */
+};
+
+/* Accesses to ranges of one name, which may come and go. */
+struct bus_tally {
+    const char *name;
+    uint64_t accesses;
 };
 
 struct bus {
     pthread_mutex_t *lock;
     struct bus_range *ranges; /* ordered by base */
     unsigned count, capacity;
+    struct bus_tally *tallies;
+    unsigned tally_count;
+    uint64_t stray_accesses; /* to no device */
 };
 
 void bus_init(struct bus *bus, pthread_mutex_t *lock);
@@ -40,5 +51,9 @@ void bus_remove(struct bus *bus, uint64_t base, const void *device);
  * is split into bytes. The board lock is taken inside. */
 uint64_t bus_read(struct bus *bus, uint64_t address, unsigned size);
 void bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value);
+/* Who is at the address; "none": nobody. */
+const char *bus_name(struct bus *bus, uint64_t address);
+/* How often each device was accessed. */
+void bus_tell_counts(struct bus *bus, const char *group, const struct count_sink *sink);
 
 #endif

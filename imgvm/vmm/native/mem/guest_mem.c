@@ -10,17 +10,15 @@
 
 #include "../base/bits.h"
 
+#define HOST_LARGE_PAGE (UINT64_C(2) << 20)
+
 int guest_mem_init(struct guest_mem *mem, imgvm_error *err)
 {
-    *mem = (struct guest_mem){.memfd = memfd_create("imgvm-ram", MFD_CLOEXEC)};
-    if (mem->memfd < 0)
-        return error_set(err, errno, "cannot make guest memory: %s", strerror(errno));
+    *mem = (struct guest_mem){0};
     /* its own cache line: every block of the software processor looks at it */
     mem->code_epoch = aligned_alloc(64, 64);
-    if (!mem->code_epoch) {
-        close(mem->memfd);
+    if (!mem->code_epoch)
         return error_set(err, ENOMEM, "out of memory");
-    }
     atomic_store(mem->code_epoch, 0);
     return 0;
 }
@@ -35,24 +33,33 @@ void guest_mem_destroy(struct guest_mem *mem)
     mem->count = 0;
     free(mem->code_epoch);
     mem->code_epoch = NULL;
-    if (mem->memfd >= 0)
-        close(mem->memfd);
-    mem->memfd = -1;
+}
+
+/* Pages of zeros, `size` bytes, where the host's large pages are the guest's: an address that differs from `gpa` by a
+ * multiple of one. NULL: see errno. */
+static uint8_t *map_ram(uint64_t gpa, uint64_t size)
+{
+    uint64_t reserved = size + HOST_LARGE_PAGE;
+    uint8_t *start = mmap(NULL, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED)
+        return NULL;
+    uint64_t before = (gpa - (uintptr_t)start) % HOST_LARGE_PAGE;
+    uint8_t *host = start + before;
+    if (before)
+        munmap(start, before);
+    munmap(host + size, reserved - size - before);
+    madvise(host, size, MADV_HUGEPAGE);
+    return host;
 }
 
 int guest_mem_add(struct guest_mem *mem, uint64_t gpa, uint64_t size, bool read_only, imgvm_error *err)
 {
     if (mem->count == GUEST_MEM_REGIONS || gpa % GUEST_PAGE_SIZE || size % GUEST_PAGE_SIZE || !size)
         return error_set(err, EINVAL, "guest memory at %#llx: bad region", (unsigned long long)gpa);
-    uint64_t offset = mem->ram_bytes;
-    if (ftruncate(mem->memfd, (off_t)(offset + size)) < 0)
-        return error_set(err, errno, "cannot reserve %llu MiB of guest memory: %s",
-                         (unsigned long long)(size >> 20), strerror(errno));
-    uint8_t *host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mem->memfd, (off_t)offset);
-    if (host == MAP_FAILED)
+    uint8_t *host = map_ram(gpa, size);
+    if (!host)
         return error_set(err, errno, "cannot map %llu MiB of guest memory: %s",
                          (unsigned long long)(size >> 20), strerror(errno));
-    madvise(host, size, MADV_HUGEPAGE);
     size_t pages = size / GUEST_PAGE_SIZE;
     struct guest_region region = {
         .gpa = gpa, .size = size, .host = host, .read_only = read_only,
@@ -66,7 +73,7 @@ int guest_mem_add(struct guest_mem *mem, uint64_t gpa, uint64_t size, bool read_
         return error_set(err, ENOMEM, "out of memory");
     }
     mem->regions[mem->count++] = region;
-    mem->ram_bytes = offset + size;
+    mem->ram_bytes += size;
     return 0;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Guest physical memory: a few regions of RAM (one memfd) and ROM. Everything else is MMIO.
+/* Guest physical memory: a few regions of RAM and ROM. Everything else is MMIO.
  *
  * Two rules keep cached code honest (engine.md 4.5): whoever decodes instructions marks the
  * 128-byte granules they came from; whoever writes guest memory outside the processor's own
@@ -30,7 +30,6 @@ struct guest_region {
 struct guest_mem {
     struct guest_region regions[GUEST_MEM_REGIONS];
     unsigned count;
-    int memfd; /* backs the RAM regions, in order of addition */
     uint64_t ram_bytes;
     _Atomic uint32_t *code_epoch; /* one word: bumped with any page's code_generation */
     /* Called after code_epoch was bumped, on whatever thread did it; NULL: nobody asks. */

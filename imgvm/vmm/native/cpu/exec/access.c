@@ -152,7 +152,10 @@ static void check_code_write(struct cpu *cpu, const struct uop *u, const struct 
         cpu->event = EVENT_SINGLE;
         leave_block(cpu, u, false);
     }
-    if (guest_mem_written(cpu->mmu.mem, span->gpa, size) && cpu->translator)
+    if (likely(!guest_mem_written(cpu->mmu.mem, span->gpa, size)))
+        return;
+    cpu->counts.code_writes++;
+    if (cpu->translator)
         cpu->translator_ops->code_written(cpu, cpu->translator, span->gpa);
 }
 

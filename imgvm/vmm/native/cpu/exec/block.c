@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Decoded blocks, cached by guest physical address and mode. A block never crosses a page, but for a single instruction of
- * 64-bit code that does; in other modes such a one is decoded anew each time, in the scratch block. */
+/* Decoded blocks, cached by guest physical address and mode. A block never crosses a page, but for a single instruction that
+ * does. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +19,7 @@ struct block_cache {
     uint8_t *arena; /* touched as it fills */
     size_t used, size;
     struct block *scratch; /* for block_single */
-    uint64_t decoded, flushes;
+    uint64_t flushes;
     uint8_t *coverage; /* NULL but in builds that ask which rows are executed */
 };
 
@@ -65,6 +65,7 @@ static void cache_flush(struct cpu *cpu)
     cache->used = 0;
     cpu->block = NULL;
     cache->flushes++;
+    cpu->counts.blocks_emptied++;
     mmu_forget_blocks(&cpu->mmu);
 }
 
@@ -149,6 +150,15 @@ static bool exec_is_undefined(const struct uop *u)
     return u->fn == raise_undefined || (op_infos[u->in.op].kind == OPK_NATIVE && !u->native);
 }
 
+/* Does the block go on behind this instruction? Behind a jump forward it does, for when it is not taken; what jumps back
+ * goes round in a circle, whose head is then a block's head. */
+static bool block_goes_on(const struct insn *in)
+{
+    if (in->op == OP_JCC)
+        return (int64_t)in->imm > 0;
+    return !(op_infos[in->op].attributes & OPA_ENDS_BLOCK);
+}
+
 /* Decodes from `bytes` until the block must end. */
 static void block_decode(struct cpu *cpu, struct block *block, const uint8_t *bytes, unsigned available, unsigned most)
 {
@@ -169,7 +179,7 @@ static void block_decode(struct cpu *cpu, struct block *block, const uint8_t *by
         coverage_note(cpu->blocks->coverage, u->in.row, exec_is_undefined(u));
         offset += (unsigned)length;
         count++;
-        if (op_infos[u->in.op].attributes & OPA_ENDS_BLOCK)
+        if (!block_goes_on(&u->in))
             break;
     }
     block->count = (uint16_t)count;
@@ -307,7 +317,7 @@ static struct block *block_enter(struct cpu *cpu, struct block *block)
     block->hash_next = *slot;
     *slot = block;
     cache->used += block_bytes(block->count + 1);
-    cache->decoded++;
+    cpu->counts.blocks_decoded++;
     return block;
 }
 
@@ -331,7 +341,13 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
     return block_enter(cpu, block);
 }
 
-/* An instruction of 64-bit code, at gpa, that goes on in the next page. */
+/* Neither the segment's limit nor the end of the linear addresses is met on the way into the next page. */
+static bool may_cross(const struct cpu *cpu, uint64_t linear)
+{
+    return cpu->code64 || (cpu->rip + INSN_MAX_BYTES - 1 <= cpu->s.segment[CS].limit && linear < align_down(UINT32_MAX, GUEST_PAGE_SIZE));
+}
+
+/* An instruction, at gpa, that goes on in the next page. */
 static struct block *block_build_across(struct cpu *cpu, struct fetch_entry low, uint64_t linear)
 {
     const struct fetch_entry high = *fetch_page(cpu, align_down(linear, GUEST_PAGE_SIZE) + GUEST_PAGE_SIZE);
@@ -365,6 +381,7 @@ static bool across_holds(struct cpu *cpu, const struct block *block, uint64_t li
 
 static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
 {
+    cpu->counts.blocks_looked_up++;
     const struct fetch_entry found = *fetch_page(cpu, linear), *entry = &found;
     if (unlikely(!entry->region) || unlikely(cpu->points.code && points_on_page(&cpu->points, linear)))
         return block_single(cpu);
@@ -375,6 +392,7 @@ static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
         if (block->gpa == gpa && block->mode == cpu->mode && block->user == (cpu->cpl == 3)) {
             if (!block_is_current(block)) {
                 *link = block->hash_next; /* its bytes were written */
+                cpu->counts.blocks_stale++;
                 continue;
             }
             if (across_holds(cpu, block, linear))
@@ -385,7 +403,7 @@ static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
     struct block *block = block_build(cpu, entry, gpa);
     if (block)
         return block;
-    return cpu->code64 ? block_build_across(cpu, found, linear) : block_single(cpu);
+    return may_cross(cpu, linear) ? block_build_across(cpu, found, linear) : block_single(cpu);
 }
 
 /* linear UINT64_MAX: to be computed, with the segment's base and limit. */

@@ -257,7 +257,7 @@ static void put_xsave(const struct cpuid_config *config, uint32_t subleaf, uint3
         break;
     case 1:
         put_features(config, 0xd, 1, out);
-        if (out[EAX] & 2) /* XSAVEC */
+        if (out[EAX] & 2) /* XSAVEC, without which there is no XSAVES */
             out[EBX] = xsave_bytes(config->xcr0, true);
         break;
     case 2:
@@ -304,7 +304,7 @@ static void query_basic(const struct cpuid_config *config, uint32_t leaf, uint32
     case 0x7:
         put_features(config, 0x7, subleaf, out);
         if (subleaf == 0) {
-            out[EAX] = 1; /* last subleaf */
+            out[EAX] = 2; /* last subleaf */
             out[ECX] = (out[ECX] & ~(1u << 4)) | (uint32_t)(config->ospke && feature_visible(config, FEATURE_PKU)) << 4;
         }
         break;

@@ -50,6 +50,13 @@ struct cpuid_config {
     bool apic_enabled; /* IA32_APIC_BASE bit 11 */
 };
 
+/* An answer that holds as long as the processor's live values do. */
+struct cpuid_memo {
+    uint32_t leaf, subleaf, known, reserved;
+    uint32_t out[4];
+};
+#define CPUID_MEMOS 16u /* by the leaf's low bits */
+
 /* Announces every feature whose instructions exist (op.def) and, where they run as themselves, that the host has.
  * Asks the host's CPUID, which may cost microseconds: once a processor. */
 void cpuid_init(struct cpuid_config *config, uint32_t apic_id, uint32_t count);

@@ -15,6 +15,7 @@
 #include "../cpu.h"
 #include "../decode/insn.h"
 #include "../mmu/mmu.h"
+#include "count.h"
 #include "cpuid.h"
 #include "fpu.h"
 #include "native.h"
@@ -29,8 +30,7 @@ struct lockstep;
 
 /* Something that runs hot blocks faster than their uops do. This folder knows no more of it. */
 struct translator_ops {
-    /* `count`: count_instructions of struct cpu_options */
-    struct translator *(*create)(struct cpu *cpu, bool count, imgvm_error *err);
+    struct translator *(*create)(struct cpu *cpu, const struct cpu_options *options, imgvm_error *err);
     void (*destroy)(struct translator *translator);
     void (*attach_thread)(struct cpu *cpu); /* this thread is about to run the processor */
     /* Will `run` take this block, translating it first if need be? */
@@ -107,6 +107,24 @@ static inline bool block_is_current(const struct block *block)
 /* Why control left a block other than by its end. */
 enum cpu_event { EVENT_NONE, EVENT_EXCEPTION, EVENT_LEAVE, EVENT_SINGLE, EVENT_EXCLUSIVE, EVENT_STOP, EVENT_REFUSED, EVENT_INTERNAL };
 
+/* What mmu.mode_key says of a mode: the privilege (2 bits), the TLB bank (2 bits), enum insn_mode; and outside 64-bit mode
+ * what translated code takes for granted of the segments: which of ES, CS, SS and DS are flat, whether the stack pointer is
+ * ESP, and the number of the code segment's base and limit, which say what an EIP means. The lowest 8 bits are what decoded
+ * code depends on. */
+#define MODE_KEY_BANK 2
+#define MODE_KEY_MODE 4
+#define MODE_KEY_FLAT 8
+#define MODE_KEY_STACK32 12
+#define MODE_KEY_CODE_SEGMENT 13
+
+/* Bases and limits of the code segments met, each in the place that its number says. */
+#define CODE_SEGMENTS 4096u
+struct code_segments {
+    uint64_t known[CODE_SEGMENTS]; /* base << 32 | ~limit; 0: none. The flat segment's is 0, too, and so is its number */
+    unsigned count;
+    bool full; /* the current one has no number: it is not translated */
+};
+
 #define GPR_ZERO INSN_REG_NONE
 #define GPR_BLOCK_RIP INSN_REG_RIP
 
@@ -122,13 +140,13 @@ struct cpu {
     bool fpu_live;    /* the guest's vector state is in the host's registers */
     uint64_t seg_base[8]; /* by enum x86_sreg; [INSN_SEG_FLAT] = 0 */
     struct tlb_entry *tlb; /* bank of the current privilege */
+    struct wide_entry *wide; /* the same; for translated code */
     uint64_t rip;          /* next instruction, exact between blocks */
     uint64_t eflags;       /* everything but the six status flags */
     struct block *block;   /* being executed */
     const struct uop *cur; /* set by slow paths that may fault */
     _Atomic uint32_t requests;
     _Atomic bool running; /* inside cpu_run */
-    _Atomic bool clock_due;   /* the deadline has perhaps passed (cpu_clock_due) */
     _Atomic uint32_t pending; /* something may want a look between instructions: what translated code polls */
     uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
     int32_t budget;        /* blocks until the clock is looked at */
@@ -143,6 +161,10 @@ struct cpu {
     unsigned translate_after; /* of struct cpu_options */
     void *translated_jumps;
     uint64_t call_target, refilled; /* its temporaries that do not fit a register */
+    /* Outside 64-bit mode, for reading and for writing, by segment: the last byte of an operand may have this offset at
+     * most; -1: whether it may be accessed takes a closer look. */
+    int64_t seg_last[2][8];
+    uint32_t segment_key; /* the segments' part of mmu.mode_key */
     uint64_t host_stack, host_stack_limit; /* of translated code: its bottom, and how deep calls may nest on it */
     uint32_t link_from; /* the exit that translated code left by and that could be linked; 0: none */
     bool executor_continued; /* the executor called from translated code went on to what follows */
@@ -150,6 +172,7 @@ struct cpu {
     bool uncounted;          /* translated code runs that does not count its instructions */
     struct uop called[2];    /* the instruction that an executor runs for translated code, and what follows it */
     bool unlinked; /* it comes back after each block */
+    uint8_t left_by; /* enum translated_exit */
 
     /* pending event, valid when event != EVENT_NONE */
     void *landing[5]; /* __builtin_setjmp buffer of cpu_run */
@@ -177,16 +200,24 @@ struct cpu {
                                               every access goes the slow way */
     bool alignment_checked;                /* CR0.AM, EFLAGS.AC and CPL 3 */
     struct x86_state s; /* cold registers; gpr, rip, rflags, xsave of it are stale while running (see cpu_get_state) */
+    struct code_segments code_segments;
     struct block_link jump[JUMP_CACHE_ENTRIES];
     struct block_cache *blocks;
     struct native_cache *native;
     const struct exec_def *(*exec_table)[FORM_OTHER + 1]; /* [op][form] */
     uint32_t native_generation;
     struct cpuid_config cpuid;
+    struct cpuid_memo cpuid_memo[CPUID_MEMOS];
 
     _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
     uint64_t bounce_linear;
 
+    struct cpu_counts counts;
+    uint32_t traced; /* of struct cpu_options */
+    struct traced_mode {
+        const char *name;
+        uint64_t cr0, cr4, efer;
+    } traced_mode; /* as a trace was told last */
     struct undo_log *undo;     /* writes to memory are noted there; NULL: they are not */
     struct lockstep *lockstep; /* of jit/lockstep.c */
     struct points points; /* a debugger's break- and watchpoints */
@@ -209,17 +240,15 @@ _Static_assert(offsetof(struct cpu, gpr) == 0 && offsetof(struct cpu, cc) == CPU
         return;                                                                                     \
     } while (0)
 
-/* Can 64-bit code be or go there: by the paging in use (SDM vol. 1, 3.3.7.1). */
+/* Can 64-bit code be or go there: by the paging in use. */
 static inline bool canonical(const struct cpu *cpu, uint64_t address)
 {
-    unsigned unused = cpu->s.cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
-    return (uint64_t)((int64_t)(address << unused) >> unused) == address;
+    return x86_canonical(address, cpu->s.cr4 & CR4_LA57);
 }
 /* Can a register that holds an address take it: by what the processor has, whatever the paging (SDM vol. 3, 4.5.2). */
 static inline bool canonical_in_register(const struct cpu *cpu, uint64_t address)
 {
-    unsigned unused = cpuid_has(&cpu->cpuid, FEATURE_LA57) ? 64 - 57 : 64 - 48;
-    return (uint64_t)((int64_t)(address << unused) >> unused) == address;
+    return x86_canonical(address, cpuid_has(&cpu->cpuid, FEATURE_LA57));
 }
 
 /* ---- run.c ---- */
@@ -252,6 +281,17 @@ static inline _Noreturn void raise_ud(struct cpu *cpu, const struct uop *u)
 }
 /* Back to the run loop with cpu->rip as set by the caller; this instruction counts as executed if `done`. */
 _Noreturn void leave_block(struct cpu *cpu, const struct uop *u, bool done);
+/* A block is counted whole when it is entered; takes back what did not run of it, from u or (`done`) what follows. */
+static inline void cpu_uncount(struct cpu *cpu, const struct uop *u, bool done)
+{
+    if (likely(!cpu->uncounted))
+        cpu->instructions -= (uint64_t)(cpu->block->count - u->index) - done;
+}
+/* The instruction at u has run, and returns to the run loop although its block goes on. */
+static inline void cpu_cut_block(struct cpu *cpu, const struct uop *u)
+{
+    cpu_uncount(cpu, u, true);
+}
 /* The instruction at u must not touch this port or physical address: back to the caller of cpu_run (may_access). */
 void cpu_check_access(struct cpu *cpu, const struct uop *u, bool port, uint64_t address);
 /* A bug or a limit of ours: ends this machine, not the process. */
@@ -267,11 +307,10 @@ void cpu_update_requests(struct cpu *cpu);
 /* After a change of the interrupt shadow, TF or activity (cpu_update_requests does it too). */
 void cpu_update_boundary(struct cpu *cpu);
 /* Is there anything but the next block? Boundary events that arise on this processor keep cpu->boundary up to date
- * (cpu_update_boundary); the rest are requests, and the clock. */
+ * (cpu_update_boundary); the rest are requests. */
 static inline bool cpu_wants_attention(const struct cpu *cpu)
 {
-    return cpu->boundary | atomic_load_explicit(&cpu->clock_due, memory_order_relaxed) |
-           (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask);
+    return cpu->boundary | (atomic_load_explicit(&cpu->requests, memory_order_relaxed) & cpu->request_mask);
 }
 /* cpu->pending := whether anything does. */
 void cpu_update_pending(struct cpu *cpu);
@@ -283,6 +322,9 @@ static inline void cpu_fpu_leave(struct cpu *cpu)
         cpu->fpu_live = false;
     }
 }
+
+/* "pf" and the like (count.c). */
+const char *exception_name(uint8_t vector);
 
 /* ---- access.c: memory operands ---- */
 
@@ -385,9 +427,13 @@ static inline void *mem_modify_ptr(struct cpu *cpu, const struct uop *u, uint64_
         return (void *)(linear + e->addend);
     return access_rmw_slow(cpu, u, linear, size, read);
 }
+static inline bool mem_is_bounced(const struct cpu *cpu, const void *p)
+{
+    return (const uint8_t *)p - cpu->bounce < (ptrdiff_t)sizeof cpu->bounce && (const uint8_t *)p >= cpu->bounce;
+}
 static inline void mem_done(struct cpu *cpu, const struct uop *u, void *p, unsigned size)
 {
-    if (unlikely((uint8_t *)p - cpu->bounce < (ptrdiff_t)sizeof cpu->bounce && (uint8_t *)p >= cpu->bounce))
+    if (unlikely(mem_is_bounced(cpu, p)))
         access_commit(cpu, u, size);
 }
 
@@ -519,6 +565,13 @@ void interrupt_return(struct cpu *cpu, const struct uop *u, uint16_t cs_selector
 /* ---- segment.c, state.c; see segment.h for descriptors ---- */
 
 void cpu_set_segment(struct cpu *cpu, unsigned segment, const struct x86_segment *value);
+/* ---- flat.c: what is derived of segments outside 64-bit mode ---- */
+void cpu_derive_segment(struct cpu *cpu, unsigned segment);
+void cpu_derive_segments(struct cpu *cpu);
+/* Nobody remembers a mode_key any more: code segments may get other numbers. */
+void cpu_forget_code_segments(struct cpu *cpu);
+/* After any of this. */
+void cpu_update_mode_key(struct cpu *cpu);
 void cpu_set_cpl(struct cpu *cpu, uint8_t cpl);
 /* After a change of CPL, EFLAGS.AC, CR0.AM or CR4.SMAP. */
 void cpu_select_tlb(struct cpu *cpu);
@@ -534,12 +587,12 @@ void block_cache_destroy(struct block_cache *cache);
 /* The block at cpu->rip (raises on a fetch fault), cached or decoded now. */
 struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
 
-/* What a linear address means: mode and privilege, the epoch (struct mmu), and the number of writes to code so far. The
- * latter two are cut to 28 bits. */
+/* What a linear address means: the epoch (struct mmu), mode and privilege (6 bits), and the number of writes to code so
+ * far, cut to 26 bits. */
 static inline uint64_t block_key(const struct cpu *cpu)
 {
     uint32_t written = atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire);
-    return (uint64_t)cpu->mmu.mode_key << 56 | (cpu->mmu.epoch & (BIT(28) - 1)) << 28 | (written & (BIT(28) - 1));
+    return mmu_code_key(&cpu->mmu) | (uint64_t)written << 38;
 }
 static inline struct block *block_find(struct cpu *cpu)
 {

@@ -32,12 +32,12 @@ static inline uint64_t relative_target(struct cpu *cpu, const struct uop *u)
 #define JCC(cond)                                                                                     \
     static void jcc64_##cond(struct cpu *cpu, const struct uop *u)                                    \
     {                                                                                                 \
-        uint64_t next = cpu->gpr[GPR_BLOCK_RIP] + u->next;                                            \
-        if (cc_test(cpu->cc, cond)) {                                                                 \
-            next += u->in.imm;                                                                        \
-            check_target(cpu, u, next);                                                               \
-        }                                                                                             \
-        cpu->rip = next;                                                                              \
+        if (!cc_test(cpu->cc, cond))                                                                  \
+            NEXT;                                                                                     \
+        uint64_t target = cpu->gpr[GPR_BLOCK_RIP] + u->next + u->in.imm;                              \
+        check_target(cpu, u, target);                                                                 \
+        cpu_cut_block(cpu, u);                                                                        \
+        cpu->rip = target;                                                                            \
     }
 JCC(0) JCC(1) JCC(2) JCC(3) JCC(4) JCC(5) JCC(6) JCC(7) JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14) JCC(15)
 static exec_fn *const jcc64[16] = {jcc64_0, jcc64_1, jcc64_2,  jcc64_3,  jcc64_4,  jcc64_5,  jcc64_6,  jcc64_7,
@@ -45,7 +45,11 @@ static exec_fn *const jcc64[16] = {jcc64_0, jcc64_1, jcc64_2,  jcc64_3,  jcc64_4
 
 static void jcc(struct cpu *cpu, const struct uop *u)
 {
-    cpu->rip = cc_test(cpu->cc, u->in.cond) ? relative_target(cpu, u) : cpu_next_rip(cpu, u);
+    if (!cc_test(cpu->cc, u->in.cond))
+        NEXT;
+    uint64_t target = relative_target(cpu, u);
+    cpu_cut_block(cpu, u);
+    cpu->rip = target;
 }
 
 exec_fn *exec_select_jcc(const struct insn *in, bool code64)

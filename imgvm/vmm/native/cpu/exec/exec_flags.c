@@ -39,6 +39,8 @@ static void sti(struct cpu *cpu, const struct uop *u)
         cpu->eflags |= EFLAGS_VIF;
     }
     cpu_update_requests(cpu);
+    /* the block goes on, for a translator; here the next instruction is one that nothing may come before */
+    cpu_cut_block(cpu, u);
     END_BLOCK;
 }
 

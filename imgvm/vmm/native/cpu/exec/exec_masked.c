@@ -78,6 +78,7 @@ static uint64_t read_element(struct cpu *cpu, const struct uop *u, uint64_t line
     uint64_t value = 0;
     if (likely(!cpu->alignment_checked))
         return mem_read(cpu, u, linear, size);
+    access_check_canonical(cpu, u, linear, size, false);
     for (unsigned i = 0; i < size; i++)
         value |= mem_read(cpu, u, linear + i, 1) << (8 * i);
     return value;

@@ -129,12 +129,26 @@ static void native_load_x87_aligned(struct cpu *cpu, const struct uop *u)
     native_load_aligned(cpu, u);
 }
 
-/* An unmasked exception leaves memory as it was (SDM vol. 1, 8.5.1). */
+/* Did the x87 store that just ran, with no exception pending before, write its operand? An unmasked invalid operation,
+ * overflow or underflow leaves memory as it was, an unmasked loss of precision does not (SDM vol. 1, 8.5). */
+static inline bool x87_has_stored(void)
+{
+    enum { INVALID = 0x01, OVERFLOWN = 0x08, UNDERFLOWN = 0x10 };
+    uint16_t status, control;
+    __asm__ volatile("fnstsw %0; fnstcw %1" : "=a"(status), "=m"(control));
+    return !(status & ~control & (INVALID | OVERFLOWN | UNDERFLOWN));
+}
+
 static void native_store_x87(struct cpu *cpu, const struct uop *u)
 {
     check_unit(cpu, u);
     check_pending(cpu, u);
-    native_modify(cpu, u);
+    void *p = mem_modify_ptr(cpu, u, operand_linear(cpu, u, u->mem_size, true), u->mem_size, false);
+    enter(cpu, u);
+    u->native(cpu, p);
+    if (unlikely(mem_is_bounced(cpu, p)) && x87_has_stored())
+        access_commit(cpu, u, u->mem_size);
+    NEXT;
 }
 
 /* VZEROALL and VZEROUPPER outside 64-bit mode, where registers 8 to 15 stay as they are (SDM vol. 2). */

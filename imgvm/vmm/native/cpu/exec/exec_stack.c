@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* PUSH POP PUSHA POPA ENTER LEAVE, and the stack outside 64-bit mode. */
 #include "exec.h"
+#include "segment.h"
 
 void stack_push_slow(struct cpu *cpu, const struct uop *u, unsigned size, uint64_t value)
 {
@@ -74,7 +75,9 @@ static const exec_set push_imm = {{NULL, push_imm_16, push_imm_32, push_imm_64},
 static void pusha(struct cpu *cpu, const struct uop *u)
 {
     unsigned size = u->in.osize;
-    uint64_t rsp = cpu->gpr[RSP];
+    uint64_t rsp = cpu->gpr[RSP], top = rsp & stack_mask(cpu);
+    if (real_or_v86(cpu) && top >= 7 && top <= 15 && top & 1)
+        raise_gp(cpu, u, 0); /* by the manual not #SS, as with other pushes of those modes */
     stack_linear(cpu, u, rsp - 8 * size, size, true);
     for (unsigned r = 0; r < 8; r++)
         mem_write(cpu, u, stack_linear(cpu, u, rsp - (r + 1) * size, size, true), size, cpu->gpr[r]);

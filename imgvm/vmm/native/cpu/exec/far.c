@@ -92,7 +92,7 @@ static void call_gate_inner(struct cpu *cpu, const struct uop *u, struct x86_seg
     bool long_mode = cpu->s.efer & EFER_LMA;
     unsigned cpl = dpl_of(&cs);
     struct frame frame = long_mode ? frame_from_tss64(cpu, u, cpl, 0) : frame_from_tss(cpu, u, cpl, 0);
-    frame_check(cpu, &frame, (4 + parameters) * size);
+    frame_check(cpu, &frame, 4 + parameters, size);
     uint64_t old_rsp = cpu->gpr[RSP];
     frame_push(cpu, &frame, size, cpu->s.segment[SS].selector);
     frame_push(cpu, &frame, size, old_rsp);
@@ -120,7 +120,7 @@ static void far_task(struct cpu *cpu, const struct uop *u, uint16_t selector, bo
 static void push_return(struct cpu *cpu, const struct uop *u, unsigned size, bool flat)
 {
     struct frame frame = frame_current(cpu, u, flat, 0);
-    frame_check(cpu, &frame, 2 * size);
+    frame_check(cpu, &frame, 2, size);
     frame_push(cpu, &frame, size, cpu->s.segment[CS].selector);
     frame_push(cpu, &frame, size, cpu_next_rip(cpu, u));
     if (flat)

@@ -85,6 +85,13 @@ static void settle_exceptions(uint8_t *area)
     store_le16(area + FSW, fsw);
 }
 
+/* Would that change nothing, and no exception be pending? */
+static bool is_settled(const uint8_t *area)
+{
+    uint16_t fcw = load_le16(area + FCW), fsw = load_le16(area + FSW);
+    return (fcw & ~FCW_WRITABLE) == FCW_ONE && !(fsw & (FSW_ES | FSW_B)) && !(fsw & ~fcw & FCW_MASKS);
+}
+
 /* x87 as FNINIT leaves it. */
 static void init_x87(uint8_t *area)
 {
@@ -117,10 +124,8 @@ static bool is_clean(const uint8_t *area)
     uint64_t in_use = load_le64(area + XSTATE_BV), reserved = in_use & ~FEATURES;
     for (unsigned offset = 8; offset < HEADER_BYTES; offset += 8)
         reserved |= load_le64(area + XSTATE_BV + offset);
-    uint16_t fcw = load_le16(area + FCW), fsw = load_le16(area + FSW);
     bool spelled_out = host_has_xsave() || !(~in_use & (XCR0_X87 | XCR0_SSE));
-    bool settled = (fcw & ~FCW_WRITABLE) == FCW_ONE && !(fsw & (FSW_ES | FSW_B)) && !(fsw & ~fcw & FCW_MASKS);
-    return !reserved && spelled_out && settled && fpu_mxcsr_valid(load_le32(area + MXCSR));
+    return !reserved && spelled_out && is_settled(area) && fpu_mxcsr_valid(load_le32(area + MXCSR));
 }
 
 void fpu_enter(uint8_t *area)
@@ -321,6 +326,23 @@ unsigned fpu_fxsave(const uint8_t *area, uint8_t out[FPU_FXSAVE_BYTES], bool lon
     put_mxcsr(whole, out);
     fpu_copy(out + XMM, whole + XMM, xmm_bytes(long_mode));
     return XMM + xmm_bytes(long_mode);
+}
+
+unsigned fpu_fxsave_live(uint8_t out[FPU_FXSAVE_BYTES])
+{
+    __asm__ volatile("fxsave64 %0" : "=m"(*(uint8_t(*)[FPU_FXSAVE_BYTES])out));
+    forget_pointers(out);
+    store_le32(out + MXCSR_MASK_FIELD, MXCSR_MASK);
+    return XMM + XMM_BYTES;
+}
+
+bool fpu_fxrstor_live(uint8_t in[FPU_FXSAVE_BYTES])
+{
+    if (!is_settled(in) || !fpu_mxcsr_valid(load_le32(in + MXCSR)))
+        return false;
+    forget_pointers(in);
+    __asm__ volatile("fxrstor64 %0" : : "m"(*(const uint8_t(*)[FPU_FXSAVE_BYTES])in));
+    return true;
 }
 
 bool fpu_fxrstor(uint8_t *area, const uint8_t in[FPU_FXSAVE_BYTES], bool long_mode)

@@ -66,6 +66,10 @@ uint8_t *fpu_mmx(uint8_t *area);
 unsigned fpu_fxsave(const uint8_t *area, uint8_t out[FPU_FXSAVE_BYTES], bool long_mode);
 /* FXRSTOR. false: #GP(0), reserved bits of MXCSR are set; nothing was changed. */
 bool fpu_fxrstor(uint8_t *area, const uint8_t in[FPU_FXSAVE_BYTES], bool long_mode);
+/* The same of and into the host's registers, in 64-bit mode. `out` and `in` are aligned to 16 bytes; false: nothing was
+ * done, fpu_fxrstor knows how. */
+unsigned fpu_fxsave_live(uint8_t out[FPU_FXSAVE_BYTES]);
+bool fpu_fxrstor_live(uint8_t in[FPU_FXSAVE_BYTES]);
 /* LDMXCSR takes only these values; others are #GP(0). */
 #define MXCSR_MASK 0xffffu
 static inline bool fpu_mxcsr_valid(uint32_t mxcsr)

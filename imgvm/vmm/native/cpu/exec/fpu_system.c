@@ -13,14 +13,28 @@ static void need_xsave(struct cpu *cpu, const struct uop *u)
 {
     if (!(cpu->s.cr4 & CR4_OSXSAVE))
         raise_ud(cpu, u);
+    if (cpu->cpl && (u->in.op == OP_XSAVES || u->in.op == OP_XRSTORS))
+        raise_gp(cpu, u, 0);
     if (cpu->s.cr0 & CR0_TS)
         raise_exception(cpu, u, EXC_NM);
+}
+
+/* The image in the host's memory, where that is to be had in one piece; else NULL. */
+static uint8_t *whole_image(struct cpu *cpu, const struct uop *u, uint64_t linear, unsigned bytes, bool write)
+{
+    bool one_page = linear % GUEST_PAGE_SIZE <= GUEST_PAGE_SIZE - bytes;
+    return one_page ? access_page_ptr(cpu, u, linear, bytes, write) : NULL;
 }
 
 /* In pieces of `step` bytes: by how much an image must be aligned when alignment is checked (SDM vol. 3, table 6-7). */
 static void read_image(struct cpu *cpu, const struct uop *u, uint64_t linear, uint8_t *image, unsigned bytes, unsigned step)
 {
     access_check_canonical(cpu, u, linear, bytes, false);
+    const uint8_t *whole = whole_image(cpu, u, linear, bytes, false);
+    if (likely(whole != NULL)) {
+        fpu_copy(image, whole, bytes);
+        return;
+    }
     for (unsigned i = 0; i < bytes; i += step) {
         uint64_t value = mem_read(cpu, u, linear + i, step);
         fpu_copy(image + i, &value, step);
@@ -32,6 +46,11 @@ static void write_image(struct cpu *cpu, const struct uop *u, uint64_t linear, c
                         unsigned step)
 {
     access_probe_write(cpu, u, linear, bytes);
+    uint8_t *whole = whole_image(cpu, u, linear, bytes, true);
+    if (likely(whole != NULL)) {
+        fpu_copy(whole, image, bytes);
+        return;
+    }
     for (unsigned i = 0; i < bytes; i += step) {
         uint64_t value = 0;
         fpu_copy(&value, image + i, step);
@@ -105,9 +124,14 @@ static uint64_t fxsave_operand(struct cpu *cpu, const struct uop *u, bool write)
 static void fxsave(struct cpu *cpu, const struct uop *u)
 {
     uint64_t linear = fxsave_operand(cpu, u, true);
-    cpu_fpu_leave(cpu);
-    uint8_t image[FPU_FXSAVE_BYTES];
-    unsigned bytes = fpu_fxsave(cpu->s.xsave, image, cpu->code64);
+    _Alignas(16) uint8_t image[FPU_FXSAVE_BYTES];
+    unsigned bytes;
+    if (likely(cpu->fpu_live && cpu->code64)) {
+        bytes = fpu_fxsave_live(image);
+    } else {
+        cpu_fpu_leave(cpu);
+        bytes = fpu_fxsave(cpu->s.xsave, image, cpu->code64);
+    }
     access_probe_write(cpu, u, linear, FPU_FXSAVE_BYTES); /* all of the operand, though not all is written */
     write_image(cpu, u, linear, image, bytes, 8);
     NEXT;
@@ -116,14 +140,17 @@ static void fxsave(struct cpu *cpu, const struct uop *u)
 static void fxrstor(struct cpu *cpu, const struct uop *u)
 {
     uint64_t linear = fxsave_operand(cpu, u, false);
-    uint8_t image[FPU_FXSAVE_BYTES];
+    _Alignas(16) uint8_t image[FPU_FXSAVE_BYTES];
     read_image(cpu, u, linear, image, sizeof image, 8);
+    if (likely(cpu->fpu_live && cpu->code64 && fpu_fxrstor_live(image)))
+        NEXT;
     cpu_fpu_leave(cpu);
     if (!fpu_fxrstor(cpu->s.xsave, image, cpu->code64))
         raise_gp(cpu, u, 0);
     NEXT;
 }
 
+/* IA32_XSS is always 0: there is no supervisor state, and XSAVES saves what XSAVEC does. */
 static uint64_t requested(const struct cpu *cpu)
 {
     return (cpu->gpr[RDX] << 32 | (uint32_t)cpu->gpr[RAX]) & cpu->s.xcr0;
@@ -192,6 +219,8 @@ static void xrstor(struct cpu *cpu, const struct uop *u)
         raise_gp(cpu, u, 0);
     uint8_t image[FPU_XSAVE_BYTES];
     read_image(cpu, u, linear, image, XSAVE_HEADER_END, 8);
+    if (u->in.op == OP_XRSTORS && !(load_le64(image + XCOMP_BV) & COMPACTED))
+        raise_gp(cpu, u, 0);
     unsigned bytes = fpu_xrstor_bytes(image, rfbm, cpu->s.xcr0);
     if (!bytes || bytes > sizeof image)
         raise_gp(cpu, u, 0);
@@ -220,6 +249,8 @@ const struct exec_def exec_fpu_system[] = {
     {OP_XSAVE, EXEC_ANY_FORM, NULL, xsave},
     {OP_XSAVEOPT, EXEC_ANY_FORM, NULL, xsave},
     {OP_XSAVEC, EXEC_ANY_FORM, NULL, xsave},
+    {OP_XSAVES, EXEC_ANY_FORM, NULL, xsave},
     {OP_XRSTOR, EXEC_ANY_FORM, NULL, xrstor},
+    {OP_XRSTORS, EXEC_ANY_FORM, NULL, xrstor},
     {0, 0, NULL, NULL},
 };

@@ -55,25 +55,29 @@ struct frame frame_from_tss64(struct cpu *cpu, const struct uop *u, unsigned slo
     return (struct frame){.u = u, .rsp = rsp, .mask = ~UINT64_C(0), .flat = true, .fault_code = ext};
 }
 
-void frame_check(struct cpu *cpu, struct frame *frame, unsigned bytes)
+static bool has_room(const struct cpu *cpu, const struct frame *frame, uint64_t first, unsigned bytes)
 {
-    uint64_t first = (frame->rsp - bytes) & frame->mask, last = first + bytes - 1;
-    bool bad;
+    uint64_t last = first + bytes - 1;
     if (frame->flat)
-        bad = !canonical(cpu, first) || !canonical(cpu, last);
-    else if (frame->segment.attributes & SEG_EXPAND_CONFORM)
-        bad = first <= frame->segment.limit || last > frame->mask;
-    else
-        bad = last > frame->segment.limit;
-    if (bad)
-        raise_error(cpu, frame->u, EXC_SS, frame->fault_code);
+        return canonical(cpu, first) && canonical(cpu, last);
+    if (frame->segment.attributes & SEG_EXPAND_CONFORM)
+        return first > frame->segment.limit && last <= frame->mask;
+    return last <= frame->segment.limit;
+}
+
+/* What is pushed may lie on both sides of the end of a 16-bit stack, but none of it across. */
+void frame_check(struct cpu *cpu, struct frame *frame, unsigned slots, unsigned size)
+{
+    for (unsigned i = 1; i <= slots; i++)
+        if (!has_room(cpu, frame, (frame->rsp - i * size) & frame->mask, size))
+            raise_error(cpu, frame->u, EXC_SS, frame->fault_code);
     frame->checked = true;
 }
 
 void frame_push(struct cpu *cpu, struct frame *frame, unsigned size, uint64_t value)
 {
     if (unlikely(!frame->checked)) {
-        frame_check(cpu, frame, size);
+        frame_check(cpu, frame, 1, size);
         frame->checked = false; /* that was for this one */
     }
     frame->rsp = (frame->rsp - size) & frame->mask;

@@ -22,7 +22,7 @@ struct frame frame_from_tss(struct cpu *cpu, const struct uop *u, unsigned cpl, 
 /* The 64-bit TSS: RSP0-2 for `slot` 0-2, IST1-7 for 4-10. */
 struct frame frame_from_tss64(struct cpu *cpu, const struct uop *u, unsigned slot, uint32_t ext);
 void frame_push(struct cpu *cpu, struct frame *frame, unsigned size, uint64_t value);
-/* Is there room for so many bytes? Raises the #SS that pushing them would; pages are not touched. */
-void frame_check(struct cpu *cpu, struct frame *frame, unsigned bytes);
+/* Is there room for so many values? Raises the #SS that pushing them would; pages are not touched. */
+void frame_check(struct cpu *cpu, struct frame *frame, unsigned slots, unsigned size);
 
 #endif

@@ -6,6 +6,7 @@
 #include "frame.h"
 #include "segment.h"
 #include "task.h"
+#include "trace.h"
 
 #define GATE_TASK 5u
 #define GATE_INTERRUPT16 6u
@@ -19,12 +20,10 @@ static void enter_vector16(struct cpu *cpu, const struct uop *u, uint64_t entry,
 {
     uint32_t target = (uint32_t)access_system_read(cpu, u, entry, 4);
     struct frame frame = frame_current(cpu, u, false, 0);
-    frame.mask = 0xffff;
-    frame.rsp &= 0xffff;
     frame_push(cpu, &frame, 2, pushed_flags);
     frame_push(cpu, &frame, 2, cpu->s.segment[CS].selector);
     frame_push(cpu, &frame, 2, cpu->rip);
-    *(uint16_t *)&cpu->gpr[RSP] = (uint16_t)frame.rsp;
+    stack_set(cpu, frame.rsp);
     segment_load_real(cpu, CS, (uint16_t)(target >> 16));
     cpu->rip = target & 0xffff;
     cpu_set_eflags(cpu, 0, cleared);
@@ -147,7 +146,7 @@ static void deliver_protected(struct cpu *cpu, uint8_t vector, enum interrupt_so
     }
     frame.user = new_cpl == 3;
     unsigned slots = 3 + (v86 ? 4 : 0) + (long_mode || inner ? 2 : 0) + has_error;
-    frame_check(cpu, &frame, slots * size);
+    frame_check(cpu, &frame, slots, size);
 
     if (v86) {
         static const uint8_t order[] = {GS, FS, DS, ES};
@@ -192,6 +191,8 @@ static void deliver_protected(struct cpu *cpu, uint8_t vector, enum interrupt_so
 
 void interrupt_deliver(struct cpu *cpu, uint8_t vector, enum interrupt_source source, bool has_error, uint32_t error)
 {
+    if (unlikely(cpu->traced))
+        cpu_trace_delivery(cpu, vector, source, has_error, error);
     if (!(cpu->s.cr0 & CR0_PE))
         deliver_real(cpu, vector);
     else

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* RDMSR and WRMSR (SDM vol. 4, chapter 2; vol. 2 for the faults). */
 #include "exec.h"
+#include "trace.h"
 
 #define IA32_TSC 0x10
 #define IA32_PLATFORM_ID 0x17
@@ -93,6 +94,7 @@ static bool read_msr(struct cpu *cpu, uint32_t index, uint64_t *value)
     switch (index) {
     case IA32_TSC: *value = cpu_tsc(cpu); return true;
     case IA32_TSC_ADJUST: *value = cpu->s.tsc_adjust; return true;
+    case IA32_XSS: *value = 0; return cpuid_has(&cpu->cpuid, FEATURE_XSAVES);
     case IA32_PLATFORM_ID: case IA32_MCG_CAP: case IA32_MCG_STATUS: *value = 0; return true;
     case IA32_BIOS_SIGN_ID: *value = UINT64_C(1) << 32; return true;
     case IA32_MTRRCAP: *value = MTRRCAP; return true;
@@ -195,6 +197,7 @@ static bool write_msr(struct cpu *cpu, uint32_t index, uint64_t value)
     case IA32_BIOS_UPDT_TRIG: case IA32_BIOS_SIGN_ID: case IA32_MCG_STATUS: return true;
     case IA32_SYSENTER_ESP: return set_address(cpu, &cpu->s.sysenter_esp, value);
     case IA32_SYSENTER_EIP: return set_address(cpu, &cpu->s.sysenter_eip, value);
+    case IA32_XSS: return !value && cpuid_has(&cpu->cpuid, FEATURE_XSAVES); /* it has no bit */
     case IA32_EFER: return set_efer(cpu, value);
     case IA32_LSTAR: return set_address(cpu, &cpu->s.lstar, value);
     case IA32_CSTAR: return set_address(cpu, &cpu->s.cstar, value);
@@ -207,8 +210,12 @@ static bool write_msr(struct cpu *cpu, uint32_t index, uint64_t value)
 
 static void rdmsr(struct cpu *cpu, const struct uop *u)
 {
-    uint64_t value;
-    if (cpu->cpl || !read_msr(cpu, (uint32_t)cpu->gpr[RCX], &value))
+    uint64_t value = 0;
+    uint32_t index = (uint32_t)cpu->gpr[RCX];
+    bool known = !cpu->cpl && read_msr(cpu, index, &value);
+    if (unlikely(cpu->traced))
+        cpu_trace_msr(cpu, false, index, value, known);
+    if (!known)
         raise_gp(cpu, u, 0);
     cpu->gpr[RAX] = (uint32_t)value;
     cpu->gpr[RDX] = value >> 32;
@@ -218,7 +225,11 @@ static void rdmsr(struct cpu *cpu, const struct uop *u)
 static void wrmsr(struct cpu *cpu, const struct uop *u)
 {
     uint64_t value = cpu->gpr[RDX] << 32 | (uint32_t)cpu->gpr[RAX];
-    if (cpu->cpl || !write_msr(cpu, (uint32_t)cpu->gpr[RCX], value))
+    uint32_t index = (uint32_t)cpu->gpr[RCX];
+    bool known = !cpu->cpl && write_msr(cpu, index, value);
+    if (unlikely(cpu->traced))
+        cpu_trace_msr(cpu, true, index, value, known);
+    if (!known)
         raise_gp(cpu, u, 0);
     END_BLOCK;
 }

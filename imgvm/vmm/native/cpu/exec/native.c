@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The thunks of one processor (native.h): code pages, and a table that finds the code of an encoding again. */
-#define _GNU_SOURCE
 #include "native.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #define CODE_BYTES (2u << 20) /* touched as it fills */
 #define THUNK_ALIGN 16u
@@ -32,29 +28,11 @@ struct native_cache *native_cache_create(imgvm_error *err)
         error_set(err, ENOMEM, "no memory for the table of native thunks");
         return NULL;
     }
-    cache->capacity = CODE_BYTES;
     cache->generation = 1;
-
-    int fd = memfd_create("imgvm-thunks", MFD_CLOEXEC);
-    void *writable = MAP_FAILED, *executable = MAP_FAILED;
-    if (fd >= 0 && ftruncate(fd, CODE_BYTES) == 0) {
-        writable = mmap(NULL, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        executable = mmap(NULL, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    }
-    int error = errno;
-    if (fd >= 0)
-        close(fd);
-    if (writable == MAP_FAILED || executable == MAP_FAILED) {
-        if (writable != MAP_FAILED)
-            munmap(writable, CODE_BYTES);
+    if (code_memory_map(&cache->code, CODE_BYTES, false, err) < 0) {
         free(cache);
-        error_set(err, error, "cannot map executable memory for native thunks: %s", strerror(error));
-        error_hint(err, "the host must allow executable memfd mappings (sysctl vm.memfd_noexec below 2; no "
-                        "SELinux execmem denial)");
         return NULL;
     }
-    cache->writable = writable;
-    cache->executable = executable;
     return cache;
 }
 
@@ -62,8 +40,7 @@ void native_cache_destroy(struct native_cache *cache)
 {
     if (!cache)
         return;
-    munmap(cache->writable, cache->capacity);
-    munmap((void *)cache->executable, cache->capacity);
+    code_memory_unmap(&cache->code);
     free(cache);
 }
 
@@ -106,17 +83,17 @@ native_fn native_thunk(struct native_cache *cache, const struct insn *insn, cons
     if (!length)
         return NULL;
     /* half-full at most, so that a free slot is near */
-    if (cache->count >= NATIVE_TABLE_SLOTS / 2 || cache->used + length > cache->capacity) {
+    if (cache->count >= NATIVE_TABLE_SLOTS / 2 || cache->used + length > cache->code.bytes) {
         drop_all(cache);
         slot = hash >> 40;
     }
-    uint8_t *to = cache->writable + cache->used;
+    uint8_t *to = cache->code.writable + cache->used;
     for (unsigned i = 0; i < length; i++) /* not memcpy: vector registers are the guest's */
         ((volatile uint8_t *)to)[i] = bytes[i];
     struct native_slot *s = &cache->slots[slot % NATIVE_TABLE_SLOTS];
     s->key[0] = key[0];
     s->key[1] = key[1];
-    s->code = (native_fn)(uintptr_t)(cache->executable + cache->used);
+    s->code = (native_fn)(uintptr_t)(cache->code.executable + cache->used);
     cache->used += (length + THUNK_ALIGN - 1) & ~(THUNK_ALIGN - 1);
     cache->count++;
     return s->code;

@@ -15,6 +15,7 @@
 
 #include "../../base/error.h"
 #include "../decode/insn.h"
+#include "code_memory.h"
 
 /* The head of the processor's structure, all that a thunk touches. */
 struct native_head {
@@ -38,13 +39,12 @@ struct native_slot {
 struct native_cache {
     uint32_t generation; /* changes when every thunk handed out before became invalid */
     uint32_t count;
-    uint32_t used, capacity;  /* bytes */
+    uint32_t used;            /* bytes */
     /* Code elsewhere whose traps are answered by going on at another place (the translator's); NULL: none. Called in a
      * signal handler; 0: not one of its instructions. */
     uint64_t (*resume_elsewhere)(const void *elsewhere, uint64_t rip);
     const void *elsewhere;
-    uint8_t *writable;        /* the code pages, mapped twice: no address is both writable and executable */
-    const uint8_t *executable;
+    struct code_memory code;
     struct native_slot slots[NATIVE_TABLE_SLOTS];
 };
 

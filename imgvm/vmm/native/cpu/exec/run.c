@@ -7,6 +7,7 @@
 
 #include "debug.h"
 #include "exec.h"
+#include "trace.h"
 
 #define BUDGET_BLOCKS 256 /* blocks between looks at the clock: some 10 us */
 
@@ -17,19 +18,11 @@ static _Noreturn void land(struct cpu *cpu)
     __builtin_longjmp(cpu->landing, 1);
 }
 
-/* A block is counted whole when it is entered; take back what did not run. */
-static void uncount(struct cpu *cpu, const struct uop *u, bool done)
-{
-    if (cpu->uncounted)
-        return;
-    cpu->instructions -= (uint64_t)(cpu->block->count - u->index) - done;
-}
-
 static _Noreturn void raise(struct cpu *cpu, const struct uop *u, uint8_t vector, bool has_error_code, uint32_t error_code)
 {
     if (u) {
         cpu->rip = cpu_this_rip(cpu, u) & cpu_rip_mask(cpu);
-        uncount(cpu, u, false);
+        cpu_uncount(cpu, u, false);
     } else if (cpu->in_soft_interrupt) {
         cpu->rip = cpu->soft_interrupt_rip;
         cpu->instructions--; /* it did not happen; it was the last of its block */
@@ -56,7 +49,7 @@ void raise_error(struct cpu *cpu, const struct uop *u, uint8_t vector, uint32_t 
 
 void leave_block(struct cpu *cpu, const struct uop *u, bool done)
 {
-    uncount(cpu, u, done);
+    cpu_uncount(cpu, u, done);
     if (cpu->event == EVENT_NONE) {
         cpu->event = EVENT_LEAVE;
         cpu->resumed = 0;
@@ -125,6 +118,7 @@ static void deliver_exception(struct cpu *cpu)
                      "triple fault at %#x:%#llx (exception %u while delivering a double fault; cr0 %#llx cr2 %#llx cr3 %#llx rsp %#llx)",
                      cpu->s.segment[CS].selector, (unsigned long long)cpu->rip, vector, (unsigned long long)cpu->s.cr0,
                      (unsigned long long)cpu->s.cr2, (unsigned long long)cpu->s.cr3, (unsigned long long)cpu->gpr[RSP]);
+            cpu_trace_triple_fault(cpu);
             cpu->s.activity = X86_SHUTDOWN;
             cpu->delivering = NO_VECTOR;
             return;
@@ -137,6 +131,7 @@ static void deliver_exception(struct cpu *cpu)
     }
     bool has_error = has_error_code(cpu);
     uint32_t error = cpu->error_code;
+    cpu->counts.exceptions[vector % ARRAY_LEN(cpu->counts.exceptions)]++;
     if (vector == EXC_DB)
         cpu->s.dr[7] &= ~(uint64_t)DR7_GD;
     cpu->delivering = vector;
@@ -166,7 +161,8 @@ void cpu_update_requests(struct cpu *cpu)
     if (cpu->s.activity != X86_WAIT_FOR_SIPI)
         cpu->request_mask &= ~CPU_REQUEST_SIPI;
     if (cpu->s.activity == X86_WAIT_FOR_SIPI || cpu->s.activity == X86_SHUTDOWN)
-        cpu->request_mask &= CPU_REQUEST_SIPI | CPU_REQUEST_EXIT | CPU_REQUEST_FLUSH | CPU_REQUEST_PARK | CPU_REQUEST_INIT;
+        cpu->request_mask &= CPU_REQUEST_SIPI | CPU_REQUEST_EXIT | CPU_REQUEST_FLUSH | CPU_REQUEST_PARK | CPU_REQUEST_INIT |
+                             CPU_REQUEST_CLOCK;
 }
 
 static bool take_request(struct cpu *cpu, uint32_t bit)
@@ -219,8 +215,10 @@ static void start_processor(struct cpu *cpu)
 static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
 {
     uint32_t now = atomic_load(&cpu->requests) & cpu->request_mask;
-    if (now & CPU_REQUEST_FLUSH)
+    if (now & CPU_REQUEST_FLUSH) {
+        cpu->counts.flush_requests++;
         cpu_flush_now(cpu);
+    }
     if (now & CPU_REQUEST_PARK && take_request(cpu, CPU_REQUEST_PARK)) {
         cpu_fpu_leave(cpu);
         cpu->callbacks.park(cpu->opaque);
@@ -230,11 +228,14 @@ static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
         return true;
     }
     if (now & CPU_REQUEST_INIT && take_request(cpu, CPU_REQUEST_INIT)) {
+        cpu->counts.inits++;
         cpu_fpu_leave(cpu);
         init_processor(cpu);
     } else if (now & CPU_REQUEST_SIPI && take_request(cpu, CPU_REQUEST_SIPI)) {
+        cpu->counts.sipis++;
         start_processor(cpu);
     } else if (now & CPU_REQUEST_NMI && take_request(cpu, CPU_REQUEST_NMI)) {
+        cpu->counts.nmis++;
         cpu->s.nmi_blocked = true;
         deliver_outside(cpu, EXC_NMI, INTERRUPT_NMI);
     } else if (now & CPU_REQUEST_INTR) {
@@ -242,6 +243,7 @@ static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
         atomic_fetch_and(&cpu->requests, ~CPU_REQUEST_INTR);
         int vector = cpu->callbacks.interrupt_acknowledge(cpu->opaque);
         if (vector >= 0) {
+            cpu->counts.interrupts++;
             /* perhaps there is more: asked again when IF allows */
             atomic_fetch_or(&cpu->requests, CPU_REQUEST_INTR);
             deliver_outside(cpu, (uint8_t)vector, INTERRUPT_EXTERNAL);
@@ -251,14 +253,18 @@ static bool handle_requests(struct cpu *cpu, enum cpu_exit *exit)
     return false;
 }
 
-static void run_block(struct cpu *cpu, struct block *block)
+static inline void interpret(struct cpu *cpu, struct block *block)
 {
-    if (cpu->translator && cpu->translator_ops->run(cpu, cpu->translator, block))
-        return;
     cpu->block = block;
     cpu->gpr[GPR_BLOCK_RIP] = cpu->rip;
     cpu->instructions += block->count;
     block->uops[0].fn(cpu, block->uops);
+}
+
+static void run_block(struct cpu *cpu, struct block *block)
+{
+    if (!cpu->translator || !cpu->translator_ops->run(cpu, cpu->translator, block))
+        interpret(cpu, block);
 }
 
 /* What stands behind an instruction that runs alone. */
@@ -347,8 +353,7 @@ void cpu_update_boundary(struct cpu *cpu)
 /* What attention asked for, one thing at a time. true: the caller returns *exit. */
 static bool between_blocks(struct cpu *cpu, enum cpu_exit *exit)
 {
-    if (atomic_load_explicit(&cpu->clock_due, memory_order_relaxed)) {
-        atomic_store(&cpu->clock_due, false); /* or almost: whoever set the alarm sets the next one */
+    if (atomic_load(&cpu->requests) & CPU_REQUEST_CLOCK && take_request(cpu, CPU_REQUEST_CLOCK)) { /* or almost: whoever set the alarm sets the next one */
         *exit = CPU_EXIT_REQUEST;
         return true;
     }
@@ -364,6 +369,7 @@ static bool between_blocks(struct cpu *cpu, enum cpu_exit *exit)
     bool requested = atomic_load(&cpu->requests) & cpu->request_mask;
     if (cpu->s.activity != X86_RUNNING && (cpu->s.activity == X86_SHUTDOWN || !requested)) {
         *exit = cpu->s.activity == X86_SHUTDOWN ? CPU_EXIT_SHUTDOWN : CPU_EXIT_HALT;
+        cpu->counts.halts += *exit == CPU_EXIT_HALT;
         return true;
     }
     if (cpu->instructions >= cpu->count_limit) {
@@ -424,8 +430,12 @@ static enum cpu_exit run_loop(struct cpu *cpu)
         }
         cpu_update_requests(cpu);
         for (;;) {
-            while (likely(!cpu_wants_attention(cpu) && --cpu->budget >= 0))
-                run_block(cpu, block_find(cpu));
+            if (cpu->translator)
+                while (likely(!cpu_wants_attention(cpu) && --cpu->budget >= 0))
+                    run_block(cpu, block_find(cpu));
+            else
+                while (likely(!cpu_wants_attention(cpu) && --cpu->budget >= 0))
+                    interpret(cpu, block_find(cpu));
             if (between_blocks(cpu, &exit))
                 return exit;
         }
@@ -465,8 +475,7 @@ void cpu_request(struct cpu *cpu, uint32_t requests)
 
 void cpu_clock_due(struct cpu *cpu)
 {
-    atomic_store(&cpu->clock_due, true);
-    atomic_store(&cpu->pending, 1);
+    cpu_request(cpu, CPU_REQUEST_CLOCK);
 }
 
 void cpu_look_up(struct cpu *cpu)

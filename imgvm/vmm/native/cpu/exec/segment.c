@@ -79,6 +79,8 @@ void cpu_set_segment(struct cpu *cpu, unsigned index, const struct x86_segment *
 {
     cpu->s.segment[index] = *value;
     cpu->seg_base[index] = value->base;
+    if (!cpu->code64)
+        cpu_derive_segment(cpu, index);
 }
 
 void segment_load_real(struct cpu *cpu, unsigned index, uint16_t selector)

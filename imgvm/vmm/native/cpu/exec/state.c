@@ -6,6 +6,7 @@
 
 #include "debug.h"
 #include "exec.h"
+#include "trace.h"
 
 uint32_t cpu_get_eflags(const struct cpu *cpu)
 {
@@ -23,10 +24,11 @@ void cpu_set_eflags(struct cpu *cpu, uint32_t value, uint32_t mask)
     cpu_update_requests(cpu);
 }
 
-static void update_mode_key(struct cpu *cpu)
+void cpu_update_mode_key(struct cpu *cpu)
 {
     unsigned bank = cpu->alignment_checked ? TLB_BANKS : mmu_bank(&cpu->mmu, cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR);
-    cpu->mmu.mode_key = (uint32_t)cpu->mode << 4 | bank << 2 | cpu->cpl;
+    cpu->mmu.mode_key = (uint32_t)cpu->mode << MODE_KEY_MODE | bank << MODE_KEY_BANK | cpu->cpl |
+                        (cpu->code64 ? 0 : cpu->segment_key);
 }
 
 void cpu_set_cpl(struct cpu *cpu, uint8_t cpl)
@@ -43,8 +45,10 @@ void cpu_select_tlb(struct cpu *cpu)
     cpu->alignment_checked = unlikely(ac) && cpu->cpl == 3 && (cpu->s.cr0 & CR0_AM);
     bool none = cpu->alignment_checked || cpu->undo;
     enum mmu_who who = cpu->cpl == 3 ? MMU_USER : MMU_SUPERVISOR;
-    cpu->tlb = none ? cpu->nothing : cpu->mmu.tlb[mmu_bank(&cpu->mmu, who)];
-    update_mode_key(cpu);
+    unsigned bank = mmu_bank(&cpu->mmu, who);
+    cpu->tlb = none ? cpu->nothing : cpu->mmu.tlb[bank];
+    cpu->wide = cpu->mmu.wide ? cpu->mmu.wide[bank] : NULL;
+    cpu_update_mode_key(cpu);
 }
 
 /* Which of the vector units may be used now: the checks of SDM vol. 3, table 2-2 and 13.3, done once a change. */
@@ -64,6 +68,19 @@ static uint8_t fpu_ready(const struct cpu *cpu)
     return ready;
 }
 
+static void update_cpuid(struct cpu *cpu)
+{
+    struct cpuid_config *config = &cpu->cpuid;
+    bool osxsave = cpu->s.cr4 & CR4_OSXSAVE, ospke = cpu->s.cr4 & CR4_PKE;
+    if (config->xcr0 == cpu->s.xcr0 && config->osxsave == osxsave && config->ospke == ospke)
+        return;
+    config->xcr0 = cpu->s.xcr0;
+    config->osxsave = osxsave;
+    config->ospke = ospke;
+    for (unsigned i = 0; i < CPUID_MEMOS; i++)
+        cpu->cpuid_memo[i].known = false;
+}
+
 void cpu_update_mode(struct cpu *cpu)
 {
     const struct x86_segment *cs = &cpu->s.segment[CS], *ss = &cpu->s.segment[SS];
@@ -81,11 +98,13 @@ void cpu_update_mode(struct cpu *cpu)
     cpu->mmu.cr4 = cpu->s.cr4;
     cpu->mmu.efer = cpu->s.efer;
     cpu->mmu.pkru = cpu->s.pkru;
-    update_mode_key(cpu);
-    cpu->cpuid.xcr0 = cpu->s.xcr0;
-    cpu->cpuid.osxsave = cpu->s.cr4 & CR4_OSXSAVE;
-    cpu->cpuid.ospke = cpu->s.cr4 & CR4_PKE;
+    if (!cpu->code64)
+        cpu_derive_segments(cpu);
+    cpu_update_mode_key(cpu);
+    update_cpuid(cpu);
     cpu_update_requests(cpu);
+    if (unlikely(cpu->traced))
+        cpu_trace_mode(cpu);
 }
 
 void cpu_set_pkru(struct cpu *cpu, uint32_t value)
@@ -217,15 +236,18 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     cpu->blocks = block_cache_create(options->count);
     cpu->native = native_cache_create(err);
     cpu->exec_table = calloc(OP_COUNT, sizeof *cpu->exec_table);
-    if (!cpu->blocks || !cpu->native || !cpu->exec_table) {
-        error_set(err, ENOMEM, "out of memory for a processor");
+    if (options->translator)
+        cpu->mmu.wide = calloc(TLB_BANKS, sizeof *cpu->mmu.wide);
+    if (!cpu->blocks || !cpu->native || !cpu->exec_table || (options->translator && !cpu->mmu.wide)) {
+        if (cpu->native)
+            error_set(err, ENOMEM, "out of memory for a processor");
         cpu_destroy(cpu);
         return NULL;
     }
     cpu->native_generation = cpu->native->generation;
     cpu->translator_ops = options->translator;
     cpu->translate_after = options->translate_after;
-    if (options->translator && !(cpu->translator = options->translator->create(cpu, options->count_instructions, err))) {
+    if (options->translator && !(cpu->translator = options->translator->create(cpu, options, err))) {
         cpu_destroy(cpu);
         return NULL;
     }
@@ -233,6 +255,7 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     struct x86_state *fresh = &cpu->s;
     x86_state_reset(fresh, options->id == 0);
     cpu_set_state(cpu, fresh);
+    cpu->traced = options->traced;
     return cpu;
 }
 
@@ -245,8 +268,10 @@ void cpu_destroy(struct cpu *cpu)
     block_cache_destroy(cpu->blocks);
     native_cache_destroy(cpu->native);
     free(cpu->lockstep);
+    free(cpu->counts.executors);
     free(cpu->points.point);
     free(cpu->mmu.held_page);
+    free(cpu->mmu.wide);
     free(cpu->exec_table);
     free(cpu);
 }

@@ -340,12 +340,13 @@ static void cpuid(struct cpu *cpu, const struct uop *u)
         cpu->callbacks.cpuid(cpu->opaque, leaf, subleaf, out);
     } else {
         cpuid_query(&cpu->cpuid, leaf, subleaf, out);
+        cpu->cpuid_memo[leaf % CPUID_MEMOS] = (struct cpuid_memo){leaf, subleaf, true, 0, {out[0], out[1], out[2], out[3]}};
     }
     cpu->gpr[RAX] = out[0];
     cpu->gpr[RBX] = out[1];
     cpu->gpr[RCX] = out[2];
     cpu->gpr[RDX] = out[3];
-    END_BLOCK;
+    NEXT;
 }
 
 /* The host's own generator; a host without one, or out of entropy, says so by CF = 0 as the manual has it. */

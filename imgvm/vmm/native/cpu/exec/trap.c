@@ -63,7 +63,7 @@ static void on_trap(int signal, siginfo_t *info, void *context)
             return;
         }
     }
-    if (!cache || rip - (uintptr_t)cache->executable >= cache->capacity || info->si_code <= 0 ||
+    if (!cache || rip - (uintptr_t)cache->code.executable >= cache->code.bytes || info->si_code <= 0 ||
         !is_guest_exception(regs[REG_TRAPNO])) {
         chain(signal, info, context);
         return;

@@ -15,7 +15,7 @@ enum { H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10
 #define T1 H_R15
 #define NO_REG 0xff
 
-enum { CC_OVERFLOW, CC_BELOW = 2, CC_AE, CC_EQUAL, CC_NE, CC_ABOVE = 7, CC_SIGN };
+enum { CC_OVERFLOW, CC_BELOW = 2, CC_AE, CC_EQUAL, CC_NE, CC_ABOVE = 7, CC_SIGN, CC_GREATER = 15 };
 
 static inline void put8(struct assembler *a, unsigned v) { *a->p++ = (uint8_t)v; }
 static inline void put32(struct assembler *a, uint32_t v) { __builtin_memcpy(a->p, &v, 4); a->p += 4; }
@@ -44,6 +44,8 @@ struct opcode {
 
 #define OPC(code_) ((struct opcode){.code = (code_)})
 #define OPCW(code_) ((struct opcode){.code = (code_), .w = true})
+/* of 2, 4 or 8 bytes */
+#define OPCS(code_, bytes_) ((struct opcode){.code = (code_), .prefix = (bytes_) == 2 ? 0x66 : 0, .w = (bytes_) == 8})
 
 static inline void put_prefixes(struct assembler *a, const struct opcode *op)
 {

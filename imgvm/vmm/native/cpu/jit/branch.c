@@ -11,14 +11,22 @@
  * are hints: whoever leaves translated code drops them all, and a return without its pair looks its target up. */
 #include "emit.h"
 
+/* Whatever the code segment's base: an offset in the page is the same in linear and physical addresses. */
 static bool same_page(const struct emitter *e, uint64_t target)
 {
-    return (target ^ e->rip) / GUEST_PAGE_SIZE == 0;
+    return target - e->rip + e->block->gpa % GUEST_PAGE_SIZE < GUEST_PAGE_SIZE;
 }
 
 static uint64_t relative_target(const struct emitter *e, const struct uop *u)
 {
-    return e->rip + u->next + u->in.imm;
+    uint64_t target = e->rip + u->next + u->in.imm;
+    return e->code64 ? target : target & bits_mask_bytes(u->in.osize == 2 ? 2 : 4);
+}
+
+bool branch_stays_inside(const struct emitter *e, unsigned i)
+{
+    const struct uop *u = emit_uop(e, i);
+    return e->code64 || !u->in.length || u->in.form != FORM_REL || relative_target(e, u) <= e->code_limit;
 }
 
 /* ---- exits ---- */
@@ -26,12 +34,19 @@ static uint64_t relative_target(const struct emitter *e, const struct uop *u)
 static unsigned new_exit(struct emitter *e, uint64_t target)
 {
     unsigned number = ++e->jit->exit_count;
-    e->jit->exits[number] = (struct jit_exit){.target = target, .mode = e->cpu->mmu.mode_key};
+    e->jit->exits[number] = (struct jit_exit){.target = target, .mode = e->cpu->mmu.mode_key,
+                                              .crosses = e->cpu->cpl != 3 && !same_page(e, target)};
     return number;
 }
 
-/* The stub, here: `state` is where the flags are. */
-static void put_stub(struct emitter *e, unsigned number, const struct flag_state *state, bool checked)
+static bool is_checked(const struct emitter *e, uint64_t target)
+{
+    return e->cpu->cpl == 3 && !same_page(e, target);
+}
+
+/* The stub, here: `state` is where the flags are, and `not_run` instructions of the block were left out. Returned: the
+ * jump to the tail when the target is stale. */
+static uint8_t *put_stub(struct emitter *e, unsigned number, const struct flag_state *state, unsigned not_run, bool checked)
 {
     struct assembler *a = &e->a;
     struct jit_exit *exit = &e->jit->exits[number];
@@ -39,6 +54,7 @@ static void put_stub(struct emitter *e, unsigned number, const struct flag_state
     exit->stub = a->p;
     exit->saves_flags = !state->in_cc;
     flags_to_cc_from(e, state);
+    branch_uncount(e, not_run);
     if (checked) {
         op_gs(a, OPC(0x81), ALU_CMP, CPU(mmu.epoch));
         exit->expected = a->p;
@@ -46,6 +62,13 @@ static void put_stub(struct emitter *e, unsigned number, const struct flag_state
         stale = put_jcc(a, CC_NE);
     }
     exit->stub_jump = put_jmp(a);
+    return stale;
+}
+
+static void put_tail(struct emitter *e, unsigned number, uint8_t *stale)
+{
+    struct assembler *a = &e->a;
+    struct jit_exit *exit = &e->jit->exits[number];
     exit->tail = a->p;
     patch_jump(exit->stub_jump, a->p);
     if (stale)
@@ -54,19 +77,35 @@ static void put_stub(struct emitter *e, unsigned number, const struct flag_state
     jit_put_jump(e->jit, a, e->jit->leave_by_exit);
 }
 
-void branch_exit_here(struct emitter *e, uint64_t target, bool checked)
+static const struct flag_state flags_saved = {.in_cc = true, .recipe = NO_RECIPE};
+
+void branch_exit_here(struct emitter *e, uint64_t target)
 {
-    static const struct flag_state saved = {.in_cc = true, .recipe = NO_RECIPE};
-    put_stub(e, new_exit(e, target), &saved, checked || !same_page(e, target));
+    unsigned number = new_exit(e, target);
+    put_tail(e, number, put_stub(e, number, &flags_saved, 0, is_checked(e, target)));
+}
+
+static unsigned not_run_after(const struct emitter *e, unsigned i)
+{
+    return e->jit->count ? e->block->count - i - 1u : 0;
 }
 
 /* `hot` is the rel32 of a jump that was just emitted. */
 static void leave_by(struct emitter *e, unsigned i, uint8_t *hot, uint64_t target)
 {
     unsigned number = new_exit(e, target);
-    e->jit->exits[number].hot = hot;
+    if (!not_run_after(e, i)) /* else the stub is never to be passed by */
+        e->jit->exits[number].hot = hot;
     struct cold *cold = emit_cold(e, COLD_EXIT, i);
     cold->exit = number;
+    cold->patch = hot;
+}
+
+void branch_aside(struct emitter *e, unsigned i)
+{
+    const struct uop *u = emit_uop(e, i);
+    flags_to_eflags(e);
+    leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
 }
 
 /* ---- looks ---- */
@@ -126,10 +165,17 @@ static void poll_cold(struct emitter *e, const struct cold *cold)
 
 /* ---- computed targets ---- */
 
-/* T0: to be canonical in 48 bits, or it is the executor's, which raises what is due. T1 and EFLAGS are lost. */
-static uint8_t *put_canonical_check(struct emitter *e)
+/* T0: to be canonical in 48 bits, or inside of the code segment, or it is the executor's, which raises what is due. T1 and
+ * EFLAGS are lost. NULL: it is. */
+static uint8_t *put_target_check(struct emitter *e)
 {
     struct assembler *a = &e->a;
+    if (!e->code64) {
+        if (e->code_limit == UINT32_MAX)
+            return NULL;
+        alu_imm(a, ALU_CMP, false, T0, e->code_limit);
+        return put_jcc(a, CC_ABOVE);
+    }
     mov_rr(a, T1, T0);
     shift_imm(a, SHIFT_SAR, true, T1, 47);
     alu_imm(a, ALU_ADD, false, T1, 1);
@@ -137,19 +183,33 @@ static uint8_t *put_canonical_check(struct emitter *e)
     return put_jcc(a, CC_ABOVE);
 }
 
+static void check_target(struct emitter *e, unsigned i)
+{
+    uint8_t *patch = put_target_check(e);
+    if (patch)
+        emit_cold(e, COLD_EXECUTOR, i)->patch = patch;
+}
+
+/* T0 := what is read of this size, zero-extended */
+static void load_target(struct emitter *e, unsigned size, struct place at)
+{
+    op_place(&e->a, size == 2 ? OPC(0x0fb7) : OPCS(0x8b, size), T0, at);
+}
+
 static void put_target(struct emitter *e, unsigned i, bool check)
 {
     const struct insn *in = &emit_uop(e, i)->in;
     if (in->flags & INSN_MEM) {
-        struct place at = memory_operand(e, i, false);
-        op_place(&e->a, OPCW(0x8b), T0, at);
+        load_target(e, in->osize, memory_operand(e, i, false));
     } else {
         unsigned r = fetch_register(e, in->rm, T0);
-        if (r != T0)
-            mov_rr(&e->a, T0, r);
+        if (in->osize == 2)
+            op_rr(&e->a, OPC(0x0fb7), T0, r);
+        else if (r != T0)
+            op_rr(&e->a, OPCS(0x89, in->osize), r, T0);
     }
     if (check)
-        emit_cold(e, COLD_EXECUTOR, i)->patch = put_canonical_check(e);
+        check_target(e, i);
 }
 
 static void put_jump_rm(struct emitter *e, unsigned i)
@@ -166,8 +226,10 @@ static void put_jump_rm(struct emitter *e, unsigned i)
 static void jump_cold(struct emitter *e, const struct cold *cold)
 {
     op_gs(&e->a, OPCW(0x8b), T0, CPU(rip));
-    uint8_t *wild = put_canonical_check(e);
+    uint8_t *wild = put_target_check(e);
     jit_put_jump(e->jit, &e->a, e->jit->leave);
+    if (!wild)
+        return;
     patch_jump(wild, e->a.p);
     emit_call_executor(e, cold->index);
     PUT(&e->a, 0x0f, 0x0b);
@@ -179,9 +241,10 @@ static void jump_cold(struct emitter *e, const struct cold *cold)
 static void put_call_pushes(struct emitter *e, unsigned i, struct place at, uint64_t back)
 {
     struct assembler *a = &e->a;
+    unsigned size = emit_uop(e, i)->in.osize;
     mov_imm64(a, T1, back);
-    op_place(a, OPCW(0x89), T1, at);
-    op_rm(a, OPCW(0x8d), H_R13, H_R13, -8);
+    op_place(a, OPCS(0x89, size), T1, at);
+    memory_move_stack(e, -(int32_t)size, T0);
     flags_yield(e, i);
     op_gs(a, OPCW(0x3b), H_RSP, CPU(host_stack_limit));
     struct cold *cold = emit_cold(e, COLD_STACK, i);
@@ -190,27 +253,33 @@ static void put_call_pushes(struct emitter *e, unsigned i, struct place at, uint
     PUT(a, 0x41, 0x57); /* push r15 */
 }
 
-static void put_landing(struct emitter *e, uint64_t back)
+/* Where the host's return comes to: in the epoch of the call, for whoever ends it leaves translated code, which drops all
+ * pairs. */
+static void put_landing(struct emitter *e, unsigned i, uint64_t back)
 {
+    unsigned number = new_exit(e, back);
     op_rm(&e->a, OPCW(0x8d), H_RSP, H_RSP, 8);
-    branch_exit_here(e, back, true);
+    uint8_t *stale = put_stub(e, number, &flags_saved, 0, is_checked(e, back));
+    struct cold *cold = emit_cold(e, COLD_TAIL, i);
+    cold->exit = number;
+    cold->patch = stale;
 }
 
 static void put_call(struct emitter *e, unsigned i)
 {
     const struct uop *u = emit_uop(e, i);
-    uint64_t back = e->rip + u->next;
+    uint64_t back = (e->rip + u->next) & e->rip_mask;
     struct place at = memory_operand(e, i, true);
     put_call_pushes(e, i, at, back);
     put8(&e->a, 0xe8);
     put32(&e->a, 0);
     leave_by(e, i, e->a.p - 4, relative_target(e, u));
-    put_landing(e, back);
+    put_landing(e, i, back);
 }
 
 static void put_call_rm(struct emitter *e, unsigned i)
 {
-    uint64_t back = e->rip + emit_uop(e, i)->next;
+    uint64_t back = (e->rip + emit_uop(e, i)->next) & e->rip_mask;
     flags_to_cc(e);
     put_target(e, i, true);
     op_gs(&e->a, OPCW(0x89), T0, CPU(call_target));
@@ -218,18 +287,19 @@ static void put_call_rm(struct emitter *e, unsigned i)
     put_call_pushes(e, i, at, back);
     op_gs(&e->a, OPCW(0x8b), T0, CPU(call_target));
     jit_put_call(e->jit, &e->a, e->jit->dispatch);
-    put_landing(e, back);
+    put_landing(e, i, back);
 }
 
 static void put_return(struct emitter *e, unsigned i)
 {
     struct assembler *a = &e->a;
     const struct insn *in = &emit_uop(e, i)->in;
-    int32_t moves = 8 + (in->form == FORM_IMM ? (int32_t)(uint16_t)in->imm : 0);
+    int32_t moves = in->osize + (in->form == FORM_IMM ? (int32_t)(uint16_t)in->imm : 0);
     flags_to_cc(e);
-    struct place at = memory_operand(e, i, false);
-    op_place(a, OPCW(0x8b), T0, at);
-    op_rm(a, OPCW(0x8d), H_R13, H_R13, moves);
+    load_target(e, in->osize, memory_operand(e, i, false));
+    if (!e->code64) /* before ESP changes, whose upper half may hold anything */
+        check_target(e, i);
+    memory_move_stack(e, moves, T1);
     op_rm(a, OPCW(0x3b), T0, H_RSP, 8);
     e->flags.in_eflags = false;
     struct cold *cold = emit_cold(e, COLD_RETURN, i);
@@ -240,8 +310,10 @@ static void put_return(struct emitter *e, unsigned i)
 
 static void return_cold(struct emitter *e, const struct cold *cold)
 {
-    uint8_t *wild = put_canonical_check(e);
+    uint8_t *wild = e->code64 ? put_target_check(e) : NULL;
     jit_put_jump(e->jit, &e->a, e->jit->return_miss);
+    if (!wild)
+        return;
     patch_jump(wild, e->a.p);
     op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, -cold->moved_rsp);
     emit_call_executor(e, cold->index);
@@ -249,6 +321,25 @@ static void return_cold(struct emitter *e, const struct cold *cold)
 }
 
 /* ---- a block's end ---- */
+
+bool branch_loops(const struct emitter *e)
+{
+    unsigned last = e->block->count - 1u;
+    const struct plan *plan = &e->plans[last];
+    return plan->way == BY_SPECIAL && plan->special == SPECIAL_JCC && relative_target(e, emit_uop(e, last)) == e->rip &&
+           last < BLOCK_MAX_INSNS / 2 && !e->cpu->unlinked && !e->jit->count;
+}
+
+static void put_jump_back(struct emitter *e, unsigned condition)
+{
+    uint8_t *jump = put_jcc(&e->a, condition);
+    if (e->loop_head) {
+        patch_jump(jump, e->loop_head);
+    } else {
+        e->loop_patch = jump;
+        e->loop_flags = (struct flag_state){.in_eflags = true, .recipe = e->flags.recipe};
+    }
+}
 
 void branch_emit(struct emitter *e, unsigned i)
 {
@@ -258,8 +349,11 @@ void branch_emit(struct emitter *e, unsigned i)
     switch (e->plans[i].special) {
     case SPECIAL_JCC:
         flags_to_eflags(e);
-        leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
-        leave_by(e, i, put_jmp(&e->a), e->rip + u->next);
+        if (e->loops)
+            put_jump_back(e, u->in.cond);
+        else
+            leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
+        leave_by(e, i, put_jmp(&e->a), (e->rip + u->next) & e->rip_mask);
         break;
     case SPECIAL_JMP:
         leave_by(e, i, put_jmp(&e->a), relative_target(e, u));
@@ -281,7 +375,7 @@ void branch_emit(struct emitter *e, unsigned i)
 
 void branch_fall_through(struct emitter *e)
 {
-    leave_by(e, e->block->count - 1u, put_jmp(&e->a), e->rip + e->block->bytes);
+    leave_by(e, e->block->count - 1u, put_jmp(&e->a), (e->rip + e->block->bytes) & e->rip_mask);
 }
 
 void branch_cold(struct emitter *e, const struct cold *cold)
@@ -292,12 +386,13 @@ void branch_cold(struct emitter *e, const struct cold *cold)
         poll_cold(e, cold);
         return;
     case COLD_EXIT: {
-        struct jit_exit *exit = &e->jit->exits[cold->exit];
-        uint8_t *here = a->p;
-        put_stub(e, cold->exit, &cold->flags, !same_page(e, exit->target));
-        patch_jump(exit->hot, here);
+        uint64_t target = e->jit->exits[cold->exit].target;
+        put_tail(e, cold->exit, put_stub(e, cold->exit, &cold->flags, not_run_after(e, cold->index), is_checked(e, target)));
         return;
     }
+    case COLD_TAIL:
+        put_tail(e, cold->exit, cold->patch);
+        return;
     case COLD_JUMP:
         jump_cold(e, cold);
         return;

@@ -21,6 +21,7 @@ struct flag_state {
 
 enum cold_kind {
     COLD_ACCESS,   /* an access slot missed */
+    COLD_LIMIT,    /* an operand is not inside of its segment, or takes a closer look */
     COLD_UNIT,     /* a vector unit is not there, or does not hold the guest's state */
     COLD_EXECUTOR, /* the instruction is its executor's after all */
     COLD_TRAP,     /* the same, reached by a trap of the host at `pc` */
@@ -29,13 +30,14 @@ enum cold_kind {
     COLD_STACK,    /* calls are nested too deeply on the host's stack */
     COLD_JUMP,     /* a computed jump whose target is not in the table */
     COLD_RETURN,   /* a return that does not pair with the last call */
+    COLD_TAIL,     /* the rest of an exit that is itself hot: that of a call's return */
 };
 
 struct cold {
     enum cold_kind kind;
     uint8_t *patch;    /* rel32 of the jump here */
     uint8_t *pc;
-    uint8_t *done;     /* COLD_ACCESS: T0 holds the host address; COLD_STACK, COLD_UNIT: where to go on */
+    uint8_t *done;     /* COLD_ACCESS: the slot is filled, and T0 holds the host address; COLD_STACK, COLD_UNIT: where to go on */
     uint8_t *resume;   /* after the instruction; NULL: it ends the block */
     unsigned index;
     struct flag_state flags; /* when control came here */
@@ -45,7 +47,7 @@ struct cold {
     unsigned slot;
     bool write;
     bool group;        /* others lean on this slot */
-    unsigned exit;     /* COLD_EXIT */
+    unsigned exit;     /* COLD_EXIT, COLD_TAIL */
     int32_t moved_rsp; /* COLD_RETURN: to be taken back before the executor runs */
     bool rcx_in_t1;    /* COLD_POLL */
 };
@@ -53,7 +55,7 @@ struct cold {
 /* Accesses by the same registers, checked together: [low, high) of base + index * scale, as they were when `anchor` was. */
 struct group {
     bool valid, write;
-    uint8_t base, index, scale, segment;
+    uint8_t base, index, scale, segment, asize;
     int64_t base_moved; /* e->moved[base] then */
     int64_t low, high;  /* displacements */
     unsigned slot;
@@ -65,6 +67,9 @@ struct emitter {
     struct translator *jit;
     struct block *block;
     uint64_t rip;
+    bool code64;
+    uint64_t rip_mask;
+    uint32_t code_limit; /* outside 64-bit mode: CS's */
     unsigned bank;
     struct flag_state flags;
     struct plan plans[BLOCK_MAX_INSNS];
@@ -73,8 +78,12 @@ struct emitter {
     unsigned fpu_units; /* OPA_X87..., checked so far and nothing since has taken them away */
     struct group groups[GROUPS];
     unsigned next_group;
+    /* A block that jumps back to its own start has its body twice: see put_loop. */
+    bool loops;
+    uint8_t *loop_head;  /* of the second; NULL: this is the first */
+    uint8_t *loop_patch; /* rel32 of the first's jump there */
+    struct flag_state loop_flags;
     int64_t moved[16]; /* by how much adds of constants have moved each register */
-    unsigned first_slot, slots;
     struct cold cold[COLD_MAX];
     unsigned colds;
 };
@@ -138,10 +147,14 @@ void flags_restore(struct emitter *e);
 /* Where instruction i finds its memory operand (plan.memory) in the host's memory. T1 may be part of the place unless
  * `keep_t1`. */
 struct place memory_operand(struct emitter *e, unsigned i, bool keep_t1);
-/* The same for the eight bytes below the stack pointer, when they are not the plan's operand; T1 is not part of it. */
+/* The element of a string of bits that its index (in->reg) names. T1 is not part of the place. */
+struct place memory_bit_string(struct emitter *e, unsigned i);
+/* The same for what instruction i pushes, when that is not the plan's operand; T1 is not part of it. */
 struct place memory_push(struct emitter *e, unsigned i);
-/* T0 := linear address of the memory operand. */
-void memory_linear(struct emitter *e, const struct uop *u);
+/* T0 := offset of the memory operand in its segment, as the address size truncates it. */
+void memory_offset(struct emitter *e, const struct insn *in);
+/* The stack pointer moves; `temp` is lost if it is SP. */
+void memory_move_stack(struct emitter *e, int32_t by, unsigned temp);
 /* Registers have changed: by a constant, or anyhow. */
 void memory_moved(struct emitter *e, unsigned reg, int64_t by);
 void memory_changed(struct emitter *e, unsigned registers);
@@ -151,8 +164,14 @@ void memory_cold(struct emitter *e, const struct cold *cold);
 
 /* ---- branch.c ---- */
 
+/* Does the block end with a conditional jump to its start? */
+bool branch_loops(const struct emitter *e);
+/* Outside 64-bit mode: may the jump of instruction i be taken, or is that beyond the code segment's limit? */
+bool branch_stays_inside(const struct emitter *e, unsigned i);
 /* Everything that ends a block. */
 void branch_emit(struct emitter *e, unsigned i);
+/* A conditional jump with which the block does not end. */
+void branch_aside(struct emitter *e, unsigned i);
 /* After the last instruction of a block that has no branch. */
 void branch_fall_through(struct emitter *e);
 bool branch_wants_poll(const struct emitter *e);
@@ -162,7 +181,7 @@ void branch_poll(struct emitter *e, unsigned i);
 void branch_uncount(struct emitter *e, unsigned not_run);
 void branch_cold(struct emitter *e, const struct cold *cold);
 /* Out of the block to `target`, here and now; flags are in cpu->cc. */
-void branch_exit_here(struct emitter *e, uint64_t target, bool checked);
+void branch_exit_here(struct emitter *e, uint64_t target);
 
 /* ---- translate.c ---- */
 

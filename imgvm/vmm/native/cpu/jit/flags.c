@@ -208,7 +208,8 @@ void flags_before_change(struct emitter *e, unsigned i, unsigned written)
 {
     const struct uop *u = emit_uop(e, i);
     bool wanted = e->wanted[i + 1] & ~flags_killed(u);
-    bool kept = e->flags.in_cc || (e->flags.in_eflags && !e->plans[i].memory.bytes);
+    bool checks = e->plans[i].memory.bytes || e->plans[i].loses_flags;
+    bool kept = e->flags.in_cc || (e->flags.in_eflags && !checks);
     if (wanted && !kept && recipe_changes(e, written))
         flags_to_cc(e);
 }

@@ -12,7 +12,9 @@
 #include <unistd.h>
 
 #include "assembler.h"
+#include "perf_map.h"
 #include "translate.h"
+#include "watch.h"
 
 #define CPU(field) ((uint32_t)offsetof(struct cpu, field))
 #define HOST_STACK_BYTES 16384 /* for pairs of return addresses (branch.c) */
@@ -102,15 +104,24 @@ static void make_leave(struct translator *jit, struct assembler *a)
 {
     jit->leave_by_exit = jit_rx(jit, a->p); /* T1: number of the exit */
     op_gs(a, OPC(0x89), T1, CPU(link_from));
-    uint8_t *leave = put_jmp(a);
+    watch_put_left(a, LEFT_UNLINKED);
+    uint8_t *by_exit = put_jmp(a);
 
+    jit->leave_dead = jit_rx(jit, a->p); /* as leave_at, from a block that was killed */
+    watch_put_left(a, LEFT_DEAD);
+    uint8_t *dead = put_jmp(a);
     jit->stray_return = jit_rx(jit, a->p); /* a return to NO_GUEST_RIP: T0, where it will not get far */
     jit->leave_at = jit_rx(jit, a->p); /* T0: the next instruction */
+    watch_put_left(a, LEFT_LOOK);
+    patch_jump(dead, a->p);
     op_gs(a, OPCW(0x89), T0, CPU(rip));
+    uint8_t *at = put_jmp(a);
     jit->leave = jit_rx(jit, a->p); /* cpu->rip says it */
+    watch_put_left(a, LEFT_COMPUTED);
+    patch_jump(at, a->p);
     op_gs(a, OPC(0xc7), 0, CPU(link_from));
     put32(a, 0);
-    patch_jump(leave, a->p);
+    patch_jump(by_exit, a->p);
     save_guest(a);
 }
 
@@ -172,7 +183,7 @@ enum after_call { AFTER_LEAVE, AFTER_GO_ON, AFTER_DISPATCH };
 static unsigned call_executor(struct cpu *cpu, struct block *block, const struct uop *u)
 {
     bool live = cpu->fpu_live;
-    uint32_t epoch = cpu->mmu.epoch;
+    uint32_t epoch = cpu->mmu.epoch, mode_key = cpu->mmu.mode_key;
     cpu->block = block;
     cpu->gpr[GPR_BLOCK_RIP] = block->translated_rip;
     cpu->called[0] = *u;
@@ -181,9 +192,9 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
     cpu->link_from = 0;
     cpu->called[0].fn(cpu, cpu->called);
     if (!cpu->executor_continued)
-        return cpu->unlinked || cpu->leave_translated || !cpu->code64 || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
-    if (unlikely(cpu->leave_translated || epoch != cpu->mmu.epoch)) {
-        cpu->rip = block->translated_rip + u->next;
+        return cpu->unlinked || cpu->leave_translated || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
+    if (unlikely(cpu->leave_translated || epoch != cpu->mmu.epoch || mode_key != cpu->mmu.mode_key)) {
+        cpu->rip = (block->translated_rip + u->next) & cpu_rip_mask(cpu);
         if (cpu->translator->count)
             cpu->instructions -= block->count - u->index - 1u;
         return AFTER_LEAVE;
@@ -195,6 +206,12 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
     return AFTER_GO_ON;
 }
 
+static unsigned call_counted_executor(struct cpu *cpu, struct block *block, const struct uop *u)
+{
+    cpu->counts.executors[u->in.op]++;
+    return call_executor(cpu, block, u);
+}
+
 /* T0 = block, T1 = offset of the uop in it: runs its executor with all guest state in memory. */
 static void make_callout(struct translator *jit, struct assembler *a)
 {
@@ -204,7 +221,7 @@ static void make_callout(struct translator *jit, struct assembler *a)
     mov_rr(a, H_RSI, T0);
     op_place(a, OPCW(0x8d), H_RDX, (struct place){T0, T1, 0, 0});
     put_rsp(a, -8);
-    mov_imm64(a, H_RAX, (uint64_t)call_executor);
+    mov_imm64(a, H_RAX, (uint64_t)(jit->count ? call_counted_executor : call_executor));
     op_rr(a, OPC(0xff), 2, H_RAX);
     put_rsp(a, 8);
     alu_imm(a, ALU_CMP, false, H_RAX, AFTER_GO_ON);
@@ -217,6 +234,7 @@ static void make_callout(struct translator *jit, struct assembler *a)
     op_gs(a, OPCW(0x8b), T0, CPU(rip));
     jit_put_jump(jit, a, jit->dispatch);
     patch_jump(out, a->p);
+    watch_put_left(a, LEFT_EXECUTOR);
     make_leave_saved(jit, a);
 }
 
@@ -267,6 +285,7 @@ static uint64_t refill(struct cpu *cpu, uint64_t linear, uint64_t slot_offset, b
     struct access_slot *slot = (struct access_slot *)((uint8_t *)cpu + slot_offset);
     slot->tag = align_down(linear, GUEST_PAGE_SIZE);
     slot->addend = entry->addend;
+    (&cpu->mmu.slots_filled[0][0])[(slot - &cpu->mmu.slots[0][0]) / SLOT_GROUP] = 1;
     return linear + entry->addend;
 }
 
@@ -274,6 +293,8 @@ static uint64_t refill(struct cpu *cpu, uint64_t linear, uint64_t slot_offset, b
 static void make_refill(struct translator *jit, struct assembler *a, bool write)
 {
     _Static_assert(sizeof(struct tlb_entry) == 32, "the index is made by one shift");
+    _Static_assert(sizeof(struct wide_entry) == 16, "the index is made by one shift");
+    _Static_assert(SLOT_GROUP * sizeof(struct access_slot) == 256, "the group is found by one shift");
     int32_t tag = write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
     jit->refill[write] = jit_rx(jit, a->p);
     put_push(a, H_RAX);
@@ -285,14 +306,36 @@ static void make_refill(struct translator *jit, struct assembler *a, bool write)
     mov_rr(a, H_RCX, T0);
     alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
     op_rm(a, OPCW(0x3b), H_RCX, H_RAX, tag);
-    uint8_t *miss = put_jcc(a, CC_NE);
+    uint8_t *wide = put_jcc(a, CC_NE);
+    op_rm(a, OPCW(0x8b), H_RAX, H_RAX, offsetof(struct tlb_entry, addend));
+    const uint8_t *found = a->p; /* rcx: page, rax: addend */
     op_gs_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, tag));
-    op_rm(a, OPCW(0x8b), H_RCX, H_RAX, offsetof(struct tlb_entry, addend));
-    op_gs_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, addend));
-    op_rr(a, OPCW(0x01), H_RCX, T0);
+    op_gs_at(a, OPCW(0x89), H_RAX, T1, offsetof(struct access_slot, addend));
+    op_rr(a, OPCW(0x01), H_RAX, T0);
+    op_rm(a, OPC(0x8d), H_RCX, T1, -(int32_t)CPU(mmu.slots));
+    shift_imm(a, SHIFT_SHR, false, H_RCX, 8);
+    op_gs_at(a, OPC(0xc6), 0, H_RCX, CPU(mmu.slots_filled));
+    put8(a, 1);
     put_pop(a, H_RCX);
     put_pop(a, H_RAX);
     PUT(a, 0xf8, 0xc3); /* clc; ret */
+
+    patch_jump(wide, a->p);
+    op_rr(a, OPC(0x89), T0, H_RAX);
+    shift_imm(a, SHIFT_SHR, false, H_RAX, 8);
+    alu_imm(a, ALU_AND, false, H_RAX, (WIDE_ENTRIES - 1) << 4);
+    op_gs(a, OPCW(0x03), H_RAX, CPU(wide));
+    op_gs(a, OPCW(0x0b), H_RCX, CPU(mmu.wide_key));
+    op_rm(a, OPCW(0x33), H_RCX, H_RAX, offsetof(struct wide_entry, tag));
+    if (!write)
+        alu_imm(a, ALU_AND, true, H_RCX, ~WIDE_WRITABLE);
+    else
+        op_rr(a, OPCW(0x85), H_RCX, H_RCX);
+    uint8_t *miss = put_jcc(a, CC_NE);
+    op_rm(a, OPCW(0x8b), H_RAX, H_RAX, offsetof(struct wide_entry, addend));
+    mov_rr(a, H_RCX, T0);
+    alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
+    patch_jump(put_jmp(a), found);
 
     patch_jump(miss, a->p);
     put_pop(a, H_RCX);
@@ -322,30 +365,19 @@ static uint64_t resume_after_trap(const void *elsewhere, uint64_t rip)
     return low < jit->trap_count && jit->traps[low].pc == pc ? (uint64_t)jit->executable + jit->traps[low].cold : 0;
 }
 
-static struct translator *jit_create(struct cpu *cpu, bool count, imgvm_error *err)
+static void jit_destroy(struct translator *jit)
 {
-    struct translator *jit = calloc(1, sizeof *jit);
-    if (!jit) {
-        error_set(err, ENOMEM, "out of memory for the translator");
-        return NULL;
-    }
-    int fd = memfd_create("imgvm-jit", MFD_CLOEXEC);
-    void *w = MAP_FAILED, *x = MAP_FAILED;
-    if (fd >= 0 && ftruncate(fd, JIT_CODE_BYTES) == 0) {
-        w = mmap(NULL, JIT_CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        x = mmap(NULL, JIT_CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    }
-    if (fd >= 0)
-        close(fd);
-    jit->exits = malloc(JIT_EXITS * sizeof *jit->exits);
-    jit->traps = malloc(JIT_TRAPS * sizeof *jit->traps);
-    jit->jumps = calloc(JIT_JUMPS, sizeof *jit->jumps);
-    if (w == MAP_FAILED || x == MAP_FAILED || !jit->exits || !jit->traps || !jit->jumps) {
-        error_set(err, ENOMEM, "cannot map the translator's code cache");
-        return NULL;
-    }
-    jit->writable = w;
-    jit->executable = x;
+    if (!jit)
+        return;
+    code_memory_unmap(&jit->memory);
+    free(jit->exits);
+    free(jit->traps);
+    free(jit->jumps);
+    free(jit);
+}
+
+static void make_stubs(struct translator *jit)
+{
     struct assembler a = {jit->writable};
     make_leave(jit, &a);
     make_leave_saved(jit, &a);
@@ -356,24 +388,46 @@ static struct translator *jit_create(struct cpu *cpu, bool count, imgvm_error *e
     make_refill(jit, &a, false);
     make_refill(jit, &a, true);
     jit->first_free = align_up((uint64_t)(a.p - jit->writable), 64);
-    jit->count = count;
+}
+
+static bool allocate(struct cpu *cpu, struct translator *jit)
+{
+    jit->exits = malloc(JIT_EXITS * sizeof *jit->exits);
+    jit->traps = malloc(JIT_TRAPS * sizeof *jit->traps);
+    jit->jumps = calloc(JIT_JUMPS, sizeof *jit->jumps);
+    return jit->exits && jit->traps && jit->jumps && (!jit->count || watch_executors(cpu));
+}
+
+static struct translator *jit_create(struct cpu *cpu, const struct cpu_options *options, imgvm_error *err)
+{
+    struct translator *jit = calloc(1, sizeof *jit);
+    if (!jit) {
+        error_set(err, ENOMEM, "out of memory for the translator");
+        return NULL;
+    }
+    jit->count = options->count_instructions;
+    jit->perf_map = cpu->callbacks.name_code;
+    jit->counts = &cpu->counts;
+    bool good = code_memory_map(&jit->memory, JIT_CODE_BYTES, jit->perf_map, err) == 0;
+    if (good && !allocate(cpu, jit)) {
+        error_set(err, ENOMEM, "out of memory for the translator");
+        good = false;
+    }
+    if (!good) {
+        jit_destroy(jit);
+        return NULL;
+    }
+    jit->writable = jit->memory.writable;
+    jit->executable = jit->memory.executable;
+    make_stubs(jit);
+    if (jit->perf_map)
+        perf_map_stubs(cpu, jit);
     cpu->translated_jumps = jit->jumps;
     jit_forget(cpu, jit);
+    cpu->counts.translator_emptied = 0;
     cpu->native->resume_elsewhere = resume_after_trap;
     cpu->native->elsewhere = jit;
     return jit;
-}
-
-static void jit_destroy(struct translator *jit)
-{
-    if (!jit)
-        return;
-    munmap(jit->writable, JIT_CODE_BYTES);
-    munmap((void *)jit->executable, JIT_CODE_BYTES);
-    free(jit->exits);
-    free(jit->traps);
-    free(jit->jumps);
-    free(jit);
 }
 
 /* Translated code finds the processor through gs, which nothing else in a 64-bit Linux process uses. */
@@ -413,7 +467,17 @@ static void jit_code_written(struct cpu *cpu, struct translator *jit, uint64_t g
 
 static bool may_translate(const struct cpu *cpu, const struct block *block)
 {
-    return block->mode == INSN_MODE_64 && !block->interpret && !cpu->alignment_checked && cpu->count_limit == UINT64_MAX;
+    return !(block->mode & MODE_SINGLE) && !block->interpret && !cpu->alignment_checked && cpu->count_limit == UINT64_MAX;
+}
+
+/* false: the code segment has no number, but the next one will. */
+static bool has_code_segment(struct cpu *cpu, struct translator *jit)
+{
+    if (likely(cpu->code64 || !cpu->code_segments.full))
+        return true;
+    jit_forget(cpu, jit);
+    cpu_forget_code_segments(cpu);
+    return false;
 }
 
 static bool is_translated(const struct cpu *cpu, const struct block *block)
@@ -423,7 +487,7 @@ static bool is_translated(const struct cpu *cpu, const struct block *block)
 
 static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *block)
 {
-    if (!may_translate(cpu, block))
+    if (!may_translate(cpu, block) || !has_code_segment(cpu, jit))
         return false;
     look_over(cpu, jit);
     if (is_translated(cpu, block))
@@ -442,6 +506,8 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
         cpu->link_from = 0;
         return false;
     }
+    if (cpu->cpl != 3)
+        jit_follow_epoch(cpu, jit);
     if (!cpu->unlinked) {
         if (cpu->link_from)
             jit_link(cpu, jit, cpu->link_from, block);
@@ -453,10 +519,12 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
         cpu_update_pending(cpu);
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
     cpu->uncounted = !jit->count;
+    cpu->counts.entered++;
     enter(block->translated);
     cpu->uncounted = false;
     if (cpu->link_from)
         cpu->rip = jit->exits[cpu->link_from].target;
+    watch_left(cpu, atomic_load(cpu->mmu.mem->code_epoch) != jit->seen_code_epoch);
     return true;
 }
 

@@ -69,6 +69,7 @@ void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct b
     if (exit->target != block->translated_rip || exit->mode != block->translated_mode)
         return;
     unlink_exit(jit, number);
+    jit->counts->linked++;
     exit->to = block;
     exit->next = block->incoming;
     if (exit->next)
@@ -76,10 +77,30 @@ void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct b
     block->incoming = number;
     if (exit->expected)
         memcpy(exit->expected, &cpu->mmu.epoch, 4);
+    if (exit->crosses && !exit->listed) {
+        exit->listed = true;
+        exit->next_crossing = jit->crossing;
+        jit->crossing = number;
+    }
     const uint8_t *code = writable_code(jit, block);
     patch_jump(exit->stub_jump, code);
     if (exit->hot && !exit->expected && (!exit->saves_flags || block->flags_dead))
         patch_jump(exit->hot, code);
+}
+
+void jit_follow_epoch(const struct cpu *cpu, struct translator *jit)
+{
+    if (likely(jit->crossing_epoch == cpu->mmu.epoch))
+        return;
+    jit->crossing_epoch = cpu->mmu.epoch;
+    for (uint32_t number = jit->crossing; number; number = jit->exits[number].next_crossing) {
+        struct jit_exit *exit = &jit->exits[number];
+        exit->listed = false;
+        if (exit->to)
+            point_to_tail(exit);
+        unlink_exit(jit, number);
+    }
+    jit->crossing = 0;
 }
 
 void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block)
@@ -108,10 +129,10 @@ void jit_kill(struct translator *jit, struct block *block)
     /* who has its address from the table of computed jumps finds the way out */
     struct assembler a = {(uint8_t *)writable_code(jit, block)};
     put8(&a, 0x49), put8(&a, 0xb8 | (T0 & 7)), put64(&a, block->translated_rip); /* mov r14, imm64 */
-    jit_put_jump(jit, &a, jit->leave_at);
+    jit_put_jump(jit, &a, jit->leave_dead);
     block->translated = NULL;
     unregister(jit, block);
-    jit->killed++;
+    jit->counts->killed++;
 }
 
 static void kill_stale_of(struct translator *jit, struct block *first, uint64_t page)
@@ -153,7 +174,9 @@ void jit_forget(struct cpu *cpu, struct translator *jit)
     for (unsigned i = 0; i < JIT_JUMPS; i++)
         jit->jumps[i].code = NULL, jit->jumps[i].key = UINT64_MAX;
     jit->used = jit->first_free;
+    jit->cold_used = JIT_COLD_AT;
     jit->exit_count = jit->trap_count = 0;
-    jit->forgotten++;
+    jit->crossing = 0;
+    jit->counts->translator_emptied++;
     cpu->link_from = 0;
 }

@@ -121,8 +121,10 @@ static void restore_snapshot(struct cpu *cpu, const struct snapshot *from)
     fpu_copy(&cpu->s, &from->state, cold_bytes(cpu->lockstep));
     if (load)
         fpu_load(cpu->s.xsave);
-    if (!derived)
+    if (!derived) {
+        cpu_update_mode_key(cpu);
         return;
+    }
     fpu_copy(cpu->mmu.pdpte, from->pdpte, sizeof from->pdpte);
     cpu_update_mode(cpu);
     cpu_set_cpl(cpu, from->cpl);
@@ -451,9 +453,8 @@ static bool lockstep_ready(struct cpu *cpu, struct translator *translator, struc
     return jit_translator.ready(cpu, translator, block);
 }
 
-static struct translator *lockstep_create(struct cpu *cpu, bool count, imgvm_error *err)
+static struct translator *lockstep_create(struct cpu *cpu, const struct cpu_options *options, imgvm_error *err)
 {
-    (void)count; /* it is compared */
     if (cpu->count > 1) {
         error_set(err, EINVAL, "lock-step takes one processor, not %u", cpu->count);
         return NULL;
@@ -466,7 +467,9 @@ static struct translator *lockstep_create(struct cpu *cpu, bool count, imgvm_err
     cpu->lockstep->counts = (struct lockstep_counts){0};
     lockstep_io_attach(&cpu->lockstep->io, cpu);
     cpu->unlinked = true;
-    return jit_translator.create(cpu, true, err);
+    struct cpu_options counting = *options;
+    counting.count_instructions = true; /* it is compared */
+    return jit_translator.create(cpu, &counting, err);
 }
 
 static void lockstep_destroy(struct translator *translator)

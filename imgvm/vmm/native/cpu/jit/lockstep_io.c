@@ -187,6 +187,19 @@ static void code_page_added(void *opaque)
     io->real.code_page_added(io->opaque);
 }
 
+static void trace(void *opaque, const char *text)
+{
+    struct lockstep_io *io = opaque;
+    if (io->phase != IO_REPLAY)
+        io->real.trace(io->opaque, text);
+}
+
+static void name_code(void *opaque, const void *start, size_t bytes, const char *name)
+{
+    struct lockstep_io *io = opaque;
+    io->real.name_code(io->opaque, start, bytes, name);
+}
+
 void lockstep_io_attach(struct lockstep_io *io, struct cpu *cpu)
 {
     io->cpu = cpu;
@@ -199,6 +212,8 @@ void lockstep_io_attach(struct lockstep_io *io, struct cpu *cpu)
         .code_page_added = io->real.code_page_added ? code_page_added : NULL,
         .may_access = io->real.may_access ? may_access : NULL,
         .cpuid = io->real.cpuid ? answer_cpuid : NULL,
+        .trace = trace,
+        .name_code = io->real.name_code ? name_code : NULL,
         .tsc_offset_changed = io->real.tsc_offset_changed ? tsc_offset_changed : NULL,
     };
 }

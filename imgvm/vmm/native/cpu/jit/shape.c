@@ -20,10 +20,21 @@ static bool high_byte(const struct insn *in)
     return in->reg >= 16 || (!(in->flags & INSN_MEM) && in->rm >= 16);
 }
 
+/* Not: 64-bit moffs; a RIP-relative displacement that does not fit. */
+static bool addressable(const struct uop *u)
+{
+    return u->in.asize == 8 ? !u->ea_slow : u->in.base != INSN_REG_RIP;
+}
+
 /* Destinations in memory that LOCK is for. */
 static bool lockable(const struct insn *in)
 {
     return (in->flags & INSN_MEM) && (op_infos[in->op].attributes & OPA_LOCKABLE);
+}
+
+static bool lock_is_good(const struct insn *in)
+{
+    return !(in->flags & INSN_LOCK) || lockable(in);
 }
 
 bool shape_of(const struct uop *u, struct shape *s)
@@ -32,7 +43,7 @@ bool shape_of(const struct uop *u, struct shape *s)
     const struct insn *in = &u->in;
     unsigned size = in->osize;
     *s = (struct shape){0};
-    if (((in->flags & INSN_MEM) && (u->ea_slow || high_byte(in))) || ((in->flags & INSN_LOCK) && !lockable(in)))
+    if (((in->flags & INSN_MEM) && (!addressable(u) || high_byte(in))) || !lock_is_good(in))
         return false;
     s->op.lock = in->flags & INSN_LOCK;
     if (in->op < ARRAY_LEN(alu) && alu[in->op]) {
@@ -175,6 +186,13 @@ bool shape_of(const struct uop *u, struct shape *s)
         s->reg = in->reg, s->reg_read = s->rm_read = s->rm_written = true;
         s->also_written = 1 << RAX;
         break;
+    case OP_CMPXCHG8B: case OP_CMPXCHG16B:
+        s->op.code = 0x0fc7, s->op.w = in->op == OP_CMPXCHG16B;
+        s->size = s->op.w ? 16 : 8;
+        s->digit = true, s->reg = 1, s->rm_read = s->rm_written = true;
+        s->also_written = 1 << RAX | 1 << RDX;
+        s->traps = s->op.w; /* #GP: not aligned */
+        return in->flags & INSN_MEM;
     case OP_BSWAP:
         if (in->form != FORM_RM || size < 4 || (in->flags & INSN_MEM))
             return false;
@@ -218,8 +236,8 @@ bool shape_of(const struct uop *u, struct shape *s)
         return true;
     case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC: {
         unsigned k = in->op == OP_BT ? 0 : in->op == OP_BTS ? 1 : in->op == OP_BTR ? 2 : 3;
-        if (in->flags & INSN_MEM)
-            return false;
+        if (in->form == FORM_RM_REG && (in->flags & INSN_MEM))
+            return false; /* SPECIAL_BIT_STRING */
         if (in->form == FORM_RM_REG) {
             s->op.code = 0x0fa3u + 8 * k;
             s->reg = in->reg, s->reg_read = true;
@@ -240,42 +258,81 @@ bool shape_of(const struct uop *u, struct shape *s)
     return true;
 }
 
-static enum special special_of(const struct uop *u, bool ring0)
+static enum special special_of(const struct cpu *cpu, const struct uop *u)
 {
     const struct insn *in = &u->in;
-    bool mem = in->flags & INSN_MEM;
+    bool mem = in->flags & INSN_MEM, known = !mem || addressable(u);
+    bool near = in->osize == 8 || !cpu->code64;
     switch (in->op) {
-    case OP_CLI: return ring0 ? SPECIAL_CLI : SPECIAL_NONE;
-    case OP_LEA: return !u->ea_slow && in->osize >= 4 ? SPECIAL_LEA : SPECIAL_NONE;
+    case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC: {
+        bool string = mem && in->form == FORM_RM_REG && in->osize >= 4;
+        return string && cpu->code64 && !u->ea_slow && lock_is_good(in) ? SPECIAL_BIT_STRING : SPECIAL_NONE;
+    }
+    case OP_MOV_FROM_SREG: return known ? SPECIAL_FROM_SREG : SPECIAL_NONE;
+    case OP_CPUID: return SPECIAL_CPUID;
+    case OP_CLI: return cpu->cpl == 0 ? SPECIAL_CLI : SPECIAL_NONE;
+    case OP_STI: return cpu->cpl == 0 ? SPECIAL_STI : SPECIAL_NONE;
+    case OP_SWAPGS: return cpu->cpl == 0 && cpu->code64 ? SPECIAL_SWAPGS : SPECIAL_NONE;
+    case OP_PUSHF: return in->osize == 8 ? SPECIAL_PUSHF : SPECIAL_NONE;
+    case OP_MFENCE: case OP_SFENCE: return SPECIAL_FENCE;
+    case OP_LEA: return known ? SPECIAL_LEA : SPECIAL_NONE;
     case OP_PUSH:
         if (mem)
-            return in->osize == 8 && !u->ea_slow && in->form == FORM_RM ? SPECIAL_PUSH_MEM : SPECIAL_NONE;
-        return in->osize == 8 && (in->form == FORM_RM || in->form == FORM_IMM) ? SPECIAL_PUSH : SPECIAL_NONE;
-    case OP_POP: return in->osize == 8 && !mem && in->form == FORM_RM && in->rm != RSP ? SPECIAL_POP : SPECIAL_NONE;
-    case OP_NOP: return SPECIAL_NOP;
+            return near && known && in->form == FORM_RM ? SPECIAL_PUSH_MEM : SPECIAL_NONE;
+        return near && (in->form == FORM_RM || in->form == FORM_IMM) ? SPECIAL_PUSH : SPECIAL_NONE;
+    case OP_POP: return near && !mem && in->form == FORM_RM && (in->osize == 8 || in->rm != RSP) ? SPECIAL_POP : SPECIAL_NONE;
+    case OP_NOP: case OP_PREFETCH: case OP_PREFETCHW: return SPECIAL_NOP;
+    case OP_LFENCE: return SPECIAL_NOP; /* loads are in order anyway, and time is not read by the host's instruction */
     case OP_MOV: return in->form == FORM_RM_IMM && !mem && in->osize == 8 ? SPECIAL_MOV_IMM64 : SPECIAL_NONE;
-    case OP_LEAVE: return in->osize == 8 ? SPECIAL_LEAVE : SPECIAL_NONE;
+    case OP_LEAVE: return near ? SPECIAL_LEAVE : SPECIAL_NONE;
     case OP_CBW: case OP_CWD: return SPECIAL_WIDEN;
     case OP_JCC: return SPECIAL_JCC;
-    case OP_JMP: return in->form == FORM_REL ? SPECIAL_JMP : in->osize == 8 && !(mem && u->ea_slow) ? SPECIAL_JMP_RM : SPECIAL_NONE;
-    case OP_CALL: return in->form == FORM_REL ? SPECIAL_CALL : in->osize == 8 && !(mem && u->ea_slow) ? SPECIAL_CALL_RM : SPECIAL_NONE;
-    case OP_RET: return in->osize == 8 ? SPECIAL_RET : SPECIAL_NONE;
+    case OP_JMP: return in->form == FORM_REL ? SPECIAL_JMP : near && known ? SPECIAL_JMP_RM : SPECIAL_NONE;
+    case OP_CALL: return in->form == FORM_REL ? SPECIAL_CALL : near && known ? SPECIAL_CALL_RM : SPECIAL_NONE;
+    case OP_RET: return near ? SPECIAL_RET : SPECIAL_NONE;
     default: return SPECIAL_NONE;
     }
 }
 
 static uint16_t bit(unsigned guest) { return (uint16_t)(1u << (guest & 15)); } /* AH..BH: of RAX..RBX */
 
-static void plan_special(struct plan *plan, const struct uop *u)
+unsigned stack_pointer_bytes(const struct cpu *cpu)
+{
+    return cpu->code64 ? 8 : cpu->stack32 ? 4 : 2;
+}
+
+struct reference stack_reference(const struct cpu *cpu, int32_t disp, unsigned bytes, bool write)
+{
+    uint8_t segment = cpu->code64 || is_flat(cpu, SS) ? INSN_SEG_FLAT : SS;
+    return (struct reference){.in = {.base = RSP, .index = INSN_REG_NONE, .segment = segment, .disp = disp,
+                                     .asize = (uint8_t)stack_pointer_bytes(cpu)},
+                              .bytes = bytes, .write = write};
+}
+
+/* Does an operation of `size` bytes move a register as addresses are counted? */
+static bool moves_whole(const struct cpu *cpu, unsigned size)
+{
+    return size == (cpu->code64 ? 8 : 4);
+}
+
+static void moves_stack(struct plan *plan, const struct cpu *cpu, int32_t by)
+{
+    plan->written |= bit(RSP);
+    if (cpu->code64 || cpu->stack32)
+        plan->moved_register = RSP, plan->moved_by = by;
+}
+
+static void plan_special(struct plan *plan, const struct cpu *cpu, const struct uop *u)
 {
     const struct insn *in = &u->in;
     bool mem = in->flags & INSN_MEM;
-    struct reference stack = {.in = {.base = RSP, .index = INSN_REG_NONE, .segment = INSN_SEG_FLAT}, .bytes = 8};
+    unsigned size = in->osize;
+    struct reference stack = stack_reference(cpu, 0, size, false);
     plan->shows_flags = true;
     switch (plan->special) {
     case SPECIAL_LEA:
         plan->written = bit(in->reg);
-        if (in->osize == 8 && in->base == in->reg && in->index == INSN_REG_NONE)
+        if (moves_whole(cpu, in->osize) && in->asize == in->osize && in->base == in->reg && in->index == INSN_REG_NONE)
             plan->moved_register = in->reg, plan->moved_by = in->disp;
         plan->shows_flags = false;
         return;
@@ -287,22 +344,35 @@ static void plan_special(struct plan *plan, const struct uop *u)
         plan->written = in->op == OP_CBW ? bit(RAX) : bit(RDX);
         plan->shows_flags = false;
         return;
-    case SPECIAL_NOP:
+    case SPECIAL_NOP: case SPECIAL_FENCE: case SPECIAL_SWAPGS:
         plan->shows_flags = false;
         return;
-    case SPECIAL_PUSH_MEM:
-        plan->memory = (struct reference){.in = *in, .bytes = 8};
-        plan->written = bit(RSP), plan->moved_register = RSP, plan->moved_by = -8;
+    case SPECIAL_BIT_STRING:
+        plan->memory = (struct reference){.in = *in, .bytes = in->osize, .write = in->op != OP_BT};
         return;
-    case SPECIAL_PUSH: case SPECIAL_CALL:
-        stack.in.disp = -8;
-        stack.write = true;
-        plan->memory = stack;
-        plan->written = bit(RSP), plan->moved_register = RSP, plan->moved_by = -8;
+    case SPECIAL_FROM_SREG:
+        if (mem)
+            plan->memory = (struct reference){.in = *in, .bytes = 2, .write = true};
+        else
+            plan->written = bit(in->rm);
+        return;
+    case SPECIAL_CPUID:
+        plan->written = bit(RAX) | bit(RBX) | bit(RCX) | bit(RDX);
+        plan->loses_flags = true;
+        return;
+    case SPECIAL_PUSH_MEM:
+        plan->memory = (struct reference){.in = *in, .bytes = size};
+        moves_stack(plan, cpu, -(int32_t)size);
+        return;
+    case SPECIAL_PUSH: case SPECIAL_PUSHF: case SPECIAL_CALL:
+        plan->memory = stack_reference(cpu, -(int32_t)size, size, true);
+        moves_stack(plan, cpu, -(int32_t)size);
         return;
     case SPECIAL_POP:
         plan->memory = stack;
-        plan->written = bit(RSP) | bit(in->rm), plan->moved_register = RSP, plan->moved_by = 8;
+        plan->written = bit(RSP) | bit(in->rm);
+        if (in->rm != RSP)
+            moves_stack(plan, cpu, (int32_t)size);
         return;
     case SPECIAL_RET:
         plan->memory = stack;
@@ -315,14 +385,14 @@ static void plan_special(struct plan *plan, const struct uop *u)
         return;
     case SPECIAL_JMP_RM: case SPECIAL_CALL_RM:
         if (mem)
-            plan->memory = (struct reference){.in = *in, .bytes = 8};
+            plan->memory = (struct reference){.in = *in, .bytes = size};
         return;
     default:
         return;
     }
 }
 
-static void plan_shape(struct plan *plan, const struct uop *u)
+static void plan_shape(struct plan *plan, const struct cpu *cpu, const struct uop *u)
 {
     const struct insn *in = &u->in;
     const struct shape *s = &plan->shape;
@@ -331,10 +401,11 @@ static void plan_shape(struct plan *plan, const struct uop *u)
     plan->shows_flags = mem || s->traps;
     if (mem)
         plan->memory = (struct reference){.in = *in, .bytes = s->size, .write = s->rm_written};
-    if (mem || in->osize != 8)
+    if (mem || !moves_whole(cpu, in->osize))
         return;
     bool by_constant = in->form == FORM_RM_IMM && (in->op == OP_ADD || in->op == OP_SUB);
-    if (by_constant && (int64_t)in->imm == (int32_t)in->imm && (int32_t)in->imm != INT32_MIN)
+    bool fits = in->osize == 4 || (int64_t)in->imm == (int32_t)in->imm;
+    if (by_constant && fits && (int32_t)in->imm != INT32_MIN)
         plan->moved_register = in->rm, plan->moved_by = in->op == OP_ADD ? (int32_t)in->imm : -(int32_t)in->imm;
 }
 
@@ -343,7 +414,7 @@ static bool writes_memory(const struct uop *u)
     return (op_infos[u->in.op].attributes & (OPA_MEM_RMW | OPA_NO_MEM_READ)) && exec_memory_is_destination(&u->in);
 }
 
-static bool plan_native(struct plan *plan, const struct uop *u)
+static bool plan_native(struct plan *plan, const struct cpu *cpu, const struct uop *u)
 {
     const struct insn *in = &u->in;
     bool mem = in->flags & INSN_MEM;
@@ -351,13 +422,16 @@ static bool plan_native(struct plan *plan, const struct uop *u)
     struct native_registers registers = {.used = 0};
     if (mem && op_infos[in->op].feature == FEATURE_SHA)
         return false; /* not every host's processor checks their alignment */
-    if (op_infos[in->op].kind != OPK_NATIVE || !u->native || (mem && u->ea_slow) || !native_encode(code, in, &registers))
+    if (!cpu->code64 && (in->op == OP_VZEROALL || in->op == OP_VZEROUPPER))
+        return false; /* registers 8 to 15 are kept */
+    if (op_infos[in->op].kind != OPK_NATIVE || !u->native || (mem && !addressable(u)) || !native_encode(code, in, &registers))
         return false;
     unsigned in_memory = 0; /* of those that are not pinned, two fit the temporaries, one beside an address */
     for (unsigned r = 13; r < 16; r++)
         in_memory += registers.used >> r & 1;
     if (in_memory > (mem ? 1u : 2u))
         return false;
+    plan->loses_flags = u->unit; /* the check of the unit */
     plan->native_used = registers.used;
     plan->written = registers.written;
     plan->shows_flags = true;
@@ -366,28 +440,53 @@ static bool plan_native(struct plan *plan, const struct uop *u)
     return true;
 }
 
+static bool is_moffs(const struct insn *in)
+{
+    return in->flags & INSN_MEM && !in->modrm && in->base == INSN_REG_NONE && in->index == INSN_REG_NONE;
+}
+
+/* Outside 64-bit mode: flat segments are as if there were none. */
+static void plan_memory(struct plan *plan, const struct cpu *cpu)
+{
+    struct insn *in = &plan->memory.in;
+    if (!plan->memory.bytes)
+        return;
+    if (is_moffs(in))
+        in->disp = (int32_t)in->imm;
+    if (cpu->code64)
+        return;
+    if (in->segment <= DS && is_flat(cpu, in->segment) && !(in->segment == CS && plan->memory.write))
+        in->segment = INSN_SEG_FLAT;
+}
+
+void plan_by_executor(struct plan *plan)
+{
+    *plan = (struct plan){.way = BY_EXECUTOR, .moved_register = 16, .written = 0xffff, .shows_flags = true};
+}
+
 void plan_instruction(struct plan *plan, struct cpu *cpu, const struct uop *u)
 {
     *plan = (struct plan){.moved_register = 16};
     if (u->in.length) {
         uint16_t feature = op_infos[u->in.op].feature;
         bool known = feature == FEATURE_BASE || cpuid_has(&cpu->cpuid, (enum cpu_feature)feature);
-        if (known && plan_native(plan, u)) {
+        if (known && plan_native(plan, cpu, u)) {
             plan->way = BY_NATIVE;
+            plan_memory(plan, cpu);
             return;
         }
-        if (known && (plan->special = special_of(u, cpu->cpl == 0)) != SPECIAL_NONE) {
+        if (known && (plan->special = special_of(cpu, u)) != SPECIAL_NONE) {
             plan->way = BY_SPECIAL;
-            plan_special(plan, u);
+            plan_special(plan, cpu, u);
+            plan_memory(plan, cpu);
             return;
         }
         if (known && shape_of(u, &plan->shape)) {
             plan->way = BY_SHAPE;
-            plan_shape(plan, u);
+            plan_shape(plan, cpu, u);
+            plan_memory(plan, cpu);
             return;
         }
     }
-    plan->way = BY_EXECUTOR;
-    plan->written = 0xffff;
-    plan->shows_flags = true;
+    plan_by_executor(plan);
 }

@@ -21,7 +21,8 @@ struct shape {
 
 /* What has an emitter of its own: the stack, branches, addresses. */
 enum special { SPECIAL_NONE, SPECIAL_LEA, SPECIAL_PUSH, SPECIAL_POP, SPECIAL_NOP, SPECIAL_MOV_IMM64, SPECIAL_LEAVE, SPECIAL_WIDEN,
-               SPECIAL_PUSH_MEM, SPECIAL_CLI, SPECIAL_JCC, SPECIAL_JMP, SPECIAL_JMP_RM, SPECIAL_CALL, SPECIAL_CALL_RM, SPECIAL_RET };
+               SPECIAL_PUSH_MEM, SPECIAL_PUSHF, SPECIAL_FENCE, SPECIAL_CLI, SPECIAL_STI, SPECIAL_SWAPGS, SPECIAL_BIT_STRING,
+               SPECIAL_FROM_SREG, SPECIAL_CPUID, SPECIAL_JCC, SPECIAL_JMP, SPECIAL_JMP_RM, SPECIAL_CALL, SPECIAL_CALL_RM, SPECIAL_RET };
 
 /* A memory operand, as far as its address is known when translating. */
 struct reference {
@@ -42,10 +43,21 @@ struct plan {
     uint8_t moved_register; /* 16: none */
     int32_t moved_by;
     uint16_t native_used;
+    bool loses_flags; /* its code destroys EFLAGS, as that of a memory operand does */
     bool shows_flags; /* a fault, an executor or the outside can see the flags that were before it */
 };
 
+/* Outside 64-bit mode, as long as mmu.mode_key is what it is: base 0, limit 4 GiB, may be read and (but CS) written. */
+static inline bool is_flat(const struct cpu *cpu, unsigned segment)
+{
+    return cpu->mmu.mode_key >> (MODE_KEY_FLAT + segment) & 1;
+}
+
+unsigned stack_pointer_bytes(const struct cpu *cpu);
+/* Bytes at [stack pointer + disp]. */
+struct reference stack_reference(const struct cpu *cpu, int32_t disp, unsigned bytes, bool write);
 void plan_instruction(struct plan *plan, struct cpu *cpu, const struct uop *u);
+void plan_by_executor(struct plan *plan);
 
 /* false: no integer row that can be encoded anew. */
 bool shape_of(const struct uop *u, struct shape *s);

@@ -2,6 +2,7 @@
 /* From uops to host code. The integer core is re-encoded with renamed registers and checked memory operands, vector rows
  * run as they are, and everything else calls its executor. */
 #include "emit.h"
+#include "perf_map.h"
 
 #include "../exec/exec_select.h"
 
@@ -26,6 +27,21 @@ static void put_immediate(struct emitter *e, unsigned bytes, uint64_t value)
 }
 
 /* ---- rows that are encoded anew ---- */
+
+/* May the register operand be the processor's memory, where it lives? Not if a write to half of it clears the rest, nor
+ * where memory has another meaning. */
+static bool serves_in_memory(const struct insn *in, const struct shape *s)
+{
+    if (s->rm_written && (s->size == 4 || in->osize == 4))
+        return false;
+    switch (in->op) {
+    case OP_XCHG: case OP_XADD: case OP_CMPXCHG: case OP_BSWAP: /* a lock; not encoded */
+    case OP_BT: case OP_BTS: case OP_BTR: case OP_BTC: /* a string of bits */
+        return false;
+    default:
+        return true;
+    }
+}
 
 static void put_shape(struct emitter *e, unsigned i)
 {
@@ -55,9 +71,11 @@ static void put_shape(struct emitter *e, unsigned i)
                 load_temp(e, T1, s->reg);
         }
     }
+    bool in_place = false;
     if (!mem) {
         rm = host_register(in->rm);
-        if (rm == NO_REG) {
+        in_place = rm == NO_REG && serves_in_memory(in, s);
+        if (rm == NO_REG && !in_place) {
             rm = T0;
             if (s->rm_read)
                 load_temp(e, T0, in->rm);
@@ -67,12 +85,14 @@ static void put_shape(struct emitter *e, unsigned i)
         emit_cold(e, COLD_TRAP, i)->pc = a->p;
     if (mem)
         op_place(a, s->op, reg, at);
+    else if (in_place)
+        op_gs(a, s->op, reg, CPU(gpr) + 8 * in->rm);
     else
         op_rr(a, s->op, reg, rm);
     put_immediate(e, s->immediate, in->imm);
     if (reg_in_memory && s->reg_written)
         store_temp(e, T1, s->reg);
-    if (!mem && rm == T0 && s->rm_written)
+    if (!mem && !in_place && rm == T0 && s->rm_written)
         store_temp(e, T0, in->rm);
 }
 
@@ -151,16 +171,19 @@ static void put_native(struct emitter *e, unsigned i)
 
 static void put_lea(struct emitter *e, const struct uop *u)
 {
-    struct uop plain = *u;
-    unsigned r = host_register(u->in.reg);
-    plain.in.segment = INSN_SEG_FLAT;
-    memory_linear(e, &plain);
-    if (u->in.osize == 4)
-        op_rr(&e->a, OPC(0x89), T0, r == NO_REG ? T0 : r);
-    else if (r != NO_REG)
-        mov_rr(&e->a, r, T0);
-    if (r == NO_REG)
-        store_temp(e, T0, u->in.reg);
+    const struct insn *in = &u->in;
+    unsigned r = host_register(in->reg);
+    memory_offset(e, in);
+    if (r == NO_REG && in->osize == 2) {
+        load_temp(e, T1, in->reg);
+        op_rr(&e->a, OPCS(0x89, 2), T0, T1);
+        store_temp(e, T1, in->reg);
+    } else {
+        if (r != NO_REG || in->osize == 4)
+            op_rr(&e->a, OPCS(0x89, in->osize), T0, r == NO_REG ? T0 : r);
+        if (r == NO_REG)
+            store_temp(e, T0, in->reg);
+    }
 }
 
 static void put_push(struct emitter *e, unsigned i)
@@ -176,20 +199,21 @@ static void put_push(struct emitter *e, unsigned i)
         else
             load_temp(e, T1, in->rm);
     }
-    op_place(&e->a, OPCW(0x89), r, at);
-    op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, -8);
+    op_place(&e->a, OPCS(0x89, in->osize), r, at);
+    memory_move_stack(e, -(int32_t)in->osize, T0);
 }
 
 static void put_push_memory(struct emitter *e, unsigned i)
 {
     struct assembler *a = &e->a;
+    unsigned size = emit_uop(e, i)->in.osize;
     struct place at = memory_operand(e, i, false);
-    op_place(a, OPCW(0x8b), T1, at);
+    op_place(a, OPCS(0x8b, size), T1, at);
     op_gs(a, OPCW(0x89), T1, CPU(call_target));
     at = memory_push(e, i);
     op_gs(a, OPCW(0x8b), T1, CPU(call_target));
-    op_place(a, OPCW(0x89), T1, at);
-    op_rm(a, OPCW(0x8d), H_R13, H_R13, -8);
+    op_place(a, OPCS(0x89, size), T1, at);
+    memory_move_stack(e, -(int32_t)size, T0);
 }
 
 /* As cli of exec/system.c and cpu_update_requests do it, in ring 0. */
@@ -202,15 +226,136 @@ static void put_cli(struct emitter *e, unsigned i)
     put32(&e->a, ~CPU_REQUEST_INTR);
 }
 
+/* As sti of exec/exec_flags.c does it, in ring 0, where no interrupt waits. The next instruction of the block stands for
+ * the shadow: it is not polled before that has run. */
+static void put_sti(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    flags_yield(e, i);
+    op_gs(a, OPC(0xf7), 0, CPU(requests)); /* test */
+    put32(a, CPU_REQUEST_INTR);
+    emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_NE);
+    op_gs(a, OPC(0x81), ALU_OR, CPU(eflags));
+    put32(a, EFLAGS_IF);
+    op_gs(a, OPC(0x81), ALU_OR, CPU(request_mask));
+    put32(a, CPU_REQUEST_INTR);
+}
+
+static void put_swapgs(struct emitter *e)
+{
+    struct assembler *a = &e->a;
+    op_gs(a, OPCW(0x8b), T0, CPU(seg_base[GS]));
+    op_gs(a, OPCW(0x8b), T1, CPU(s.kernel_gs_base));
+    op_gs(a, OPCW(0x89), T0, CPU(s.kernel_gs_base));
+    op_gs(a, OPCW(0x89), T1, CPU(seg_base[GS]));
+    op_gs(a, OPCW(0x89), T1, CPU(s.segment[GS].base));
+}
+
+static void put_from_sreg(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    const struct insn *in = &emit_uop(e, i)->in;
+    uint32_t selector = CPU(s.segment) + in->reg * (uint32_t)sizeof(struct x86_segment) + offsetof(struct x86_segment, selector);
+    static const struct opcode word = {.code = 0x89, .prefix = 0x66};
+    if (in->flags & INSN_MEM) {
+        struct place at = memory_operand(e, i, true);
+        op_gs(a, OPC(0x0fb7), T1, selector);
+        op_place(a, word, T1, at);
+        return;
+    }
+    unsigned r = fetch_register(e, in->rm, T0);
+    if (in->osize == 2) {
+        op_gs(a, OPC(0x0fb7), T1, selector);
+        op_rr(a, word, T1, r);
+    } else {
+        op_gs(a, OPC(0x0fb7), r, selector);
+    }
+    if (r == T0)
+        store_temp(e, T0, in->rm);
+}
+
+/* What was asked before. */
+static void put_cpuid(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    const uint32_t memo = CPU(cpuid_memo);
+    _Static_assert(sizeof(struct cpuid_memo) == 32, "the index is made by one shift");
+    flags_yield(e, i);
+    op_rr(a, OPC(0x89), H_RAX, T1);
+    alu_imm(a, ALU_AND, false, T1, CPUID_MEMOS - 1);
+    shift_imm(a, SHIFT_SHL, false, T1, 5);
+    op_gs_at(a, OPC(0x3b), H_RAX, T1, memo + offsetof(struct cpuid_memo, leaf));
+    emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_NE);
+    op_gs_at(a, OPC(0x3b), H_RCX, T1, memo + offsetof(struct cpuid_memo, subleaf));
+    emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_NE);
+    op_gs_at(a, OPC(0x83), ALU_CMP, T1, memo + offsetof(struct cpuid_memo, known));
+    put8(a, 0);
+    emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_EQUAL);
+    static const uint8_t outputs[] = {H_RAX, H_RBX, H_RCX, H_RDX};
+    for (unsigned k = 0; k < ARRAY_LEN(outputs); k++)
+        op_gs_at(a, OPC(0x8b), outputs[k], T1, memo + offsetof(struct cpuid_memo, out) + 4 * k);
+}
+
+/* BT, BTS, BTR, BTC of a string of bits in memory: its element was found by the index, here the rest of it counts. */
+static void put_bit_string(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    const struct insn *in = &emit_uop(e, i)->in;
+    bool keeps = e->wanted[i + 1] & ~flags_killed(emit_uop(e, i));
+    if (keeps)
+        flags_before_operand(e);
+    struct place at = memory_bit_string(e, i);
+    unsigned r = fetch_register(e, in->reg, T1);
+    if (r != T1)
+        mov_rr(a, T1, r);
+    alu_imm(a, ALU_AND, false, T1, in->osize * 8u - 1);
+    if (keeps) {
+        op_gs(a, OPC(0x89), T1, CPU(call_target));
+        flags_to_eflags(e);
+        op_gs(a, OPC(0x8b), T1, CPU(call_target));
+    }
+    unsigned k = in->op == OP_BT ? 0 : in->op == OP_BTS ? 1 : in->op == OP_BTR ? 2 : 3;
+    op_place(a, (struct opcode){.code = 0x0fa3u + 8 * k, .w = in->osize == 8, .lock = in->flags & INSN_LOCK}, T1, at);
+}
+
+static void put_pushf(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    flags_to_cc(e);
+    struct place at = memory_operand(e, i, true);
+    op_gs(a, OPC(0x0fb6), T1, CPU(cc)); /* OF */
+    shift_imm(a, SHIFT_SHL, false, T1, 11);
+    op_gs(a, OPC(0x89), T1, CPU(refilled));
+    op_gs(a, OPC(0x0fb6), T1, CPU(cc) + 1);
+    op_gs(a, OPC(0x0b), T1, CPU(refilled));
+    op_gs(a, OPC(0x0b), T1, CPU(eflags));
+    alu_imm(a, ALU_AND, false, T1, ~(uint32_t)EFLAGS_RF);
+    op_place(a, OPCW(0x89), T1, at);
+    op_rm(a, OPCW(0x8d), H_R13, H_R13, -8);
+    e->flags.in_eflags = false;
+}
+
 static void put_pop(struct emitter *e, unsigned i)
 {
     const struct insn *in = &emit_uop(e, i)->in;
     struct place at = memory_operand(e, i, false);
     unsigned r = host_register(in->rm);
-    op_place(&e->a, OPCW(0x8b), r == NO_REG ? T1 : r, at);
-    op_rm(&e->a, OPCW(0x8d), H_R13, H_R13, 8);
+    op_place(&e->a, OPCS(0x8b, in->osize), r == NO_REG ? T1 : r, at);
+    if (in->rm != RSP)
+        memory_move_stack(e, in->osize, T0);
     if (r == NO_REG)
         store_temp(e, T1, in->rm);
+}
+
+static void put_leave(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    unsigned size = emit_uop(e, i)->in.osize, bytes = stack_pointer_bytes(e->cpu);
+    struct place at = memory_operand(e, i, true);
+    op_rm(a, OPCS(0x8d, bytes == 8 ? 8 : 4), bytes == 2 ? T1 : H_R13, H_RBP, (int32_t)size);
+    if (bytes == 2)
+        op_rr(a, OPCS(0x89, 2), T1, H_R13);
+    op_place(a, OPCS(0x8b, size), H_RBP, at);
 }
 
 static void put_special(struct emitter *e, unsigned i)
@@ -218,7 +363,6 @@ static void put_special(struct emitter *e, unsigned i)
     struct assembler *a = &e->a;
     const struct uop *u = emit_uop(e, i);
     const struct insn *in = &u->in;
-    struct place at;
     unsigned r;
     switch (e->plans[i].special) {
     case SPECIAL_LEA:
@@ -243,16 +387,36 @@ static void put_special(struct emitter *e, unsigned i)
     case SPECIAL_PUSH_MEM:
         put_push_memory(e, i);
         break;
+    case SPECIAL_PUSHF:
+        put_pushf(e, i);
+        break;
+    case SPECIAL_FENCE:
+        PUT(a, 0x0f, 0xae);
+        put8(a, in->op == OP_MFENCE ? 0xf0 : 0xf8);
+        break;
     case SPECIAL_CLI:
         put_cli(e, i);
+        break;
+    case SPECIAL_STI:
+        put_sti(e, i);
+        break;
+    case SPECIAL_SWAPGS:
+        put_swapgs(e);
+        break;
+    case SPECIAL_BIT_STRING:
+        put_bit_string(e, i);
+        break;
+    case SPECIAL_FROM_SREG:
+        put_from_sreg(e, i);
+        break;
+    case SPECIAL_CPUID:
+        put_cpuid(e, i);
         break;
     case SPECIAL_POP:
         put_pop(e, i);
         break;
     case SPECIAL_LEAVE:
-        at = memory_operand(e, i, false);
-        op_rm(a, OPCW(0x8d), H_R13, H_RBP, 8);
-        op_place(a, OPCW(0x8b), H_RBP, at);
+        put_leave(e, i);
         break;
     default: /* SPECIAL_NOP */
         break;
@@ -260,6 +424,11 @@ static void put_special(struct emitter *e, unsigned i)
 }
 
 /* ---- a block ---- */
+
+static bool is_sti(const struct plan *plan)
+{
+    return plan->way == BY_SPECIAL && plan->special == SPECIAL_STI;
+}
 
 static bool is_branch(const struct plan *plan)
 {
@@ -308,7 +477,7 @@ static void put_cold_paths(struct emitter *e)
         const struct cold *cold = &e->cold[k];
         if (cold->patch)
             patch_jump(cold->patch, a->p);
-        if (cold->kind == COLD_ACCESS) {
+        if (cold->kind == COLD_ACCESS || cold->kind == COLD_LIMIT) {
             memory_cold(e, cold);
         } else if (cold->kind == COLD_UNIT) {
             unit_cold(e, cold);
@@ -336,15 +505,19 @@ static bool is_48_bits(uint64_t v) { return (uint64_t)((int64_t)(v << 16) >> 16)
 
 static bool targets_fit(const struct block *block, uint64_t rip)
 {
-    const struct uop *last = &block->uops[block->count - 1];
-    bool relative = last->in.length && last->in.form == FORM_REL;
-    return is_48_bits(rip + block->bytes) && (!relative || is_48_bits(rip + last->next + last->in.imm));
+    bool fit = is_48_bits(rip + block->bytes);
+    for (unsigned i = 0; i < block->count; i++) {
+        const struct uop *u = &block->uops[i];
+        bool relative = u->in.length && u->in.form == FORM_REL;
+        fit &= !relative || is_48_bits(rip + u->next + u->in.imm);
+    }
+    return fit || block->mode != INSN_MODE_64;
 }
 
 static bool has_room(const struct translator *jit)
 {
-    return jit->trap_count + 2 * BLOCK_MAX_INSNS <= JIT_TRAPS && jit->used + JIT_BLOCK_BYTES <= JIT_CODE_BYTES &&
-           jit->exit_count + 2 * BLOCK_MAX_INSNS < JIT_EXITS;
+    return jit->trap_count + 2 * BLOCK_MAX_INSNS <= JIT_TRAPS && jit->used + JIT_BLOCK_BYTES <= JIT_COLD_AT &&
+           jit->cold_used + JIT_BLOCK_BYTES <= JIT_CODE_BYTES && jit->exit_count + 2 * BLOCK_MAX_INSNS < JIT_EXITS;
 }
 
 /* See jit_expect_epoch. */
@@ -353,6 +526,39 @@ static void put_epoch_check(struct emitter *e)
     op_gs(&e->a, OPC(0x81), ALU_CMP, CPU(mmu.epoch));
     put32(&e->a, 0);
     emit_cold(e, COLD_POLL, 0)->patch = put_jcc(&e->a, CC_NE);
+}
+
+/* The instructions, from wherever the flags are at the first. */
+static void put_body(struct emitter *e)
+{
+    struct block *block = e->block;
+    e->wants_poll = branch_wants_poll(e) && !e->cpu->unlinked; /* else it comes back anyway */
+    for (unsigned i = 0; i < block->count; i++) {
+        if (is_branch(&e->plans[i])) {
+            flags_before_change(e, i, e->plans[i].written);
+            if (i + 1 == block->count) {
+                branch_emit(e, i);
+                return;
+            }
+            branch_aside(e, i);
+            continue;
+        }
+        if (e->wants_poll && (good_for_poll(e, i) || is_sti(&e->plans[i])))
+            branch_poll(e, i);
+        put_instruction(e, i);
+    }
+    branch_fall_through(e);
+}
+
+/* Once more, for those who come from the end: the flags are where the end has them, in EFLAGS or to be made again, and
+ * need not be saved on the way round. */
+static void put_loop(struct emitter *e)
+{
+    memory_forget(e);
+    e->flags = e->loop_flags;
+    patch_jump(e->loop_patch, e->a.p);
+    e->loop_head = e->a.p;
+    put_body(e);
 }
 
 static void put_block(struct emitter *e)
@@ -364,18 +570,11 @@ static void put_block(struct emitter *e)
         op_gs(&e->a, OPCW(0x81), ALU_ADD, CPU(instructions));
         put32(&e->a, block->count);
     }
-    e->wants_poll = branch_wants_poll(e) && !e->cpu->unlinked; /* else it comes back anyway */
-    for (unsigned i = 0; i < block->count; i++) {
-        if (is_branch(&e->plans[i])) {
-            flags_before_change(e, i, e->plans[i].written);
-            branch_emit(e, i);
-            return;
-        }
-        if (e->wants_poll && good_for_poll(e, i))
-            branch_poll(e, i);
-        put_instruction(e, i);
-    }
-    branch_fall_through(e);
+    e->loops = branch_loops(e);
+    e->loop_head = NULL;
+    put_body(e);
+    if (e->loops)
+        put_loop(e);
 }
 
 bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block, uint64_t rip)
@@ -394,27 +593,38 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     e.jit = jit;
     e.block = block;
     e.rip = rip;
-    e.bank = cpu->mmu.mode_key >> 2 & 3; /* update_mode_key of exec/state.c */
-    e.fpu_units = e.next_group = e.slots = e.colds = 0;
-    e.first_slot = jit->next_slot;
+    e.code64 = cpu->code64;
+    e.rip_mask = cpu_rip_mask(cpu);
+    e.code_limit = cpu->s.segment[CS].limit;
+    e.bank = cpu->mmu.mode_key >> MODE_KEY_BANK & 3;
+    e.fpu_units = e.next_group = e.colds = 0;
     memory_forget(&e);
     for (unsigned i = 0; i < 16; i++)
         e.moved[i] = 0;
     for (unsigned i = 0; i < block->count; i++)
         plan_instruction(&e.plans[i], cpu, &block->uops[i]);
+    for (unsigned i = 0; i < block->count; i++) {
+        bool sti_leaves = is_sti(&e.plans[i]) && (i + 1 == block->count || cpu->unlinked);
+        if (sti_leaves || !branch_stays_inside(&e, i))
+            plan_by_executor(&e.plans[i]);
+    }
     flags_analyse(&e, block->across_now != NULL);
     block->exits = jit->exit_count + 1;
     block->flags_dead = !e.wanted[0];
     uint8_t *start = e.a.p;
     put_block(&e);
+    uint8_t *hot_end = e.a.p, *cold = jit->writable + jit->cold_used;
+    jit->used = align_up((uint64_t)(hot_end - jit->writable), 16);
+    e.a.p = cold;
     put_cold_paths(&e);
-    jit->next_slot = (e.first_slot + e.slots) % ACCESS_SLOTS;
-    jit->used = align_up((uint64_t)(e.a.p - jit->writable), 16);
+    jit->cold_used = (size_t)(e.a.p - jit->writable);
     block->exit_count = jit->exit_count + 1 - block->exits;
     block->translated = jit_rx(jit, start);
     block->translated_rip = rip;
     block->translated_mode = cpu->mmu.mode_key;
     jit_register(jit, block);
-    jit->translations++;
+    jit->counts->translated++;
+    if (unlikely(jit->perf_map))
+        perf_map_block(cpu, block, hot_end - start, jit_rx(jit, cold), e.a.p - cold);
     return true;
 }

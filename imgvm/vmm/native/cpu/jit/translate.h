@@ -7,11 +7,12 @@
 #include "jit.h"
 
 #define JIT_CODE_BYTES (64u << 20)
+#define JIT_COLD_AT (24u << 20) /* what is seldom run lies behind all that is run often, which is so the denser */
 #define JIT_EXITS (1u << 19)
 #define JIT_TRAPS (1u << 18)
 #define JIT_PAGE_BUCKETS 4096u
 #define JIT_JUMPS 4096u
-#define JIT_BLOCK_BYTES 49152u /* that one block may need at most */
+#define JIT_BLOCK_BYTES 49152u /* that one block may need at most, here and there */
 #define JIT_HEAD_BYTES 16u     /* at least so long is a block: room for a jump away when it has died */
 
 /* A way out of a block to a constant target.
@@ -22,8 +23,9 @@
  *          jmp tail                     to the target, once linked
  *   tail:  out of translated code, with link_from = this exit
  *
- * A target in the same page needs no check: when its code is written, whoever leads there is told (link.c). One in
- * another page is compared with the TLB's epoch, which says whether its linear address may mean something else now. */
+ * A target in the same page needs no check: when its code is written, whoever leads there is told (link.c). The address of
+ * one in another page may mean something else in another epoch of the TLB. A user's blocks compare it, for each address
+ * space has one. The supervisor has only one, and it seldom ends: then all that leads from page to page is unlinked. */
 struct jit_exit {
     uint64_t target;
     uint8_t *hot;      /* rel32; NULL: only the stub leads there */
@@ -32,6 +34,8 @@ struct jit_exit {
     struct block *to;  /* linked with; NULL: with nothing */
     uint32_t next, previous; /* others that lead to the same block */
     uint32_t mode;
+    uint32_t next_crossing;  /* of the supervisor's, from page to page */
+    bool crosses, listed;
     bool saves_flags;  /* in the stub */
 };
 
@@ -49,22 +53,24 @@ struct jit_jump {
 };
 
 struct translator {
-    uint8_t *writable;
+    struct code_memory memory;
+    uint8_t *writable; /* those */
     const uint8_t *executable;
-    size_t used, first_free;
-    const void *enter, *leave, *leave_at, *leave_by_exit, *dispatch, *return_miss, *stray_return, *callout;
+    size_t used, cold_used, first_free;
+    const void *enter, *leave, *leave_at, *leave_dead, *leave_by_exit, *dispatch, *return_miss, *stray_return, *callout;
     const void *refill[2]; /* read, write */
     const void *enter_unit;
     struct jit_exit *exits; /* from number 1 */
     struct jit_trap *traps;
     unsigned exit_count, trap_count;
+    uint32_t crossing, crossing_epoch; /* the supervisor's links from page to page, and the epoch that they are good in */
     struct jit_jump *jumps;
     struct block *pages[JIT_PAGE_BUCKETS];
     struct block *across; /* those that go on in another page */
     uint32_t seen_code_epoch;
     unsigned next_slot;
-    bool count;
-    uint64_t translations, killed, forgotten; /* statistics */
+    bool count, perf_map;
+    struct cpu_counts *counts;
 };
 
 static inline const uint8_t *jit_rx(const struct translator *jit, const uint8_t *writable)
@@ -98,6 +104,8 @@ void jit_register(struct translator *jit, struct block *block);
  * It is about to be entered, found by way of the TLB: this is the epoch that it is good in. */
 #define JIT_EPOCH_AT 8 /* imm32 of cmp dword gs:[disp32], imm32 */
 void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block);
+/* Supervisor's code is about to run. */
+void jit_follow_epoch(const struct cpu *cpu, struct translator *jit);
 /* Next time, this exit goes to `block` directly. */
 void jit_link(struct cpu *cpu, struct translator *jit, uint32_t exit, struct block *block);
 

@@ -91,6 +91,7 @@ const struct fetch_entry *mmu_fetch(struct mmu *mmu, uint64_t linear, bool user,
     struct fetch_entry *entry = &mmu->fetch[i];
     if (unlikely(entry->tag != (page | user))) {
         struct mmu_page found;
+        mmu->fetch_misses++;
         if (!mmu_translate(mmu, linear, MMU_FETCH, user ? MMU_USER : MMU_SUPERVISOR, &found, fault))
             return NULL;
         *entry = (struct fetch_entry){page | user, align_down(found.gpa, GUEST_PAGE_SIZE),
@@ -138,6 +139,7 @@ void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep)
     stlb_select(&mmu->stlb, pcid);
     if (mmu->stlb.current != before)
         leave_space(mmu, false);
+    mmu->space_flushes += !keep;
 }
 
 void mmu_flush_space(struct mmu *mmu, unsigned pcid)
@@ -146,12 +148,14 @@ void mmu_flush_space(struct mmu *mmu, unsigned pcid)
     stlb_drop_space(&mmu->stlb, pcid);
     if (mmu->stlb.current != before)
         leave_space(mmu, false);
+    mmu->space_flushes++;
 }
 
 void mmu_flush_local(struct mmu *mmu)
 {
     stlb_drop_local(&mmu->stlb);
     leave_space(mmu, false);
+    mmu->space_flushes++;
 }
 
 /* Out of the first level, in the selected space or global. */
@@ -166,12 +170,14 @@ void mmu_flush_page(struct mmu *mmu, uint64_t linear)
     stlb_drop_page(&mmu->stlb, linear);
     walk_cache_drop(&mmu->walk_cache);
     drop_page(mmu, linear);
+    mmu->page_flushes++;
 }
 
 void mmu_flush_page_of(struct mmu *mmu, unsigned pcid, uint64_t linear)
 {
     stlb_drop_page_of(&mmu->stlb, pcid, linear);
     walk_cache_drop(&mmu->walk_cache);
+    mmu->page_flushes++;
     if (pcid == current_pcid(mmu))
         drop_page(mmu, linear); /* a global one too: more than must */
     else

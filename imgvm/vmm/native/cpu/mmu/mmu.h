@@ -67,8 +67,24 @@ struct access_slot {
     uint64_t tag;
     uint64_t addend;
 };
-#define ACCESS_SLOTS 256u
+#define ACCESS_SLOTS 2048u
+/* A bank's slots are dropped by groups, those that were filled. */
+#define SLOT_GROUP 16u
+#define SLOT_GROUPS (ACCESS_SLOTS / SLOT_GROUP)
+
+/* Pages that may be in a slot though no longer in the bank: filters of one hash, by linear and by guest physical page. */
 #define STRAY_WORDS 8u
+struct tlb_strays {
+    uint64_t linear[STRAY_WORDS], gpa[STRAY_WORDS];
+};
+
+/* Translated code's level between the two of the TLB: what the first level lost to another page. A tag is the page and,
+ * in the bits below, its key (mmu.wide_key) and whether it may be written: a new key empties all at once. */
+struct wide_entry {
+    uint64_t tag, addend;
+};
+#define WIDE_ENTRIES 16384u /* a bank */
+#define WIDE_WRITABLE 1u
 
 /* What the walk needs to know of the processor; kept up to date by whoever writes the registers. */
 struct mmu {
@@ -82,16 +98,17 @@ struct mmu {
      * away, leaves what is known of a kernel's (global) pages alone; and each of the address spaces last used has one
      * for CPL 3, found again with the space, if nothing was dropped meanwhile. */
     _Alignas(8) uint32_t epoch;
-    uint32_t mode_key; /* the processor's mode and privilege: beside the epoch, so that one load reads both */
+    uint32_t mode_key; /* the processor's mode and privilege, 6 bits: beside the epoch, so that one load reads both */
     uint32_t last_epoch;
     bool user;                                /* CPL 3 */
     struct code_pages code[1 + CODE_SPACES];  /* the supervisor's first */
     unsigned user_code, next_code;            /* the selected space's; where the next one goes */
     struct access_slot slots[TLB_BANKS][ACCESS_SLOTS];
+    uint8_t slots_filled[TLB_BANKS][SLOT_GROUPS]; /* 1: some of the group is; by whoever fills it */
     uint8_t nowhere[GUEST_PAGE_SIZE]; /* where empty slots lead */
-    bool slots_used[TLB_BANKS];
-    /* Pages that may be in a slot though no longer in the bank: a filter of one hash. */
-    uint64_t strays[TLB_BANKS][STRAY_WORDS];
+    struct wide_entry (*wide)[WIDE_ENTRIES]; /* TLB_BANKS of them, zeros at first; NULL: nobody asks */
+    uint64_t wide_key; /* | WIDE_WRITABLE; of all bits below a page number */
+    struct tlb_strays strays[TLB_BANKS];
     struct guest_mem *mem;
     uint64_t cr0, cr3, cr4, efer;
     uint32_t pkru;
@@ -105,7 +122,8 @@ struct mmu {
     bool no_gigabyte_pages; /* not a feature of this processor */
     uint64_t *held_page; /* linear pages that a debugger watches: never entered in the TLB */
     unsigned held_count;
-    uint64_t walks, refills, flushes; /* statistics: translations by a walk, by the second level; all dropped */
+    /* statistics: translations by a walk, by the second level, for fetches; all dropped, or an address space's, or a page's */
+    uint64_t walks, refills, fetch_misses, flushes, space_flushes, page_flushes;
     uint64_t watch_page[4]; /* pages with data breakpoints: never entered in the TLB */
     unsigned watch_count;
     struct walk_cache walk_cache;
@@ -148,11 +166,22 @@ void mmu_drop_all_writes(struct mmu *mmu);
 /* Blocks are gone: nothing that leads to one may be used any more. */
 void mmu_forget_blocks(struct mmu *mmu);
 
-/* Could it be an address at all (SDM vol. 1, 3.3.7.1)? Outside long mode all are. */
+/* Are the bits above an address's 48, or 57 (`wide`), copies of its highest (SDM vol. 1, 3.3.7.1)? Those of 48 bits are
+ * canonical in 57, too. */
+static inline bool x86_canonical(uint64_t address, bool wide)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address ||
+           (wide && (uint64_t)((int64_t)(address << 7) >> 7) == address);
+}
+/* Could it be an address at all? Outside long mode all are. */
 static inline bool mmu_canonical(const struct mmu *mmu, uint64_t linear)
 {
-    unsigned unused = mmu->cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
-    return !(mmu->efer & EFER_LMA) || (uint64_t)((int64_t)(linear << unused) >> unused) == linear;
+    return !(mmu->efer & EFER_LMA) || x86_canonical(linear, mmu->cr4 & CR4_LA57);
+}
+/* mode_key and epoch, in one load. */
+static inline uint64_t mmu_code_key(const struct mmu *mmu)
+{
+    return (uint64_t)mmu->mode_key << 32 | mmu->epoch;
 }
 /* Translates; sets accessed and dirty bits. */
 bool mmu_translate(struct mmu *mmu, uint64_t linear, enum mmu_access access, enum mmu_who who, struct mmu_page *page,

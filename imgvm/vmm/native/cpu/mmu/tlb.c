@@ -26,33 +26,129 @@ static inline void slot_clear(struct mmu *mmu, struct access_slot *slot)
     slot->addend = (uint64_t)mmu->nowhere - SLOT_EMPTY_PAGE;
 }
 
-/* What translated code remembers of a bank's entries goes with any of them: slots say nothing of a page but its tag. */
-static void slots_drop(struct mmu *mmu)
+/* Is what the slot holds to go? `what` is the caller's. */
+typedef bool slot_rule(const struct mmu *mmu, unsigned bank, uint64_t page, uint64_t what, unsigned shift);
+
+static inline void slots_drop_if(struct mmu *mmu, unsigned bank, slot_rule *rule, uint64_t what, unsigned shift)
 {
+    for (unsigned group = 0; group < SLOT_GROUPS; group++) {
+        if (!mmu->slots_filled[bank][group])
+            continue;
+        bool left = false;
+        struct access_slot *slot = &mmu->slots[bank][group * SLOT_GROUP];
+        for (struct access_slot *end = slot + SLOT_GROUP; slot < end; slot++) {
+            if (slot->tag == SLOT_EMPTY_PAGE)
+                continue;
+            if (rule(mmu, bank, slot->tag, what, shift))
+                slot_clear(mmu, slot);
+            else
+                left = true;
+        }
+        mmu->slots_filled[bank][group] = left;
+    }
+}
+
+static inline bool any_page(const struct mmu *mmu, unsigned bank, uint64_t page, uint64_t what, unsigned shift)
+{
+    (void)mmu, (void)bank, (void)page, (void)what, (void)shift;
+    return true;
+}
+
+static inline bool not_in_bank(const struct mmu *mmu, unsigned bank, uint64_t page, uint64_t what, unsigned shift)
+{
+    (void)what, (void)shift;
+    return mmu->tlb[bank][(page / GUEST_PAGE_SIZE) % TLB_ENTRIES].read_tag != page;
+}
+
+static inline bool near(const struct mmu *mmu, unsigned bank, uint64_t page, uint64_t linear, unsigned shift)
+{
+    (void)mmu, (void)bank;
+    return (page ^ linear) >> shift == 0;
+}
+
+static void strays_clear(struct tlb_strays *strays)
+{
+    for (unsigned word = 0; word < STRAY_WORDS; word++)
+        strays->linear[word] = strays->gpa[word] = 0;
+}
+
+/* ---- the level between ---- */
+
+static struct wide_entry *wide_at(struct mmu *mmu, unsigned bank, uint64_t page)
+{
+    return &mmu->wide[bank][(page / GUEST_PAGE_SIZE) % WIDE_ENTRIES];
+}
+
+/* What was entered with the key that was is no longer found. */
+static void wide_forget(struct mmu *mmu)
+{
+    mmu->wide_key += 2 * WIDE_WRITABLE;
+    if (likely(mmu->wide_key < GUEST_PAGE_SIZE))
+        return;
+    mmu->wide_key = 3 * WIDE_WRITABLE; /* tags of zeros have no key */
+    for (unsigned bank = 0; mmu->wide && bank < TLB_BANKS; bank++)
+        for (unsigned i = 0; i < WIDE_ENTRIES; i++)
+            if (mmu->wide[bank][i].tag) /* reading leaves an untouched page what it is */
+                mmu->wide[bank][i].tag = 0;
+}
+
+static void wide_keep(struct mmu *mmu, unsigned bank, const struct tlb_entry *entry)
+{
+    if (!mmu->wide)
+        return;
+    bool writable = entry->write_tag == entry->read_tag;
+    *wide_at(mmu, bank, entry->read_tag) =
+        (struct wide_entry){entry->read_tag | (mmu->wide_key & ~(uint64_t)WIDE_WRITABLE) | writable, entry->addend};
+}
+
+static void wide_drop_page(struct mmu *mmu, unsigned bank, uint64_t page)
+{
+    if (mmu->wide && (wide_at(mmu, bank, page)->tag ^ page) < GUEST_PAGE_SIZE)
+        wide_at(mmu, bank, page)->tag = 0;
+}
+
+/* ---- */
+
+/* Slots lose what the banks have lost, and all strays. */
+static void slots_follow(struct mmu *mmu)
+{
+    wide_forget(mmu);
     for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
-        for (unsigned i = 0; mmu->slots_used[bank] && i < ACCESS_SLOTS; i++)
-            slot_clear(mmu, &mmu->slots[bank][i]);
-        mmu->slots_used[bank] = false;
-        for (unsigned word = 0; word < STRAY_WORDS; word++)
-            mmu->strays[bank][word] = 0;
-        for (unsigned word = 0; word < TLB_ENTRIES / 64; word++)
-            mmu->slots_used[bank] |= mmu->marks[bank].filled[word] != 0; /* they may be filled from what is left */
+        slots_drop_if(mmu, bank, not_in_bank, 0, 0);
+        strays_clear(&mmu->strays[bank]);
     }
 }
 
 /* The pages that differ from `linear` only below bit `shift`. */
 static void slots_drop_near(struct mmu *mmu, unsigned bank, uint64_t linear, unsigned shift)
 {
-    for (unsigned i = 0; mmu->slots_used[bank] && i < ACCESS_SLOTS; i++)
-        if ((mmu->slots[bank][i].tag ^ linear) >> shift == 0)
-            slot_clear(mmu, &mmu->slots[bank][i]);
+    slots_drop_if(mmu, bank, near, linear, shift);
 }
 
-static uint64_t *stray_word(struct mmu *mmu, unsigned bank, uint64_t page, uint64_t *bit)
+static void slots_drop_bank(struct mmu *mmu, unsigned bank)
+{
+    wide_forget(mmu);
+    slots_drop_if(mmu, bank, any_page, 0, 0);
+    strays_clear(&mmu->strays[bank]);
+}
+
+static uint64_t *stray_word(uint64_t words[STRAY_WORDS], uint64_t page, uint64_t *bit)
 {
     uint64_t hash = (page / GUEST_PAGE_SIZE * UINT64_C(0x9e3779b97f4a7c15)) >> 55; /* 9 bits */
     *bit = BIT(hash % 64);
-    return &mmu->strays[bank][hash / 64];
+    return &words[hash / 64];
+}
+
+static void note_stray(uint64_t words[STRAY_WORDS], uint64_t page)
+{
+    uint64_t bit, *word = stray_word(words, page, &bit);
+    *word |= bit;
+}
+
+static bool is_stray(uint64_t words[STRAY_WORDS], uint64_t page)
+{
+    uint64_t bit, *word = stray_word(words, page, &bit);
+    return *word & bit;
 }
 
 static void bank_drop(struct mmu *mmu, unsigned bank, bool global_too)
@@ -102,9 +198,10 @@ void mmu_fill(struct mmu *mmu, uint64_t linear, const struct mmu_page *translati
     struct tlb_entry *entry = &mmu->tlb[bank][i];
     struct tlb_marks *marks = &mmu->marks[bank];
     uint64_t offset = gpa_page - region->gpa;
-    if (entry->read_tag != page) {
-        uint64_t stray, *word = stray_word(mmu, bank, entry->read_tag, &stray);
-        *word |= stray;
+    if (entry->read_tag != page && (marks->filled[i / 64] >> (i % 64) & 1)) {
+        note_stray(mmu->strays[bank].linear, entry->read_tag);
+        note_stray(mmu->strays[bank].gpa, entry->gpa);
+        wide_keep(mmu, bank, entry);
     }
     entry_clear(entry, i);
     entry->read_tag = page;
@@ -114,35 +211,43 @@ void mmu_fill(struct mmu *mmu, uint64_t linear, const struct mmu_page *translati
     if (translation->writable && !region->read_only &&
         !atomic_load_explicit(&region->code_granules[offset / GUEST_PAGE_SIZE], memory_order_relaxed))
         entry->write_tag = page;
-    mmu->slots_used[bank] = true; /* for now slots may take entries from it */
     tlb_set_mark(marks->filled, i, true);
     tlb_set_mark(marks->global, i, translation->global);
     tlb_set_mark(marks->large, i, translation->shift > GUEST_PAGE_SHIFT);
 }
 
-static void drop_writes(struct mmu *mmu, bool all, uint64_t gpa)
+static void drop_write(struct mmu *mmu, unsigned bank, unsigned i)
 {
-    slots_drop(mmu);
+    mmu->tlb[bank][i].write_tag = i ? 0 : GUEST_PAGE_SIZE;
+}
+
+void mmu_drop_writes(struct mmu *mmu, uint64_t gpa)
+{
+    gpa = align_down(gpa, GUEST_PAGE_SIZE);
     for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
+        if (is_stray(mmu->strays[bank].gpa, gpa))
+            slots_drop_bank(mmu, bank);
         for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
             for (uint64_t left = mmu->marks[bank].filled[word]; left; left &= left - 1) {
                 unsigned i = word * 64 + (unsigned)__builtin_ctzll(left);
                 struct tlb_entry *entry = &mmu->tlb[bank][i];
-                if (all || entry->gpa == gpa)
-                    entry->write_tag = i ? 0 : GUEST_PAGE_SIZE;
+                if (likely(entry->gpa != gpa || entry->write_tag != entry->read_tag))
+                    continue; /* slots that write were filled from entries that may */
+                slots_drop_near(mmu, bank, entry->read_tag, GUEST_PAGE_SHIFT);
+                drop_write(mmu, bank, i);
             }
         }
     }
 }
 
-void mmu_drop_writes(struct mmu *mmu, uint64_t gpa)
-{
-    drop_writes(mmu, false, align_down(gpa, GUEST_PAGE_SIZE));
-}
-
 void mmu_drop_all_writes(struct mmu *mmu)
 {
-    drop_writes(mmu, true, 0);
+    for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
+        slots_drop_bank(mmu, bank);
+        for (unsigned word = 0; word < TLB_ENTRIES / 64; word++)
+            for (uint64_t left = mmu->marks[bank].filled[word]; left; left &= left - 1)
+                drop_write(mmu, bank, word * 64 + (unsigned)__builtin_ctzll(left));
+    }
 }
 
 /* ---- dropping ---- */
@@ -163,7 +268,7 @@ void tlb_drop(struct mmu *mmu, bool global_too)
     for (unsigned bank = 0; bank < TLB_BANKS; bank++)
         bank_drop(mmu, bank, global_too);
     fetch_drop(mmu, global_too);
-    slots_drop(mmu);
+    slots_follow(mmu);
     if (global_too) {
         mmu->large[0].mask = mmu->large[1].mask = 0;
         mmu->large_shift = 0;
@@ -174,7 +279,7 @@ void mmu_flush_rights(struct mmu *mmu)
 {
     for (unsigned bank = 0; bank < TLB_BANKS; bank++)
         bank_drop(mmu, bank, true);
-    slots_drop(mmu);
+    slots_follow(mmu);
 }
 
 void tlb_note_large(struct mmu *mmu, uint64_t linear, unsigned shift)
@@ -197,6 +302,7 @@ void tlb_note_large(struct mmu *mmu, uint64_t linear, unsigned shift)
 /* A large page of which any part may be in the first level. */
 static void drop_large_page(struct mmu *mmu, uint64_t linear)
 {
+    wide_forget(mmu);
     for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
         bank_drop_large(mmu, bank, linear, mmu->large_shift);
         slots_drop_near(mmu, bank, linear, mmu->large_shift);
@@ -211,11 +317,11 @@ void tlb_drop_page(struct mmu *mmu, uint64_t linear)
     uint64_t page = align_down(linear, GUEST_PAGE_SIZE);
     unsigned half = linear >> 63, i = (linear / GUEST_PAGE_SIZE) % TLB_ENTRIES;
     for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
-        uint64_t stray, *strays = stray_word(mmu, bank, page, &stray);
         bool known = mmu->tlb[bank][i].read_tag == page;
         if (known)
             bank_drop_entry(mmu, bank, i);
-        if (known || (*strays & stray))
+        wide_drop_page(mmu, bank, page);
+        if (known || is_stray(mmu->strays[bank].linear, page))
             slots_drop_near(mmu, bank, linear, GUEST_PAGE_SHIFT);
     }
     struct fetch_entry *fetch = &mmu->fetch[(linear / GUEST_PAGE_SIZE) % FETCH_ENTRIES];
@@ -227,9 +333,11 @@ void tlb_drop_page(struct mmu *mmu, uint64_t linear)
 
 void tlb_init(struct mmu *mmu)
 {
+    mmu->wide_key = WIDE_WRITABLE;
     for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
         mmu_clear_bank(mmu->tlb[bank]);
-        mmu->slots_used[bank] = true;
+        for (unsigned i = 0; i < ACCESS_SLOTS; i++)
+            slot_clear(mmu, &mmu->slots[bank][i]);
     }
     for (unsigned i = 0; i < FETCH_ENTRIES; i++)
         mmu->fetch[i].tag = FETCH_EMPTY;

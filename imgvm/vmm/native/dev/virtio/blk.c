@@ -65,6 +65,7 @@ struct virtio_blk {
     struct virtio_device device;
     imgvm_image *image;
     bool read_only;
+    uint32_t cache; /* IMGVM_CACHE_* */
     char id[VIRTIO_BLK_ID_BYTES];
     uint64_t sectors;
     struct block_queue *queue;
@@ -125,10 +126,15 @@ static int transfer(struct slot *s, uint64_t offset, uint32_t bytes, bool write,
     return rc;
 }
 
+static int flush(struct virtio_blk *blk, imgvm_error *err)
+{
+    return blk->read_only || blk->cache == IMGVM_CACHE_UNSAFE ? 0 : imgvm_image_flush(blk->image, err);
+}
+
 /* A driver that does not know FLUSH must find its data safe when the write is done (5.2.6.2). */
 static int write_through(struct virtio_blk *blk, int rc, imgvm_error *err)
 {
-    return rc || virtio_has_feature(&blk->device, VIRTIO_BLK_F_FLUSH) ? rc : imgvm_image_flush(blk->image, err);
+    return rc || virtio_has_feature(&blk->device, VIRTIO_BLK_F_FLUSH) ? rc : flush(blk, err);
 }
 
 static bool in_range(const struct virtio_blk *blk, uint64_t sector, uint32_t bytes)
@@ -191,7 +197,7 @@ static struct outcome serve(struct slot *s, uint32_t *type_out)
         outcome.status = serve_ranges(s, out, type == VIRTIO_BLK_T_WRITE_ZEROES, &outcome.error);
         break;
     case VIRTIO_BLK_T_FLUSH:
-        outcome.status = blk->read_only ? VIRTIO_BLK_S_OK : status_of(imgvm_image_flush(blk->image, &outcome.error));
+        outcome.status = status_of(flush(blk, &outcome.error));
         break;
     case VIRTIO_BLK_T_GET_ID:
         virtq_chain_write(blk->device.mem, chain, 0, blk->id, MIN(in, sizeof blk->id));
@@ -399,7 +405,8 @@ int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config
         return error_set(err, ENOMEM, "virtio-blk: out of memory");
     const struct virtio_device_config device = {
         .name = "virtio-blk", .id = VIRTIO_ID_BLOCK, .class_code = 0x018000,
-        .features = BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH) |
+        .features = BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) |
+                    (config->cache == IMGVM_CACHE_WRITETHROUGH ? 0 : BIT(VIRTIO_BLK_F_FLUSH)) |
                     (config->read_only ? BIT(VIRTIO_BLK_F_RO)
                                        : BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES)),
         .config_bytes = CONFIG_BYTES, .queue_count = 1, .queue_size = QUEUE_SIZE,
@@ -408,6 +415,7 @@ int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config
     virtio_device_init(&blk->device, &device, &blk_ops);
     blk->image = config->image;
     blk->read_only = config->read_only;
+    blk->cache = config->cache;
     blk->sectors = info.disk_bytes / SECTOR;
     if (config->serial)
         memcpy(blk->id, config->serial, strnlen(config->serial, sizeof blk->id));

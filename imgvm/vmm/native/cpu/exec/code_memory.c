@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "code_memory.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* A file without a name has no other users. */
+static void map_file(void *writable[1], void *executable[1], size_t bytes)
+{
+    int fd = memfd_create("imgvm-code", MFD_CLOEXEC);
+    if (fd >= 0 && ftruncate(fd, (off_t)bytes) == 0) {
+        *writable = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        *executable = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    }
+    int error = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = error;
+}
+
+/* Shared memory without a file is anonymous to perf; moved from a size of 0, it is mapped a second time (mremap(2)). */
+static void map_anonymous(void *writable[1], void *executable[1], size_t bytes)
+{
+    *writable = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (*writable == MAP_FAILED)
+        return;
+    *executable = mremap(*writable, 0, bytes, MREMAP_MAYMOVE);
+    if (*executable != MAP_FAILED && mprotect(*executable, bytes, PROT_READ | PROT_EXEC) < 0) {
+        int error = errno;
+        munmap(*executable, bytes);
+        *executable = MAP_FAILED;
+        errno = error;
+    }
+}
+
+int code_memory_map(struct code_memory *memory, size_t bytes, bool profiled, imgvm_error *err)
+{
+    void *writable = MAP_FAILED, *executable = MAP_FAILED;
+    (profiled ? map_anonymous : map_file)(&writable, &executable, bytes);
+    *memory = (struct code_memory){0};
+    if (writable == MAP_FAILED || executable == MAP_FAILED) {
+        error_set(err, errno, "cannot map executable memory for generated code: %s", strerror(errno));
+        if (writable != MAP_FAILED)
+            munmap(writable, bytes);
+        return error_hint(err, "the host must allow executable memfd mappings (sysctl vm.memfd_noexec below 2; no SELinux "
+                               "execmem denial)");
+    }
+    *memory = (struct code_memory){writable, executable, bytes};
+    return 0;
+}
+
+void code_memory_unmap(struct code_memory *memory)
+{
+    if (!memory->writable)
+        return;
+    munmap(memory->writable, memory->bytes);
+    munmap((void *)memory->executable, memory->bytes);
+    *memory = (struct code_memory){0};
+}
