@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgvm.cli.options import Profiles, Sets, Vars, refuse_image
-from imgvm.errors import PackError
+from imgvm.errors import PackError, UsageError
 from imgvm.log import log
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def command(
         from imgvm.exchange import folder
 
         if folder.is_unpacked(config):
+            if frozen or lock is not None:
+                raise UsageError(f"{config} was unpacked from an image: what it is made of is all there")
             target = output or Path(f"{folder.name_of(config)}.img")
             print(folder.assemble(config, target, sets=sets or (), force=force))
             return 0
@@ -69,20 +71,25 @@ def command(
 
     lock_path = lock or locks.path_of(config)
     result = pack(loaded, target, force=force, frozen=lock_path if frozen else None, offline=offline)
-    if not frozen:
+    if not frozen and (lock is not None or (config.is_file() and not _is_of_the_kernel(config))):
         _write_lock(lock_path, result.sources, asked=lock is not None)
     print(target)
     return 0
 
 
 def _write_lock(path: Path, rows: Sequence[Source], *, asked: bool) -> None:
-    """Beside the config, where there may be no place: configs are read from pipes and read-only folders."""
+    """Beside the config, where there may be no place."""
     from imgvm.pack import lock
 
     try:
-        if (asked or path.parent.is_dir()) and lock.write(path, rows):
+        if lock.write(path, rows):
             log.verbose(f"wrote {path}")
     except OSError as error:
         if asked:
             raise
         log.info(f"no lock is written: {path}: {error.strerror}")
+
+
+def _is_of_the_kernel(config: Path) -> bool:
+    """Names such as /dev/stdin and /dev/fd/63, beside which nothing belongs."""
+    return config.absolute().parts[:2] in (("/", "dev"), ("/", "proc"))

@@ -65,8 +65,9 @@ def test_agrees_with_this_processor(differential: Path, bits: str) -> None:
     check(differential, "--bits", bits, "--seed", "1", "--count", "500000" if bits == "64" else "250000")
 
 
-def test_agrees_translated(differential: Path) -> None:
-    check(differential, "--translate", "--seed", "4", "--count", "400000")
+@BITS
+def test_agrees_translated(differential: Path, bits: str) -> None:
+    check(differential, "--translate", "--bits", bits, "--seed", "4", "--count", "400000" if bits == "64" else "200000")
 
 
 @BITS
@@ -89,5 +90,4 @@ def test_undefined_opcodes(differential: Path, bits: str) -> None:
 def test_ten_million(differential: Path, bits: str, seed: int) -> None:
     check(differential, "--bits", bits, "--seed", str(seed), "--count", "1000000")
     check(differential, "--bits", bits, "--any-opcode", "--seed", str(seed), "--count", "1000000")
-    if bits == "64":
-        check(differential, "--translate", "--seed", str(seed + 100), "--count", "1000000")
+    check(differential, "--translate", "--bits", bits, "--seed", str(seed + 100), "--count", "1000000")

@@ -159,8 +159,9 @@ static inline void world_init_as(struct world *w, enum cpu_vendor vendor)
     w->vector = -1;
     CHECK_EQ(guest_mem_init(&w->mem, &err), 0);
     CHECK_EQ(guest_mem_add(&w->mem, 0, 4 << 20, false, &err), 0);
-    struct cpu_options options = {.id = 0, .count = 1, .translator = WORLD_TRANSLATOR, .vendor = vendor,
-                                  .count_instructions = WORLD_COUNTS};
+    struct cpu_options options = {.id = 0, .count = 1, .translator = WORLD_TRANSLATOR, .translate_after = WORLD_TRANSLATE_AFTER, .vendor = vendor,
+                                  .count_instructions = WORLD_COUNTS, .block_bytes = WORLD_BLOCK_BYTES,
+                                  .code_bytes = WORLD_CODE_BYTES};
     w->cpu = cpu_create(&callbacks, w, &w->mem, &options, &err);
     CHECK(w->cpu != NULL);
 

@@ -6,6 +6,15 @@
 #ifndef WORLD_NAME_CODE
 #define WORLD_NAME_CODE NULL
 #endif
+#ifndef WORLD_BLOCK_BYTES
+#define WORLD_BLOCK_BYTES 0
+#endif
+#ifndef WORLD_CODE_BYTES
+#define WORLD_CODE_BYTES 0
+#endif
+#ifndef WORLD_TRANSLATE_AFTER
+#define WORLD_TRANSLATE_AFTER 0
+#endif
 #ifndef WORLD_COUNTS
 #define WORLD_COUNTS false
 #endif

@@ -254,7 +254,7 @@ KNOWN(wide_store)
     UNUSED;
     return c->decoded > 0 && (c->insn.flags & INSN_MEM) &&
            (!strcmp(what, "memory") || !strcmp(what, "accesses") || stopped_in(theirs) >= 0) &&
-           (c->insn.osize > 2 || !strcmp(what, "accesses")) &&
+           (c->insn.osize > 2 || !strcmp(what, "accesses") || stopped_in(ours) == EXC_PF) &&
            (c->insn.op == OP_SLDT || c->insn.op == OP_STR || c->insn.op == OP_SMSW || c->insn.op == OP_MOV_FROM_SREG);
 }
 
@@ -462,11 +462,12 @@ KNOWN(return_to_anything)
            (!(theirs->state.segment[CS].attributes & SEG_S) || stopped_in(theirs) == EXC_UD);
 }
 
-KNOWN(gate_error_code)
+KNOWN(odd_vectors)
 {
     UNUSED;
-    return c->decoded > 0 && c->insn.op == OP_INT && mode_infos[c->mode].user && stopped_in(ours) == EXC_GP &&
-           stopped_in(theirs) == EXC_GP && !strcmp(what, "memory");
+    uint8_t vector = (uint8_t)c->insn.imm;
+    return c->decoded > 0 && c->insn.op == OP_INT && stopped_in(theirs) == EXC_GP &&
+           (vector == 0x17 || (vector >= 0x19 && vector <= 0x1b));
 }
 
 static const struct known known[] = {
@@ -524,9 +525,9 @@ static const struct known known[] = {
      "(SDM vol. 2, SYSRET: in ring 0), and a paravirtual one's ring 3 never has NT", return_to_32},
     {"KVM's IRET in long mode reports error code 0 where SDM vol. 2, IRET has the selector", iret_error_code},
     {"KVM's INS reads the port before it looks at the destination (SDM vol. 1, 19.3: faults come first)", port_first},
-    {"this KVM reports error code 0 where INT meets a gate that ring 3 may not use; the vector and the IDT bit are in it "
-     "(SDM vol. 3, 6.13; vol. 2, INT)",
-     gate_error_code},
+    {"this KVM answers INT 17h and 19h to 1Bh with #GP(0), whatever the gate; where ring 3 may not use it, the vector and "
+     "the IDT bit are in the error code (SDM vol. 3, 6.13; vol. 2, INT), as the host's processor has it",
+     odd_vectors},
     {"KVM's ENTER does not try the new top of the stack (SDM vol. 2, ENTER: #SS, #PF)", enter_top},
     {"KVM's emulator reads 32-bit addresses of the reserved NOPs (0F 19, 1C, 1D) under 67; the host's processor does not",
      nop_address_size},

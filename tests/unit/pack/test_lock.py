@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -116,3 +118,16 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     assert lock.write(tmp_path / "x.lock", rows)
     assert not lock.write(tmp_path / "x.lock", rows)
     assert lock.read(tmp_path / "x.lock") == rows
+
+
+def test_where_no_lock_belongs(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = [sys.executable, "-m", "imgvm", "-q", "pack", "/dev/stdin", "-o", "piped.img"]
+    text = "version: 1\nboot: {kernel: {bundled: true}}\n"
+    (folder / "plain.yaml").write_text(text)
+    with (folder / "plain.yaml").open() as stream:
+        done = subprocess.run(words, stdin=stream, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not Path("/dev/stdin.lock").exists() and not list(folder.glob("*.lock"))
+    assert main(["unpack", "piped.img", "unpacked"]) == 0
+    assert main(["pack", "unpacked", "--frozen", "-o", "x.img"]) == 125
+    assert "was unpacked from an image" in capfd.readouterr().err

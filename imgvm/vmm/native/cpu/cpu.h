@@ -82,6 +82,7 @@ struct cpu_options {
     const struct feature_set *features; /* of those it offers, what it is to have; NULL: all but LA57 */
     enum cpu_vendor vendor;             /* AUTO is Intel */
     const struct translator_ops *translator; /* NULL: interpret everything */
+    size_t block_bytes, code_bytes; /* room for decoded and for translated blocks; 0: what is good for so many processors */
     unsigned translate_after; /* interpretations of a block before it is translated */
     bool count_instructions;  /* translated code counts its instructions (cpu_instructions) and calls of executors, too */
     uint32_t traced;          /* kinds of events (base/trace.h), a bit each, that are told to `trace` */

@@ -188,3 +188,24 @@ void guest_mem_mark_code(const struct guest_region *region, uint64_t gpa, uint32
     size_t page = (gpa - region->gpa) / GUEST_PAGE_SIZE;
     atomic_fetch_or(&region->code_granules[page], granule_mask((uint32_t)(gpa % GUEST_PAGE_SIZE), size));
 }
+
+bool guest_mem_settle_code(struct guest_mem *mem, const struct guest_region *region, uint64_t gpa, uint32_t size)
+{
+    _Atomic uint32_t *granules = &region->code_granules[(gpa - region->gpa) / GUEST_PAGE_SIZE];
+    uint32_t before = atomic_load(granules), more = granule_mask((uint32_t)(gpa % GUEST_PAGE_SIZE), size);
+    bool counted = false;
+    do {
+        if (!before && !counted) { /* before the mark: who sees the mark sees this */
+            atomic_fetch_add(&mem->code_settling, 1);
+            counted = true;
+        }
+    } while (!atomic_compare_exchange_weak(granules, &before, before | more));
+    if (counted && before)
+        atomic_fetch_sub(&mem->code_settling, 1);
+    return !before;
+}
+
+void guest_mem_code_settled(struct guest_mem *mem)
+{
+    atomic_fetch_sub(&mem->code_settling, 1);
+}

@@ -32,6 +32,7 @@ struct guest_mem {
     unsigned count;
     uint64_t ram_bytes;
     _Atomic uint32_t *code_epoch; /* one word: bumped with any page's code_generation */
+    _Atomic uint32_t code_settling; /* pages that have become code, and not all processors have seen it yet */
     /* Called after code_epoch was bumped, on whatever thread did it; NULL: nobody asks. */
     void (*code_changed)(void *opaque);
     void *code_changed_opaque;
@@ -58,5 +59,8 @@ unsigned guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t s
 void guest_mem_forget_code(const struct guest_mem *mem);
 /* The bytes at gpa (size <= 4096, inside one page) are about to be cached as code. */
 void guest_mem_mark_code(const struct guest_region *region, uint64_t gpa, uint32_t size);
+/* The same. true: the page had no code before, and counts as settling until guest_mem_code_settled. */
+bool guest_mem_settle_code(struct guest_mem *mem, const struct guest_region *region, uint64_t gpa, uint32_t size);
+void guest_mem_code_settled(struct guest_mem *mem);
 
 #endif

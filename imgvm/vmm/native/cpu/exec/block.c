@@ -9,17 +9,28 @@
 #include "exec.h"
 #include "exec_select.h"
 
-#define HASH_BITS 16
-#define ARENA_BYTES_MAX (48u << 20)
-#define ARENA_BYTES_MIN (8u << 20)
-#define ARENA_BYTES_MACHINE (96u << 20) /* that all processors share in */
+#define HASH_BITS 15
+#define ARENA_BYTES_MAX (24u << 20)
+#define ARENA_BYTES_MIN (2u << 20)
+#define ARENA_BYTES_MACHINE (32u << 20) /* that all processors share in */
+#ifndef SEGMENTS
+#define SEGMENTS 64u
+#endif
+
+/* Blocks lie in segments, which are filled one after another and emptied as a whole: by CLOCK, an approximation of LRU. */
+struct segment {
+    uint8_t *blocks; /* touched as it fills */
+    size_t used;
+    uint8_t seen;    /* one of its blocks was entered, as far as anybody saw, since the hand passed */
+};
 
 struct block_cache {
     struct block *hash[1u << HASH_BITS];
-    uint8_t *arena; /* touched as it fills */
-    size_t used, size;
+    uint8_t *arena;
+    size_t segment_bytes;
+    struct segment segments[SEGMENTS], *filling;
     struct block *scratch; /* for block_single */
-    uint64_t flushes;
+    uint64_t flushes;      /* times that blocks went */
     uint8_t *coverage; /* NULL but in builds that ask which rows are executed */
 };
 
@@ -28,13 +39,18 @@ static size_t block_bytes(unsigned count)
     return align_up(sizeof(struct block) + count * sizeof(struct uop), 64);
 }
 
-struct block_cache *block_cache_create(unsigned processors)
+struct block_cache *block_cache_create(unsigned processors, size_t bytes)
 {
     struct block_cache *cache = calloc(1, sizeof *cache);
     if (!cache)
         return NULL;
-    cache->size = align_up(MAX(MIN(ARENA_BYTES_MACHINE / MAX(processors, 1u), ARENA_BYTES_MAX), ARENA_BYTES_MIN), 64);
-    cache->arena = aligned_alloc(64, cache->size);
+    if (!bytes)
+        bytes = MAX(MIN(ARENA_BYTES_MACHINE / MAX(processors, 1u), ARENA_BYTES_MAX), ARENA_BYTES_MIN);
+    cache->segment_bytes = align_up(MAX(bytes / SEGMENTS, 2 * block_bytes(BLOCK_MAX_INSNS + 1)), 64);
+    cache->arena = aligned_alloc(64, SEGMENTS * cache->segment_bytes);
+    for (unsigned i = 0; cache->arena && i < SEGMENTS; i++)
+        cache->segments[i].blocks = cache->arena + i * cache->segment_bytes;
+    cache->filling = cache->segments;
     cache->scratch = aligned_alloc(64, block_bytes(2));
     if (!cache->arena || !cache->scratch) {
         block_cache_destroy(cache);
@@ -62,11 +78,60 @@ static void cache_flush(struct cpu *cpu)
         cpu->translator_ops->forget(cpu, cpu->translator);
     for (unsigned i = 0; i < ARRAY_LEN(cache->hash); i++)
         cache->hash[i] = NULL;
-    cache->used = 0;
+    for (unsigned i = 0; i < SEGMENTS; i++)
+        cache->segments[i].used = cache->segments[i].seen = 0;
     cpu->block = NULL;
     cache->flushes++;
     cpu->counts.blocks_emptied++;
     mmu_forget_blocks(&cpu->mmu);
+}
+
+static struct block **hash_slot(struct block_cache *cache, uint64_t gpa)
+{
+    return &cache->hash[(gpa ^ gpa >> HASH_BITS) % ARRAY_LEN(cache->hash)];
+}
+
+static void hash_remove(struct block_cache *cache, const struct block *block)
+{
+    struct block **link = hash_slot(cache, block->gpa);
+    while (*link && *link != block)
+        link = &(*link)->hash_next;
+    if (*link) /* else it was stale, and has left already */
+        *link = block->hash_next;
+}
+
+/* Links to its blocks are known by the number of evictions to be old (block_key). */
+static void segment_evict(struct cpu *cpu, struct segment *segment)
+{
+    struct block_cache *cache = cpu->blocks;
+    for (size_t at = 0; at < segment->used;) {
+        struct block *block = (struct block *)(segment->blocks + at);
+        at += block_bytes(block->count + 1);
+        hash_remove(cache, block);
+        if (block->translated)
+            cpu->translator_ops->forget_block(cpu, cpu->translator, block);
+        if (cpu->block == block)
+            cpu->block = NULL;
+    }
+    segment->used = 0;
+    cache->flushes++;
+    cpu->blocks_evicted++;
+    cpu->counts.blocks_emptied++;
+}
+
+/* The next segment whose blocks seem not to have been entered since the hand came by. */
+static void segment_next(struct cpu *cpu)
+{
+    struct block_cache *cache = cpu->blocks;
+    for (;;) {
+        struct segment *segment = cache->filling == &cache->segments[SEGMENTS - 1] ? cache->segments : cache->filling + 1;
+        cache->filling = segment;
+        if (!segment->seen)
+            break;
+        segment->seen = false;
+    }
+    if (cache->filling->used)
+        segment_evict(cpu, cache->filling);
 }
 
 static void block_end(struct cpu *cpu, const struct uop *u)
@@ -265,9 +330,10 @@ static size_t page_index(const struct guest_region *region, uint64_t gpa)
 static struct block *block_begin(struct cpu *cpu, const struct guest_region *region, uint64_t gpa)
 {
     struct block_cache *cache = cpu->blocks;
-    if (cache->used + block_bytes(BLOCK_MAX_INSNS + 1) > cache->size)
-        cache_flush(cpu);
-    struct block *block = (struct block *)(cache->arena + cache->used);
+    if (cache->filling->used + block_bytes(BLOCK_MAX_INSNS + 1) > cache->segment_bytes)
+        segment_next(cpu);
+    struct block *block = (struct block *)(cache->filling->blocks + cache->filling->used);
+    block->seen = &cache->filling->seen;
     block->links[0] = block->links[1] = (struct block_link){0};
     block->translated = NULL;
     block->runs = block->incoming = 0;
@@ -291,37 +357,35 @@ static bool lost_its_thunks(struct cpu *cpu)
     return true;
 }
 
-/* The bytes at gpa are code from now on; true: the page had none before. */
-static bool mark_code(const struct guest_region *region, uint64_t gpa, uint32_t size)
+/* The bytes at gpa are code from now on. If the page had none before, write translations of it must go, here and on every
+ * processor; while another processor sees to that, what was decoded may be written unseen as well. `settled`: that was seen
+ * to for this block. true: what was written in the meantime shows in a second decoding. */
+static bool mark_code(struct cpu *cpu, const struct guest_region *region, uint64_t gpa, uint32_t size, bool settled)
 {
-    bool first = !atomic_load_explicit(&region->code_granules[page_index(region, gpa)], memory_order_relaxed);
-    guest_mem_mark_code(region, gpa, size);
-    return first;
-}
-
-/* Write translations of a page that has become code must go, here and on every processor. true: what was written in the
- * meantime shows in a second decoding. */
-static bool code_page_added(struct cpu *cpu, uint64_t gpa)
-{
-    mmu_drop_writes(&cpu->mmu, gpa);
-    if (!cpu->callbacks.code_page_added)
+    struct guest_mem *mem = cpu->mmu.mem;
+    bool first = guest_mem_settle_code(mem, region, gpa, size);
+    if (likely(!first && (settled || !atomic_load(&mem->code_settling))))
         return false;
-    cpu->callbacks.code_page_added(cpu->opaque);
-    return true;
+    mmu_drop_writes(&cpu->mmu, gpa);
+    if (cpu->callbacks.code_page_added)
+        cpu->callbacks.code_page_added(cpu->opaque);
+    if (first)
+        guest_mem_code_settled(mem);
+    return cpu->callbacks.code_page_added;
 }
 
 static struct block *block_enter(struct cpu *cpu, struct block *block)
 {
     struct block_cache *cache = cpu->blocks;
-    struct block **slot = &cache->hash[(block->gpa ^ block->gpa >> HASH_BITS) % ARRAY_LEN(cache->hash)];
+    struct block **slot = hash_slot(cache, block->gpa);
     block->hash_next = *slot;
     *slot = block;
-    cache->used += block_bytes(block->count + 1);
+    cache->filling->used += block_bytes(block->count + 1);
     cpu->counts.blocks_decoded++;
     return block;
 }
 
-static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entry, uint64_t gpa)
+static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entry, uint64_t gpa, bool settled)
 {
     const struct guest_region *region = entry->region;
     struct block *block = block_begin(cpu, region, gpa);
@@ -333,11 +397,11 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
     }
     block_decode(cpu, block, region->host + (gpa - region->gpa), room, COVERAGE_MOST_INSNS);
     if (unlikely(lost_its_thunks(cpu)))
-        return block_build(cpu, entry, gpa);
+        return block_build(cpu, entry, gpa, settled);
     if (!block->count)
         return NULL;
-    if (mark_code(region, gpa, block->bytes) && code_page_added(cpu, gpa))
-        return block_build(cpu, entry, gpa);
+    if (mark_code(cpu, region, gpa, block->bytes, settled))
+        return block_build(cpu, entry, gpa, true);
     return block_enter(cpu, block);
 }
 
@@ -348,7 +412,7 @@ static bool may_cross(const struct cpu *cpu, uint64_t linear)
 }
 
 /* An instruction, at gpa, that goes on in the next page. */
-static struct block *block_build_across(struct cpu *cpu, struct fetch_entry low, uint64_t linear)
+static struct block *block_build_across(struct cpu *cpu, struct fetch_entry low, uint64_t linear, bool settled)
 {
     const struct fetch_entry high = *fetch_page(cpu, align_down(linear, GUEST_PAGE_SIZE) + GUEST_PAGE_SIZE);
     if (!high.region)
@@ -364,12 +428,12 @@ static struct block *block_build_across(struct cpu *cpu, struct fetch_entry low,
         bytes[i] = i < have ? low.region->host[gpa - low.region->gpa + i] : high.region->host[high.gpa - high.region->gpa + i - have];
     block_decode(cpu, block, bytes, INSN_MAX_BYTES, 1);
     if (unlikely(lost_its_thunks(cpu)))
-        return block_build_across(cpu, low, linear);
+        return block_build_across(cpu, low, linear, settled);
     if (block->bytes <= have)
         return block_single(cpu); /* written in the meantime */
-    bool again = mark_code(low.region, gpa, have) && code_page_added(cpu, gpa);
-    again |= mark_code(high.region, high.gpa, block->bytes - have) && code_page_added(cpu, high.gpa);
-    return again ? block_build_across(cpu, low, linear) : block_enter(cpu, block);
+    bool again = mark_code(cpu, low.region, gpa, have, settled);
+    again |= mark_code(cpu, high.region, high.gpa, block->bytes - have, settled);
+    return again ? block_build_across(cpu, low, linear, true) : block_enter(cpu, block);
 }
 
 /* The page in which it goes on is still that. */
@@ -386,7 +450,7 @@ static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
     if (unlikely(!entry->region) || unlikely(cpu->points.code && points_on_page(&cpu->points, linear)))
         return block_single(cpu);
     uint64_t gpa = entry->gpa + linear % GUEST_PAGE_SIZE;
-    struct block **link = &cpu->blocks->hash[(gpa ^ gpa >> HASH_BITS) % ARRAY_LEN(cpu->blocks->hash)];
+    struct block **link = hash_slot(cpu->blocks, gpa);
     while (*link) {
         struct block *block = *link;
         if (block->gpa == gpa && block->mode == cpu->mode && block->user == (cpu->cpl == 3)) {
@@ -400,10 +464,10 @@ static struct block *block_lookup(struct cpu *cpu, uint64_t linear)
         }
         link = &block->hash_next;
     }
-    struct block *block = block_build(cpu, entry, gpa);
+    struct block *block = block_build(cpu, entry, gpa, false);
     if (block)
         return block;
-    return may_cross(cpu, linear) ? block_build_across(cpu, found, linear) : block_single(cpu);
+    return may_cross(cpu, linear) ? block_build_across(cpu, found, linear, false) : block_single(cpu);
 }
 
 /* linear UINT64_MAX: to be computed, with the segment's base and limit. */
@@ -427,6 +491,7 @@ struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key)
         if (flushes != cpu->blocks->flushes)
             return block; /* `from` is gone */
     }
+    *block->seen = true;
     if (!cpu->code64 && unlikely(cpu->rip + block->bytes - 1 > cpu->s.segment[CS].limit))
         return block_single(cpu); /* decoded when the segment was longer */
     if (from && cpu->code64) {

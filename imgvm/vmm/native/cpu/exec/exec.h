@@ -40,6 +40,8 @@ struct translator_ops {
     bool (*run)(struct cpu *cpu, struct translator *translator, struct block *block);
     /* This processor wrote code of the page at gpa: nothing made from it may be entered any more. */
     void (*code_written)(struct cpu *cpu, struct translator *translator, uint64_t gpa);
+    /* This one is about to go. */
+    void (*forget_block)(struct cpu *cpu, struct translator *translator, struct block *block);
     /* All blocks are about to go. */
     void (*forget)(struct cpu *cpu, struct translator *translator);
 };
@@ -80,6 +82,7 @@ struct block {
     uint32_t incoming;       /* the first exit that leads here, 0: none */
     uint32_t exits, exit_count; /* its own: numbers from `exits` */
     bool flags_dead;         /* overwrites all status flags before anything can see them */
+    uint8_t translated_segment;
     bool interpret;          /* not worth another try */
     uint64_t gpa;
     const _Atomic uint32_t *generation_now; /* of the page; differs from `generation` once the code was written */
@@ -92,6 +95,7 @@ struct block {
     bool user;    /* decoded for CPL 3: privileges do not share blocks */
     uint16_t count, bytes;
     struct block *hash_next;
+    uint8_t *seen; /* set when it is entered; its segment's (block.c) */
     struct uop uops[];
 };
 
@@ -150,6 +154,7 @@ struct cpu {
     _Atomic uint32_t pending; /* something may want a look between instructions: what translated code polls */
     uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
     int32_t budget;        /* blocks until the clock is looked at */
+    uint32_t blocks_evicted; /* times that some went (block.c) */
     uint32_t pauses;       /* PAUSE instructions so far */
     uint64_t instructions;
     uint64_t count_limit;  /* cpu_run_count: stop at this many instructions; UINT64_MAX: none */
@@ -582,17 +587,18 @@ uint64_t cpu_tsc(struct cpu *cpu);
 /* ---- block.c ---- */
 
 struct block_cache;
-struct block_cache *block_cache_create(unsigned processors); /* of the machine */
+/* `processors`: of the machine; `bytes`: for decoded blocks, 0: what is good for so many processors. */
+struct block_cache *block_cache_create(unsigned processors, size_t bytes);
 void block_cache_destroy(struct block_cache *cache);
 /* The block at cpu->rip (raises on a fetch fault), cached or decoded now. */
 struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
 
-/* What a linear address means: the epoch (struct mmu), mode and privilege (6 bits), and the number of writes to code so
- * far, cut to 26 bits. */
+/* What a linear address means: the epoch (struct mmu), mode and privilege (6 bits), and the number of writes to code and of
+ * evictions of blocks so far, which only grow, cut to 26 bits. */
 static inline uint64_t block_key(const struct cpu *cpu)
 {
     uint32_t written = atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire);
-    return mmu_code_key(&cpu->mmu) | (uint64_t)written << 38;
+    return mmu_code_key(&cpu->mmu) | (uint64_t)(written + cpu->blocks_evicted) << 38;
 }
 static inline struct block *block_find(struct cpu *cpu)
 {

@@ -28,7 +28,7 @@ _Static_assert(offsetof(struct native_head, flags) == CPU_CC_OFFSET, "thunks hav
 /* memory: host address of the memory operand; anything when there is none. */
 typedef void (*native_fn)(void *cpu, void *memory);
 
-#define NATIVE_TABLE_SLOTS 65536 /* a power of two */
+#define NATIVE_TABLE_SLOTS 16384 /* a power of two */
 
 struct native_slot {
     uint64_t key[2]; /* everything the code depends on; key[0] 0: free */

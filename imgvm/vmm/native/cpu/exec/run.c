@@ -25,7 +25,7 @@ static _Noreturn void raise(struct cpu *cpu, const struct uop *u, uint8_t vector
         cpu_uncount(cpu, u, false);
     } else if (cpu->in_soft_interrupt) {
         cpu->rip = cpu->soft_interrupt_rip;
-        cpu->instructions--; /* it did not happen; it was the last of its block */
+        cpu->instructions -= !cpu->uncounted; /* it did not happen; it was the last of its block */
     }
     cpu->in_soft_interrupt = false;
     cpu->trap = cpu->resumed = 0;

@@ -233,7 +233,7 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     if (options->vendor != CPU_VENDOR_AUTO)
         cpu->cpuid.vendor = options->vendor;
     cpu->self = cpu;
-    cpu->blocks = block_cache_create(options->count);
+    cpu->blocks = block_cache_create(options->count, options->block_bytes);
     cpu->native = native_cache_create(err);
     cpu->exec_table = calloc(OP_COUNT, sizeof *cpu->exec_table);
     if (options->translator)

@@ -158,7 +158,7 @@ static void poll_cold(struct emitter *e, const struct cold *cold)
     if (cold->rcx_in_t1)
         mov_rr(&e->a, H_RCX, T1);
     flags_to_cc_from(e, &cold->flags);
-    branch_uncount(e, e->block->count - cold->index);
+    branch_uncount(e, cold->uncounted ? 0 : e->block->count - cold->index);
     mov_imm64(&e->a, T0, e->rip + emit_uop(e, cold->index)->offset);
     jit_put_jump(e->jit, &e->a, e->jit->leave_at);
 }

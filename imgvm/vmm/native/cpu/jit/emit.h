@@ -50,6 +50,7 @@ struct cold {
     unsigned exit;     /* COLD_EXIT, COLD_TAIL */
     int32_t moved_rsp; /* COLD_RETURN: to be taken back before the executor runs */
     bool rcx_in_t1;    /* COLD_POLL */
+    bool uncounted;    /* COLD_POLL: the block's instructions have not been counted yet */
 };
 
 /* Accesses by the same registers, checked together: [low, high) of base + index * scale, as they were when `anchor` was. */

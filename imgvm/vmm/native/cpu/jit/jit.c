@@ -354,15 +354,17 @@ static uint64_t resume_after_trap(const void *elsewhere, uint64_t rip)
 {
     const struct translator *jit = elsewhere;
     uint64_t pc = rip - (uint64_t)jit->executable;
-    unsigned low = 0, high = jit->trap_count;
+    unsigned low = 0, high, count;
+    const struct jit_trap *traps = jit_segment_traps(jit, pc, &count);
+    high = count;
     while (low < high) {
         unsigned middle = (low + high) / 2;
-        if (jit->traps[middle].pc < pc)
+        if (traps[middle].pc < pc)
             low = middle + 1;
         else
             high = middle;
     }
-    return low < jit->trap_count && jit->traps[low].pc == pc ? (uint64_t)jit->executable + jit->traps[low].cold : 0;
+    return low < count && traps[low].pc == pc ? (uint64_t)jit->executable + traps[low].cold : 0;
 }
 
 static void jit_destroy(struct translator *jit)
@@ -371,7 +373,7 @@ static void jit_destroy(struct translator *jit)
         return;
     code_memory_unmap(&jit->memory);
     free(jit->exits);
-    free(jit->traps);
+    free(jit->all_traps);
     free(jit->jumps);
     free(jit);
 }
@@ -392,10 +394,8 @@ static void make_stubs(struct translator *jit)
 
 static bool allocate(struct cpu *cpu, struct translator *jit)
 {
-    jit->exits = malloc(JIT_EXITS * sizeof *jit->exits);
-    jit->traps = malloc(JIT_TRAPS * sizeof *jit->traps);
     jit->jumps = calloc(JIT_JUMPS, sizeof *jit->jumps);
-    return jit->exits && jit->traps && jit->jumps && (!jit->count || watch_executors(cpu));
+    return jit->jumps && (!jit->count || watch_executors(cpu));
 }
 
 static struct translator *jit_create(struct cpu *cpu, const struct cpu_options *options, imgvm_error *err)
@@ -408,18 +408,19 @@ static struct translator *jit_create(struct cpu *cpu, const struct cpu_options *
     jit->count = options->count_instructions;
     jit->perf_map = cpu->callbacks.name_code;
     jit->counts = &cpu->counts;
-    bool good = code_memory_map(&jit->memory, JIT_CODE_BYTES, jit->perf_map, err) == 0;
-    if (good && !allocate(cpu, jit)) {
-        error_set(err, ENOMEM, "out of memory for the translator");
-        good = false;
+    bool good = code_memory_map(&jit->memory, jit_code_bytes(options->count, options->code_bytes), jit->perf_map, err) == 0;
+    if (good) {
+        jit->writable = jit->memory.writable;
+        jit->executable = jit->memory.executable;
+        make_stubs(jit);
+        good = jit_segments_create(jit) && allocate(cpu, jit);
+        if (!good)
+            error_set(err, ENOMEM, "out of memory for the translator");
     }
     if (!good) {
         jit_destroy(jit);
         return NULL;
     }
-    jit->writable = jit->memory.writable;
-    jit->executable = jit->memory.executable;
-    make_stubs(jit);
     if (jit->perf_map)
         perf_map_stubs(cpu, jit);
     cpu->translated_jumps = jit->jumps;
@@ -520,6 +521,7 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
     cpu->uncounted = !jit->count;
     cpu->counts.entered++;
+    *block->seen = jit->segments[block->translated_segment].seen = true;
     enter(block->translated);
     cpu->uncounted = false;
     if (cpu->link_from)
@@ -528,4 +530,11 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     return true;
 }
 
-const struct translator_ops jit_translator = {jit_create, jit_destroy, jit_attach_thread, jit_ready, jit_run, jit_code_written, jit_forget};
+static void jit_forget_block(struct cpu *cpu, struct translator *jit, struct block *block)
+{
+    (void)cpu;
+    jit_kill(jit, block);
+}
+
+const struct translator_ops jit_translator = {jit_create, jit_destroy, jit_attach_thread, jit_ready, jit_run, jit_code_written,
+                                              jit_forget_block, jit_forget};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The translator: a hot block of 64-bit code becomes host code. It consumes the very uops that the interpreter runs; an
+/* The translator: a hot block becomes host code. It consumes the very uops that the interpreter runs; an
  * instruction without an emitter calls its executor. See docs/engine.md for the register map.
  *
  * Host registers while translated code runs:

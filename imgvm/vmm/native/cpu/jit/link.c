@@ -173,9 +173,7 @@ void jit_forget(struct cpu *cpu, struct translator *jit)
     jit->across = NULL;
     for (unsigned i = 0; i < JIT_JUMPS; i++)
         jit->jumps[i].code = NULL, jit->jumps[i].key = UINT64_MAX;
-    jit->used = jit->first_free;
-    jit->cold_used = JIT_COLD_AT;
-    jit->exit_count = jit->trap_count = 0;
+    jit_segments_reset(jit);
     jit->crossing = 0;
     jit->counts->translator_emptied++;
     cpu->link_from = 0;

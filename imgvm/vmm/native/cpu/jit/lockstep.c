@@ -487,6 +487,11 @@ static void lockstep_code_written(struct cpu *cpu, struct translator *translator
     jit_translator.code_written(cpu, translator, gpa);
 }
 
+static void lockstep_forget_block(struct cpu *cpu, struct translator *translator, struct block *block)
+{
+    jit_translator.forget_block(cpu, translator, block);
+}
+
 static void lockstep_forget(struct cpu *cpu, struct translator *translator)
 {
     jit_translator.forget(cpu, translator);
@@ -498,4 +503,4 @@ const struct lockstep_counts *lockstep_counts(const struct cpu *cpu)
 }
 
 const struct translator_ops lockstep_translator = {lockstep_create, lockstep_destroy, lockstep_attach_thread, lockstep_ready,
-                                                   lockstep_run, lockstep_code_written, lockstep_forget};
+                                                   lockstep_run, lockstep_code_written, lockstep_forget_block, lockstep_forget};

@@ -445,7 +445,7 @@ static bool is_moffs(const struct insn *in)
     return in->flags & INSN_MEM && !in->modrm && in->base == INSN_REG_NONE && in->index == INSN_REG_NONE;
 }
 
-/* Outside 64-bit mode: flat segments are as if there were none. */
+/* Outside 64-bit mode flat segments are as if there were none. */
 static void plan_memory(struct plan *plan, const struct cpu *cpu)
 {
     struct insn *in = &plan->memory.in;

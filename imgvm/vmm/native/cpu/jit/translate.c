@@ -514,18 +514,14 @@ static bool targets_fit(const struct block *block, uint64_t rip)
     return fit || block->mode != INSN_MODE_64;
 }
 
-static bool has_room(const struct translator *jit)
-{
-    return jit->trap_count + 2 * BLOCK_MAX_INSNS <= JIT_TRAPS && jit->used + JIT_BLOCK_BYTES <= JIT_COLD_AT &&
-           jit->cold_used + JIT_BLOCK_BYTES <= JIT_CODE_BYTES && jit->exit_count + 2 * BLOCK_MAX_INSNS < JIT_EXITS;
-}
-
 /* See jit_expect_epoch. */
 static void put_epoch_check(struct emitter *e)
 {
     op_gs(&e->a, OPC(0x81), ALU_CMP, CPU(mmu.epoch));
     put32(&e->a, 0);
-    emit_cold(e, COLD_POLL, 0)->patch = put_jcc(&e->a, CC_NE);
+    struct cold *cold = emit_cold(e, COLD_POLL, 0);
+    cold->patch = put_jcc(&e->a, CC_NE);
+    cold->uncounted = true;
 }
 
 /* The instructions, from wherever the flags are at the first. */
@@ -583,10 +579,8 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
         block->interpret = true;
         return false;
     }
-    if (!has_room(jit)) {
-        jit_forget(cpu, jit);
-        return false;
-    }
+    if (!jit_segment_has_room(jit))
+        jit_segment_next(cpu, jit);
     struct emitter e;
     e.a = (struct assembler){jit->writable + jit->used};
     e.cpu = cpu;
@@ -621,6 +615,7 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     block->exit_count = jit->exit_count + 1 - block->exits;
     block->translated = jit_rx(jit, start);
     block->translated_rip = rip;
+    block->translated_segment = (uint8_t)jit->filling;
     block->translated_mode = cpu->mmu.mode_key;
     jit_register(jit, block);
     jit->counts->translated++;

@@ -6,10 +6,12 @@
 #include "assembler.h"
 #include "jit.h"
 
-#define JIT_CODE_BYTES (64u << 20)
-#define JIT_COLD_AT (24u << 20) /* what is seldom run lies behind all that is run often, which is so the denser */
-#define JIT_EXITS (1u << 19)
-#define JIT_TRAPS (1u << 18)
+#define JIT_CODE_BYTES_MAX (32u << 20)
+#define JIT_CODE_BYTES_MIN (4u << 20)
+#define JIT_CODE_BYTES_MACHINE (48u << 20) /* that all processors share in */
+#ifndef JIT_SEGMENTS
+#define JIT_SEGMENTS 8u
+#endif
 #define JIT_PAGE_BUCKETS 4096u
 #define JIT_JUMPS 4096u
 #define JIT_BLOCK_BYTES 49152u /* that one block may need at most, here and there */
@@ -52,6 +54,16 @@ struct jit_jump {
     uint64_t spare;
 };
 
+/* A part of the code cache. What is seldom run lies behind all that is run often, which is so the denser. */
+struct jit_segment {
+    size_t hot, hot_end, cold, cold_end; /* offsets */
+    uint32_t first_exit;
+    struct jit_trap *traps;
+    unsigned trap_count;
+    bool seen; /* a block of it was entered from C since the hand passed */
+    bool full;
+};
+
 struct translator {
     struct code_memory memory;
     uint8_t *writable; /* those */
@@ -61,8 +73,13 @@ struct translator {
     const void *refill[2]; /* read, write */
     const void *enter_unit;
     struct jit_exit *exits; /* from number 1 */
+    struct jit_trap *all_traps;
+    uint32_t exits_a_segment, traps_a_segment;
+    struct jit_segment segments[JIT_SEGMENTS];
+    unsigned filling;
+    /* of the segment that is being filled */
     struct jit_trap *traps;
-    unsigned exit_count, trap_count;
+    unsigned exit_count, trap_count; /* its last exit's number */
     uint32_t crossing, crossing_epoch; /* the supervisor's links from page to page, and the epoch that they are good in */
     struct jit_jump *jumps;
     struct block *pages[JIT_PAGE_BUCKETS];
@@ -78,8 +95,7 @@ static inline const uint8_t *jit_rx(const struct translator *jit, const uint8_t 
     return jit->executable + (writable - jit->writable);
 }
 
-/* Translates `block`, which starts at linear address `rip`. false: not now (the cache is full), or never
- * (block->interpret). */
+/* Translates `block`, which starts at linear address `rip`. false: never (block->interpret). */
 bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block, uint64_t rip);
 /* jmp or jcc to a fixed piece of code */
 void jit_put_jump(const struct translator *jit, struct assembler *a, const void *target);
@@ -88,6 +104,18 @@ void jit_put_call(const struct translator *jit, struct assembler *a, const void 
 /* T0 = target rip, flags in cpu->cc: goes to its translation, if the table of computed jumps has it; `misses` are the
  * jumps to be patched for when it has not, with the target in cpu->rip. What is found there is canonical. */
 void jit_put_lookup(struct assembler *a, uint8_t *misses[2]);
+
+/* ---- segment.c ---- */
+
+/* Of a machine's processor; `wanted` 0: as many as are good. */
+size_t jit_code_bytes(unsigned processors, size_t wanted);
+bool jit_segments_create(struct translator *jit); /* after the fixed pieces; false: out of memory */
+void jit_segments_reset(struct translator *jit);
+bool jit_segment_has_room(const struct translator *jit); /* for any block */
+/* Makes room, perhaps at the cost of what was translated. Not while translated code is on the stack. */
+void jit_segment_next(struct cpu *cpu, struct translator *jit);
+/* The traps among which one at this offset would be. */
+const struct jit_trap *jit_segment_traps(const struct translator *jit, uint64_t pc, unsigned *count);
 
 /* ---- link.c ---- */
 
