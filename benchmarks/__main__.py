@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""python -m benchmarks [boot] [loops] [faults] [start] [disks] [disks-processor]
-[--against COMMIT] [--rounds N] [--write FILE]"""
+"""python -m benchmarks [WORKLOAD...] [--against COMMIT] [--rounds N] [--write FILE]"""
 
 from __future__ import annotations
 

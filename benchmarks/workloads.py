@@ -10,7 +10,7 @@ from pathlib import Path
 
 import platformdirs
 
-from benchmarks import peers
+from benchmarks import packing, peers
 from benchmarks.contest import AbsentError, Contest, Contestant
 from benchmarks.disks import disks, disks_processor
 from imgvm.config import Config
@@ -238,4 +238,5 @@ WORKLOADS: dict[str, Callable[[Path], Contest]] = {
     "start": start,
     "disks": disks,
     "disks-processor": disks_processor,
+    "rootfs": packing.rootfs,
 }

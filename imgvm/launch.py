@@ -157,7 +157,7 @@ def open_image(
         image.close()
         raise
     if writable is None:
-        writable = any(not disk.read_only and disk.embed for disk in machine.disks)
+        writable = any(not disk.read_only and disk.embed for disk in machine.attached)
     if writable:
         image.close()
         if scratch is None:
@@ -227,8 +227,8 @@ def drives(opened: Opened) -> list[Drive]:
 
     found: list[Drive] = []
     try:
-        for disk in (*opened.machine.disks[:1], *opened.machine.further_disks):
-            image = opened.image if disk in opened.machine.disks[:1] else _further_disk(opened, disk)
+        for disk in opened.machine.attached:
+            image = opened.image if disk == opened.machine.own_disk else _further_disk(opened, disk)
             found.append(Drive(image.handle, disk.read_only, disk.serial, image, disk.cache))
     except BaseException:
         for drive in found:
@@ -276,7 +276,7 @@ def build(opened: Opened, engine: str, watch: Watch | None = None) -> Vm:
     _check_host_memory(opened.machine.hardware.memory_bytes)
 
     vm = Vm(opened.machine, engine, program(opened), drives(opened), watch or NO_WATCH)
-    if not (opened.machine.disks or opened.machine.cloud_init):
+    if not opened.machine.attached:
         opened.image.close()
     return vm
 

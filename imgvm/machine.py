@@ -19,6 +19,7 @@ Document = dict[str, Any]
 
 DEFAULT_DISTRO = "debian:bookworm"
 DEFAULT_PACKAGE = "linux-image-cloud-amd64"
+ROOT_DISK = "root"
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,18 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Where the kernel comes from: exactly one of path, bundled, and (distro with package)."""
+    """Where the kernel comes from: exactly one of path, bundled, from_rootfs, and (distro with package)."""
 
     path: str | None = None  # relative to the config's folder
     distro: str | None = None  # debian:<suite>
     package: str | None = None
     bundled: bool = False  # imgvm's own greeting guest
+    from_rootfs: bool = False  # the newest of the root file system's /boot
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of the automatic initramfs: exactly one of source, content and link."""
+    """A file of the automatic initramfs or the root file system: exactly one of source, content and link."""
 
     path: str  # absolute, in the guest
     source: str | None = None  # on the packing host, relative to the config's folder
@@ -74,6 +76,38 @@ class Boot:
     @property
     def initrd_is_auto(self) -> bool:
         return self.initrd == ()
+
+
+@dataclass(frozen=True)
+class Rootfs:
+    """The root file system: exactly one of dir, tar, oci and registry."""
+
+    dir: str | None = None  # paths are relative to the config's folder
+    tar: tuple[str, ...] = ()
+    oci: str | None = None  # a layout or an archive
+    registry: str | None = None  # host/name:tag
+    format: str = "ext4"  # ext4 | squashfs | initramfs
+    size_bytes: int | None = None  # None: what the files need, and free_bytes
+    free_bytes: int = 64 * units.MIB
+    partition_table: str = "none"  # none | gpt | mbr
+    label: str = "root"
+    owner: str = "root"  # of a folder's files: root | keep
+    exclude: tuple[str, ...] = ()
+    files: tuple[File, ...] = ()
+    read_only: bool = False
+
+    @property
+    def is_disk(self) -> bool:
+        return self.format != "initramfs"
+
+    @property
+    def is_read_only(self) -> bool:
+        return self.read_only or self.format == "squashfs"
+
+    @property
+    def device(self) -> str:
+        """What Linux calls it: the first disk is it, or has it as its only partition."""
+        return "/dev/vda" if self.partition_table == "none" else "/dev/vda1"
 
 
 @dataclass(frozen=True)
@@ -141,6 +175,7 @@ class Machine:
     labels: Mapping[str, str] = field(default_factory=dict)
     hardware: Hardware = field(default_factory=Hardware)
     boot: Boot | None = None
+    rootfs: Rootfs | None = None
     disks: tuple[Disk, ...] = ()
     cloud_init: CloudInit | None = None
     console: Console = field(default_factory=Console)
@@ -151,9 +186,42 @@ class Machine:
     version: int = 1
 
     @property
+    def root_on_disk(self) -> Rootfs | None:
+        """`rootfs`, unless that is memory."""
+        return self.rootfs if self.rootfs is not None and self.rootfs.is_disk else None
+
+    @property
+    def own_disk(self) -> Disk | None:
+        """The image's own: that of the root file system, else the first of `disks`."""
+        if self.root_on_disk is not None:
+            return Disk(ROOT_DISK, read_only=self.root_on_disk.is_read_only, serial=ROOT_DISK)
+        return self.disks[0] if self.disks else None
+
+    @property
     def further_disks(self) -> tuple[Disk, ...]:
-        """Those that are not the image's own: of the config, and the seed."""
-        return (*self.disks[1:], *([SEED_DISK] if self.cloud_init is not None else []))
+        """Those behind it: the others of `disks`, and the seed."""
+        others = self.disks[1:] if self.root_on_disk is None else self.disks
+        return (*others, *([SEED_DISK] if self.cloud_init is not None else []))
+
+    @property
+    def attached(self) -> tuple[Disk, ...]:
+        """All that the guest has, in its order."""
+        return (*([self.own_disk] if self.own_disk is not None else []), *self.further_disks)
+
+    @property
+    def kernel_cmdline(self) -> str:
+        """`boot.cmdline`, and where the root file system is unless that says it."""
+        if self.boot is None:
+            return ""
+        words = self.boot.cmdline.split()
+        further = []
+        root = self.root_on_disk
+        if root is not None and self.boot.protocol != "multiboot":
+            if not any(word.startswith("root=") for word in words):
+                further.append(f"root={root.device}")
+            if not {"ro", "rw"} & set(words):
+                further.append("ro" if root.is_read_only else "rw")
+        return " ".join(filter(None, [self.boot.cmdline, *further]))
 
 
 def from_document(doc: Document, default_name: str = "machine") -> Machine:
@@ -164,6 +232,7 @@ def from_document(doc: Document, default_name: str = "machine") -> Machine:
         labels=dict(doc.get("labels", {})),
         hardware=_hardware(doc.get("machine", {})),
         boot=_boot(doc["boot"]) if "boot" in doc else None,
+        rootfs=_rootfs(doc["rootfs"]) if "rootfs" in doc else None,
         disks=tuple(_disk(disk) for disk in doc.get("disks", [])),
         cloud_init=_cloud_init(doc["cloud_init"]) if "cloud_init" in doc else None,
         console=Console(**doc.get("console", {})),
@@ -203,6 +272,8 @@ def _kernel(value: str | Document) -> Kernel:
         return Kernel(path=value["path"])
     if value.get("bundled"):
         return Kernel(bundled=True)
+    if value.get("from_rootfs"):
+        return Kernel(from_rootfs=True)
     return Kernel(distro=value.get("distro", DEFAULT_DISTRO), package=value.get("package", DEFAULT_PACKAGE))
 
 
@@ -228,6 +299,25 @@ def _boot(doc: Document) -> Boot:
 
 def _strings(value: str | list[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _rootfs(doc: Document) -> Rootfs:
+    oci = doc.get("oci")
+    return Rootfs(
+        dir=doc.get("dir"),
+        tar=_strings(doc.get("tar", [])),
+        oci=oci if isinstance(oci, str) else None,
+        registry=oci["registry"] if isinstance(oci, dict) else None,
+        format=doc.get("format", Rootfs.format),
+        size_bytes=None if doc.get("size") == "auto" else _size(doc, "size"),
+        free_bytes=units.parse_size(doc["free"]) if "free" in doc else Rootfs.free_bytes,
+        partition_table=doc.get("partition_table", Rootfs.partition_table),
+        label=doc.get("label", Rootfs.label),
+        owner=doc.get("owner", Rootfs.owner),
+        exclude=tuple(doc.get("exclude", [])),
+        files=tuple(_file(file) for file in doc.get("files", [])),
+        read_only=doc.get("read_only", False),
+    )
 
 
 def _disk(doc: Document) -> Disk:
@@ -310,6 +400,8 @@ def to_document(machine: Machine) -> Document:
     }
     if machine.boot is not None:
         doc["boot"] = _boot_document(machine.boot)
+    if machine.rootfs is not None:
+        doc["rootfs"] = _rootfs_document(machine.rootfs)
     if machine.disks:
         doc["disks"] = [_disk_document(disk) for disk in machine.disks]
     if machine.cloud_init is not None:
@@ -350,6 +442,7 @@ def _without_none(doc: Document) -> Document:
 def _boot_document(boot: Boot) -> Document:
     kernel = boot.kernel
     where: Document = {"bundled": True} if kernel.bundled else {}
+    where.update({"from_rootfs": True} if kernel.from_rootfs else {})
     where.update(_without_none({"path": kernel.path, "distro": kernel.distro, "package": kernel.package}))
     none = boot.initrd is None or (boot.initrd_is_auto and boot.protocol == "multiboot")
     return {
@@ -367,6 +460,26 @@ def _file_document(file: File) -> Document:
     return _without_none(
         {"path": file.path, "source": file.source, "content": file.content, "link": file.link, "mode": mode}
     )
+
+
+def _rootfs_document(rootfs: Rootfs) -> Document:
+    on_disk = {
+        "size": "auto" if rootfs.size_bytes is None else units.format_size(rootfs.size_bytes),
+        "free": units.format_size(rootfs.free_bytes),
+        "partition_table": rootfs.partition_table,
+        "label": rootfs.label,
+        "read_only": rootfs.read_only,
+    }
+    return _without_none({
+        "dir": rootfs.dir,
+        "tar": list(rootfs.tar) or None,
+        "oci": rootfs.oci if rootfs.registry is None else {"registry": rootfs.registry},
+        "format": rootfs.format,
+        **(on_disk if rootfs.is_disk else {}),
+        "owner": rootfs.owner,
+        "exclude": list(rootfs.exclude),
+        "files": [_file_document(file) for file in rootfs.files],
+    })
 
 
 def _disk_document(disk: Disk) -> Document:

@@ -45,7 +45,7 @@ def command(
     memory = size(machine.hardware.memory_bytes)
     print(f"machine   {machine.hardware.cpus} cpu, {memory} memory, engine {machine.hardware.accel}")
     if machine.boot is not None:
-        print(f"boot      {machine.boot.protocol}: {printable(machine.boot.cmdline)}")
+        print(f"boot      {machine.boot.protocol}: {printable(machine.kernel_cmdline)}")
     print(f"disk      {size(facts['disk_bytes'])}, clusters of {size(facts['cluster_bytes'])}")
     for disk in machine.further_disks:
         where = "in the image" if disk.embed else f"the host's {printable(disk.source or '')}"

@@ -165,7 +165,7 @@ def _packed(config: Config) -> Iterator[Path]:
     with _folder("pack-", _cache_folder()) as folder:
         image = Path(folder) / f"{config.machine.name}.img"
         pack(config, image)
-        if any(not disk.read_only for disk in config.machine.disks):
+        if any(not disk.read_only for disk in config.machine.attached):
             log.info("the disk is packed for this run only; `imgvm pack` makes an image that keeps it")
         yield image
 

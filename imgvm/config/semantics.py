@@ -12,7 +12,7 @@ from imgvm.config.document import Path, Tree
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.suggest import did_you_mean
 from imgvm.errors import Problem
-from imgvm.machine import SEED_DISK
+from imgvm.machine import ROOT_DISK, SEED_DISK
 
 MIN_MEMORY_BYTES = units.MIB
 MAX_MEMORY_BYTES = units.TIB
@@ -24,7 +24,15 @@ MAX_CMDLINE_BYTES = 2047  # what Linux on x86 keeps (COMMAND_LINE_SIZE with the 
 
 
 def check(tree: Tree) -> list[Problem]:
-    return [*_sizes(tree), *_cpu(tree), *_boot(tree), *_disks(tree), *_cloud_init(tree), *_timeout(tree)]
+    return [
+        *_sizes(tree),
+        *_cpu(tree),
+        *_boot(tree),
+        *_rootfs(tree),
+        *_disks(tree),
+        *_cloud_init(tree),
+        *_timeout(tree),
+    ]
 
 
 def _get(data: Any, path: Path) -> Any:
@@ -42,6 +50,9 @@ def _sizes(tree: Tree) -> Iterator[Problem]:
     yield from _size(tree, ("machine", "memory"), MIN_MEMORY_BYTES, MAX_MEMORY_BYTES, PAGE_BYTES)
     for index in range(len(tree.data.get("disks", []))):
         yield from _size(tree, ("disks", index, "size"), SECTOR_BYTES, MAX_DISK_BYTES, SECTOR_BYTES)
+    if _get(tree.data, ("rootfs", "size")) != "auto":
+        yield from _size(tree, ("rootfs", "size"), units.MIB, MAX_DISK_BYTES, SECTOR_BYTES)
+    yield from _size(tree, ("rootfs", "free"), 0, MAX_DISK_BYTES, 1)
     yield from _size(tree, ("image", "size"), SECTOR_BYTES, MAX_DISK_BYTES, SECTOR_BYTES)
     cluster: Path = ("image", "cluster_size")
     problems = list(_size(tree, cluster, 512, 2 * units.MIB, 1))
@@ -84,14 +95,20 @@ def _cpu(tree: Tree) -> Iterator[Problem]:
 
 def _disks(tree: Tree) -> Iterator[Problem]:
     seen: dict[str, int] = {}
+    taken = {ROOT_DISK: "rootfs"} if _root_is_disk(tree) else {}
+    if "cloud_init" in tree.data:
+        taken[SEED_DISK.name] = "cloud_init"
     for index, disk in enumerate(tree.data.get("disks", [])):
         at: Path = ("disks", index)
+        if disk["name"] in taken:
+            message = f"{disk['name']} is the name of the disk that {taken[disk['name']]} makes"
+            yield tree.problem((*at, "name"), message)
         first = seen.setdefault(disk["name"], index)
         if first != index:
             yield tree.problem((*at, "name"), f"{disk['name']} is given twice", f"first as disks[{first}]")
         if disk.get("embed", True):
             continue
-        if index == 0:
+        if index == 0 and not _root_is_disk(tree):
             yield tree.problem((*at, "embed"), "the first disk is the image's own")
         if "source" not in disk:
             yield tree.problem(at, "a disk outside the image needs a source", "name the file of the host")
@@ -112,10 +129,6 @@ def _cloud_init(tree: Tree) -> Iterator[Problem]:
     if isinstance(text, str) and not text.startswith(USER_DATA_BEGINNINGS):
         hint = "begin it with #cloud-config or #!, or write it as a map"
         yield tree.problem(("cloud_init", "user_data"), "is text that cloud-init would pass over", hint)
-    for index, disk in enumerate(tree.data.get("disks", [])):
-        if disk["name"] == SEED_DISK.name:
-            message = f"{disk['name']} is the name of the disk that cloud_init makes"
-            yield tree.problem(("disks", index, "name"), message)
 
 
 def _timeout(tree: Tree) -> Iterator[Problem]:
@@ -132,7 +145,8 @@ def _boot(tree: Tree) -> Iterator[Problem]:
     at: Path = ("boot", "cmdline")
     if "\n" in text:
         yield tree.problem(at, "must be one line", "write a list to spread it over lines")
-    if len(text.encode("utf-8", "replace")) > MAX_CMDLINE_BYTES:
+    ours = len(" root=/dev/vda1 rw") if "rootfs" in tree.data else 0
+    if len(text.encode("utf-8", "replace")) + ours > MAX_CMDLINE_BYTES:
         yield tree.problem(at, f"is longer than {MAX_CMDLINE_BYTES} bytes")
 
     kernel = boot["kernel"]
@@ -156,18 +170,45 @@ def _boot(tree: Tree) -> Iterator[Problem]:
         if boot.get("protocol") == "linux" and ("/" in module or " " in module):
             message = f"{module!r} is not the name of a kernel module"
             yield tree.problem(("boot", "modules", index), message, "a name such as ext4, without folder")
-    yield from _files(tree)
+    yield from _files(tree, "boot")
 
 
-def _files(tree: Tree) -> Iterator[Problem]:
+def _rootfs(tree: Tree) -> Iterator[Problem]:
+    kernel = tree.data["boot"]["kernel"]
+    from_rootfs = isinstance(kernel, dict) and "from_rootfs" in kernel
+    rootfs = tree.data.get("rootfs")
+    if rootfs is None:
+        if from_rootfs:
+            at: Path = ("boot", "kernel", "from_rootfs")
+            yield tree.problem(at, "there is no rootfs", "give a rootfs", key=True)
+        return
+    yield from _files(tree, "rootfs")
+    if _root_is_disk(tree):
+        return
+    for name in ("size", "free", "partition_table", "label"):
+        if name in rootfs and rootfs[name] not in ("auto", "none"):
+            yield tree.problem(("rootfs", name), "an initramfs is not on a disk", "take it out", key=True)
+    if rootfs.get("read_only"):
+        yield tree.problem(("rootfs", "read_only"), "an initramfs is memory of the guest's own", key=True)
+    bundled = isinstance(kernel, dict) and bool(kernel.get("bundled"))
+    if tree.data["boot"].get("initrd", "auto") != "auto" or bundled:
+        message = "an initramfs takes the place of the initrd"
+        yield tree.problem(("rootfs", "format"), message, "boot.initrd: auto")
+
+
+def _root_is_disk(tree: Tree) -> bool:
+    return "rootfs" in tree.data and tree.data["rootfs"].get("format", "ext4") != "initramfs"
+
+
+def _files(tree: Tree, part: str) -> Iterator[Problem]:
     seen: dict[str, int] = {}
-    for index, file in enumerate(tree.data["boot"].get("files", [])):
-        at: Path = ("boot", "files", index, "path")
+    for index, file in enumerate(tree.data[part].get("files", [])):
+        at: Path = (part, "files", index, "path")
         name = file["path"]
         if any(part in (".", "..", "") for part in name[1:].split("/")):
             yield tree.problem(at, f"{name} must not contain . or .. or empty parts")
         if name in seen:
-            yield tree.problem(at, f"{name} is given twice", f"first as boot.files[{seen[name]}]")
+            yield tree.problem(at, f"{name} is given twice", f"first as {part}.files[{seen[name]}]")
         seen.setdefault(name, index)
         if "mode" in file and "link" in file:
-            yield tree.problem(("boot", "files", index, "mode"), "a symbolic link has no mode")
+            yield tree.problem((part, "files", index, "mode"), "a symbolic link has no mode")

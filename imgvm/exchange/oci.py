@@ -16,10 +16,10 @@ from typing import Any
 
 from imgvm import launch
 from imgvm.errors import ImageError, UsageError
-from imgvm.exchange.registry import MANIFEST_TYPE, Registry, RegistryError, digest_of, is_digest, parse_ref
 from imgvm.machine import Machine
 from imgvm.pack.output import Replacement, check_output, host_error, sync
 from imgvm.pack.progress import Progress, choose
+from imgvm.registry import MANIFEST_TYPE, Registry, RegistryError, digest_of, is_digest, parse_ref
 
 LAYER_TYPE = "application/vnd.kubevirt.disk.qcow2"
 ARTIFACT_TYPE = "application/vnd.imgvm.image.v1"

@@ -34,7 +34,7 @@ _WANTED = re.compile(r"(?:usr/)?(?:boot/vmlinuz-|lib/modules/|bin/busybox$)")
 _KERNEL_NAME = re.compile(r"linux-image-[a-z0-9.+-]+")
 _MAX_HOPS = 4
 _RECORD_VERSION = 1
-_OFFLINE_HINT = "pack once without --offline"
+OFFLINE_HINT = "pack once without --offline"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DebCache:
         self._progress = progress or Progress()
         self._clock = clock
         self._apt = apt
-        self._offline = offline
+        self.offline = offline
 
     def kernel(self, distro: str, package: str) -> Deb:
         """The kernel package that `package` is or depends on (linux-image-cloud-amd64 names no version)."""
@@ -76,10 +76,10 @@ class DebCache:
         """A package of `distro` (`debian:<suite>`), from the cache where that is fresh or all there is."""
         suite = suite_of(distro)
         known = self._recall(suite, package)
-        if known is not None and (known[1] < LISTS_FRESH_SECONDS or self._offline):
+        if known is not None and (known[1] < LISTS_FRESH_SECONDS or self.offline):
             return known[0]
-        if self._offline:
-            raise PackError(f"--offline: {package} of Debian {suite} is not in the cache", _OFFLINE_HINT)
+        if self.offline:
+            raise PackError(f"--offline: {package} of Debian {suite} is not in the cache", OFFLINE_HINT)
         try:
             with self._usable():
                 return self._fetch(suite, package, follow_kernel)
@@ -100,9 +100,9 @@ class DebCache:
         deb = Deb(suite_of(f"debian:{suite}"), name, version, row.uri, row.sha256, row.size_bytes, path)
         if path.exists() or (self.folder / "unpacked" / row.sha256).is_dir():
             return deb
-        if self._offline:
+        if self.offline:
             message = f"--offline: {name} {version} (SHA-256 {row.sha256}) is not in the cache"
-            raise PackError(message, _OFFLINE_HINT)
+            raise PackError(message, OFFLINE_HINT)
         package = Package(name, version, "", "", row.size_bytes, row.sha256)
         with self._usable():
             apt = self._apt(suite, self.folder / "apt" / suite, self._progress)

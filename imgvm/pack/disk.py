@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from imgvm import units
 from imgvm.errors import PackError
@@ -118,6 +118,49 @@ def disk_bytes(disk: Disk | None, source: DiskSource | None, part: str = "disks[
     return max(size, least)
 
 
+class Plan(Protocol):
+    """A disk in the image, before there is an image."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def write(self, image: Image, cluster_bytes: int, progress: Progress) -> list[Source]:
+        """Writes it, and returns the lock's rows."""
+
+
+class CopiedDisk:
+    """A disk that is empty, or that of a source, which `stack` closes. Messages call it `part`; None: that of
+    an image whose machine has none."""
+
+    def __init__(
+        self, disk: Disk | None, part: str, folder: Path, stack: ExitStack, least_bytes: int = 0
+    ) -> None:
+        self._source, self._part, self._origin = None, part, ""
+        if disk is not None and disk.source is not None:
+            self._source, self._origin = open_source(disk, folder, part), disk.source
+            stack.callback(self._source.close)
+        self.size_bytes = disk_bytes(disk, self._source, part, least_bytes)
+
+    def write(self, image: Image, cluster_bytes: int, progress: Progress) -> list[Source]:
+        if self._source is None:
+            return []
+        return [copy(self._source, self._origin, image, cluster_bytes, progress, self._part)]
+
+
+class MadeDisk:
+    """A disk of these bytes, which come from the config alone."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size_bytes = len(data)
+
+    def write(self, image: Image, cluster_bytes: int, progress: Progress) -> list[Source]:
+        out = Ascending(image, cluster_bytes)
+        out.write(0, self._data)
+        out.flush()
+        return []
+
+
 def copy(
     source: DiskSource,
     origin: str,
@@ -141,13 +184,49 @@ def copy(
     return Source(part, origin, digest.hexdigest(), source.size_bytes)
 
 
+class Ascending:
+    """Writes a disk from its start to its end, in whatever pieces it comes, just as `copy` would."""
+
+    def __init__(self, image: Image, cluster_bytes: int) -> None:
+        self._image = image
+        self._cluster_bytes = cluster_bytes
+        self._chunk = bytearray(_CHUNK_BYTES)
+        self._start = 0  # of the chunk on the disk
+        self._filled = 0  # so much of it may be other than zero
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        while len(data):
+            inside = offset - self._start
+            if inside >= _CHUNK_BYTES:
+                self.flush()
+                self._start = offset - offset % _CHUNK_BYTES
+                inside = offset - self._start
+            count = min(len(data), _CHUNK_BYTES - inside)
+            self._chunk[inside : inside + count] = data[:count]
+            self._filled = inside + count
+            data, offset = data[count:], offset + count
+
+    def flush(self) -> None:
+        """What has been given is in the image; called once more at the end."""
+        if not self._filled:
+            return
+        end = min(self._filled + -self._filled % self._cluster_bytes, _CHUNK_BYTES)
+        end = min(end, self._image.info.disk_bytes - self._start)
+        data = bytes(memoryview(self._chunk)[:end])
+        for start, stop in runs(data, self._start, self._cluster_bytes):
+            self._image.write(self._start + start, data[start:stop])
+        self._chunk[: self._filled] = bytes(self._filled)
+        self._filled = 0
+
+
 def runs(data: bytes, offset: int, cluster_bytes: int) -> Iterator[tuple[int, int]]:
     """The stretches of `data` (which begins at `offset` of the disk) whose clusters are not all zero."""
     start: int | None = None
     position = 0
+    zeroes = bytes(cluster_bytes)
     while position < len(data):
         end = min(position + cluster_bytes - (offset + position) % cluster_bytes, len(data))
-        if data.count(0, position, end) == end - position:
+        if data.startswith(zeroes if end - position == cluster_bytes else bytes(end - position), position):
             if start is not None:
                 yield start, position
                 start = None

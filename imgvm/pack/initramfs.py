@@ -18,9 +18,13 @@ from imgvm.pack.deb import DebCache
 from imgvm.pack.decompress import DecompressError, decompress, sniff
 from imgvm.pack.modules import LATE_MODULES, Module
 from imgvm.pack.sources import Source
+from imgvm.pack.tree import FileTree
 
 FALLBACK_DISTRO = "debian:bookworm"
 BUSYBOX_PACKAGE = "busybox-static"
+# Where a root file system has its first process; the first that is there.
+INITS = ("sbin/init", "etc/init", "bin/init")
+_NEEDED = ("init", "bin/busybox", "bin/imgvm-exit")  # by the init of ours, whatever the tree has of that name
 _CPIO_MAGICS = (b"070701", b"070702")
 
 
@@ -31,9 +35,47 @@ def build(
     *,
     hostname: str = "",
     command: Exec | None = None,
+    root: str | None = None,
     mtime_sec: int = 0,
 ) -> bytes:
-    """The automatic initrd. `files` may replace any part of it, /init too."""
+    """The automatic initrd. `files` may replace any part of it, /init too. `root`: the type of the file
+    system that it hands over to."""
+    entries = _entries(busybox, modules, hostname, command)
+    if root is not None:
+        entries.append(cpio.file("etc/imgvm/root", _lines([root])))
+    return cpio.archive([*entries, *files], mtime_sec)
+
+
+def complete(
+    tree: FileTree,
+    busybox: bytes,
+    modules: Sequence[Module] = (),
+    files: Sequence[cpio.Entry] = (),
+    *,
+    hostname: str = "",
+    command: Exec | None = None,
+    mtime_sec: int = 0,
+) -> None:
+    """Makes a root file system one that Linux can run out of memory: adds what it lacks of the automatic
+    initrd. A command, or a tree without a first process of its own, needs all of that."""
+    init = tree.find(b"init", follow=False)
+    own = next((path for path in INITS if tree.find(path.encode(), follow=False) is not None), None)
+    console = cpio.character_device("dev/console", 5, 1)
+    if command is None and (init is not None or own is not None):
+        entries = [console, cpio.link("init", f"/{own}")]
+        cpio.add_to(tree, entries, mtime_sec, over=False)
+    else:
+        ours, others = [], []
+        for entry in _entries(busybox, modules, hostname, command):
+            ours.append(entry) if entry.path in _NEEDED or "/imgvm" in entry.path else others.append(entry)
+        cpio.add_to(tree, ours, mtime_sec, over=True)
+        cpio.add_to(tree, others, mtime_sec, over=False)
+    cpio.add_to(tree, files, mtime_sec, over=True)
+
+
+def _entries(
+    busybox: bytes, modules: Sequence[Module], hostname: str, command: Exec | None
+) -> list[cpio.Entry]:
     init = resources.files("imgvm.pack").joinpath("init/init.sh").read_bytes()
     names = [module.name for module in modules]
     entries = [
@@ -44,7 +86,7 @@ def build(
         cpio.link("bin/sh", "busybox"),
         cpio.file("bin/imgvm-exit", exit_helper.program(), 0o755),
         # busybox acpid runs it when the power button is pressed; USR2 asks /init to switch the machine off.
-        cpio.file("etc/acpi/PWRF/00000080", b"#!/bin/sh\nkill -USR2 1\n", 0o755),
+        cpio.file("etc/imgvm/acpi/PWRF/00000080", b"#!/bin/busybox sh\nkill -USR2 1\n", 0o755),
         cpio.file("etc/imgvm/modules", _lines(name for name in names if name not in LATE_MODULES)),
         cpio.file("etc/imgvm/late-modules", _lines(name for name in names if name in LATE_MODULES)),
         cpio.file("etc/hostname", f"{hostname}\n".encode()),
@@ -54,7 +96,7 @@ def build(
     entries += [cpio.file(f"lib/imgvm/{module.name}.ko", module.data) for module in modules]
     if command is not None:
         entries.append(cpio.file("etc/imgvm/exec", exec_script(command).encode(), 0o755))
-    return cpio.archive([*entries, *files], mtime_sec)
+    return entries
 
 
 def _lines(words: Iterable[str]) -> bytes:

@@ -7,7 +7,7 @@ no depmod is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +37,22 @@ class Module:
 class ModuleTree:
     """`lib/modules/<version>`: which modules there are, by name, and which are built into the kernel."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files: dict[str, Path] = {}
-        for path in sorted(folder.rglob("*.ko*")):
-            if path.name.endswith(_SUFFIXES):
-                self._files.setdefault(module_name(path.name), path)
-        self._builtin = _builtin(folder)
+    def __init__(self, version: str, where: str, files: Mapping[str, Callable[[], bytes]]) -> None:
+        """`files`: how to read each file, by its path in the folder; `where` that is, for messages."""
+        self.version = version
+        self.where = where
+        self._files: dict[str, tuple[str, Callable[[], bytes]]] = {}
+        for path in sorted(files):
+            name = path.rpartition("/")[2]
+            if name.endswith(_SUFFIXES):
+                self._files.setdefault(module_name(name), (path, files[path]))
+        self._builtin = _builtin(files.get("modules.builtin"))
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> ModuleTree:
+        paths = [*folder.rglob("*.ko*"), folder / "modules.builtin"]
+        files = {path.relative_to(folder).as_posix(): path.read_bytes for path in paths}
+        return cls(folder.name, str(folder), files)
 
     def in_load_order(self, wanted: Iterable[str], optional: Iterable[str] = ()) -> list[Module]:
         """The wanted modules and all they need, each after what it needs. `optional` ones may be absent."""
@@ -56,16 +65,17 @@ class ModuleTree:
     def _visit(self, name: str, order: dict[str, Module], above: Sequence[str], *, required: bool) -> None:
         if name in order or name in self._builtin or name in above:
             return
-        path = self._files.get(name)
-        if path is None:
+        found = self._files.get(name)
+        if found is None:
             if required:
                 needed = f", which {above[-1]} needs" if above else ""
                 raise PackError(
-                    f"the kernel {self.folder.name} has no module {name}{needed}",
-                    hint=f"its modules are those of {self.folder}",
+                    f"the kernel {self.version} has no module {name}{needed}",
+                    hint=f"its modules are those of {self.where}",
                 )
             return
-        data = read_module(path)
+        path = f"{self.where}/{found[0]}"
+        data = read_module(path, found[1])
         depends, before = dependencies(data, path)
         for other in depends:
             self._visit(other, order, (*above, name), required=True)
@@ -83,21 +93,21 @@ def _canonical(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _builtin(folder: Path) -> frozenset[str]:
+def _builtin(read: Callable[[], bytes] | None) -> frozenset[str]:
     try:
-        lines = (folder / "modules.builtin").read_text().splitlines()
+        lines = read().decode("utf-8", "replace").splitlines() if read is not None else []
     except OSError:
         return frozenset()
     return frozenset(module_name(line.rpartition("/")[2]) for line in lines)
 
 
-def read_module(path: Path) -> bytes:
+def read_module(path: str, read: Callable[[], bytes]) -> bytes:
     """A module's ELF file; .xz, .zst and .gz are unpacked."""
     try:
-        data = path.read_bytes()
+        data = read()
     except OSError as error:
         raise PackError(f"{path}: {error.strerror}", errno=error.errno or 0) from error
-    if path.name.endswith(".ko"):
+    if path.endswith(".ko"):
         return data
     try:
         return decompress(data, _MAX_MODULE_BYTES)[0]
@@ -105,7 +115,7 @@ def read_module(path: Path) -> bytes:
         raise PackError(f"{path}: {error}") from error
 
 
-def dependencies(data: bytes, path: Path) -> tuple[list[str], list[str]]:
+def dependencies(data: bytes, path: str) -> tuple[list[str], list[str]]:
     """What must be loaded before a module, and what had better be."""
     try:
         info = elf.section(data, ".modinfo")
@@ -144,5 +154,5 @@ def find_tree(kernel: Path, version: str | None, root: Path = Path("/")) -> Modu
     for base in (near / "lib/modules", near / "usr/lib/modules", root / "lib/modules"):
         folder = base / version
         if folder.is_dir():
-            return ModuleTree(folder)
+            return ModuleTree.of_folder(folder)
     return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,7 @@ from imgvm import units
 from imgvm.config import Config, composed, resolved_text
 from imgvm.errors import ImageError, PackError
 from imgvm.machine import SEED_DISK, Boot, Disk, Machine
-from imgvm.pack import cloud_init, disk, initramfs, lock, sources
+from imgvm.pack import cloud_init, cpio, disk, from_oci, initramfs, lock, rootfs, sources
 from imgvm.pack import kernel as kernels
 from imgvm.pack.deb import DebCache
 from imgvm.pack.modules import (
@@ -30,7 +30,9 @@ from imgvm.pack.modules import (
 )
 from imgvm.pack.output import Replacement, check_output, full, host_error, sync
 from imgvm.pack.progress import Progress, choose
+from imgvm.pack.rootfs import Root
 from imgvm.pack.sources import Source
+from imgvm.pack.tree import FileTree
 from imgvm.qcow2 import Image, snapshots
 
 CONFIG, MACHINE, KERNEL, INITRD, LOCK = "config.yaml", "machine.json", "kernel", "initrd", "lock.json"
@@ -63,15 +65,8 @@ class _KernelParts:
     kernel: kernels.Kernel
     modules: ModuleTree | None  # of a Linux kernel, where they were found
     source: Source
-    distro: str | None
-
-
-@dataclass(frozen=True)
-class _PlannedDisk:
-    part: str
-    wish: Disk | None
-    source: disk.DiskSource | None
-    size_bytes: int
+    distro: str | None = None
+    initrd: bytes | None = None  # that came with it
 
 
 class Packer:
@@ -94,19 +89,20 @@ class Packer:
         ]
         self._lock_path = frozen
         self._locked = lock.read(frozen) if frozen is not None else ()
+        self._root: Root | None = None
         self._mtime_sec = source_date_epoch()
 
     def write(self, output: Path, *, force: bool) -> PackResult:
         check_output(output, force=force)
         self._machine = _settled(self._machine, self._folder, output)
-        blobs, parts = self._blobs()
         with ExitStack() as stack:
-            plan = self._open_disks(stack)
-            size = plan[0].size_bytes
+            self._root = self._load_root(stack)
+            blobs, parts = self._blobs()
+            own, further = self._plan_disks(stack)
             with Replacement(output) as temporary:
                 cluster_bytes = self._machine.image.cluster_bytes
-                with Image.create(temporary, size, cluster_bytes=cluster_bytes) as image:
-                    self._fill_disks(image, plan)
+                with Image.create(temporary, own.size_bytes, cluster_bytes=cluster_bytes) as image:
+                    self._fill_disks(image, own, further)
                     if self._machine.image.pristine:
                         snapshots.create(image, snapshots.PRISTINE, date=self._mtime_sec)
                     if self._lock_path is not None:
@@ -117,7 +113,7 @@ class Packer:
                 sync(temporary)
         return PackResult(
             path=output,
-            disk_bytes=size,
+            disk_bytes=own.size_bytes,
             file_bytes=output.stat().st_size,
             protocol=parts.kernel.protocol,
             form=parts.kernel.form,
@@ -127,41 +123,55 @@ class Packer:
         )
 
     def _pin(self, part: str, asked: str) -> Source | None:
-        """The package that the lock has for what a part asks for."""
+        """What the lock has for what a part asks for, where that may have become something else since."""
         return next((row for row in self._locked if (row.part, row.asked) == (part, asked)), None)
 
-    def _open_disks(self, stack: ExitStack) -> list[_PlannedDisk]:
-        """The disks that lie in the image, their sources open; the first one is there in any case."""
-        rows: list[tuple[int, Disk | None]] = list(enumerate(self._machine.disks)) or [(0, None)]
-        plan = []
-        for index, wish in rows:
-            if wish is not None and not wish.embed:
-                continue
-            part, source = f"disks[{index}]", None
-            if wish is not None and wish.source is not None:
-                source = disk.open_source(wish, self._folder, part)
-                stack.callback(source.close)
-            least = self._machine.image.size_bytes or 0 if index == 0 else 0
-            plan.append(_PlannedDisk(part, wish, source, disk.disk_bytes(wish, source, part, least)))
-        return plan
+    def _locked_pin(self, part: str, asked: str) -> Source | None:
+        """The same of a part that a lock, if there is one, must know."""
+        pin = self._pin(part, asked)
+        if self._lock_path is not None and pin is None:
+            hint = "pack without --frozen, which adds it"
+            raise PackError(f"--frozen: {part}: {asked} is not in {self._lock_path}", hint)
+        return pin
 
-    def _fill_disks(self, image: Image, plan: Sequence[_PlannedDisk]) -> None:
-        for further in plan[1:]:
-            assert further.wish is not None
-            image.add_disk(further.wish.name, further.size_bytes, date=self._mtime_sec)
-        seed = self._machine.cloud_init
-        if seed is not None:
-            data = cloud_init.image(seed, self._machine.name, self._mtime_sec)
-            image.add_disk(SEED_DISK.name, len(data), date=self._mtime_sec)
-            with image.open_disk(SEED_DISK.name) as target:
-                target.write(0, data)
-        for index, row in enumerate(plan):
-            if row.wish is None or row.source is None:
-                continue
-            origin, cluster_bytes = row.wish.source or "", self._machine.image.cluster_bytes
-            with image.open_disk(row.wish.name) if index else nullcontext(image) as target:
-                used = disk.copy(row.source, origin, target, cluster_bytes, self._progress, row.part)
-            self._sources.append(used)
+    def _load_root(self, stack: ExitStack) -> Root | None:
+        if self._machine.rootfs is None:
+            return None
+        epoch_sec = self._mtime_sec if "SOURCE_DATE_EPOCH" in os.environ else None
+
+        def fetch(name: str) -> tuple[FileTree, Source]:
+            cache, pin = self._cache, self._locked_pin(from_oci.PART, name)
+            return from_oci.fetch(
+                name, cache.folder, self._progress, stack, epoch_sec, pin=pin, offline=cache.offline
+            )
+
+        return rootfs.load(self._machine.rootfs, self._folder, fetch, self._progress, stack, epoch_sec)
+
+    def _plan_disks(self, stack: ExitStack) -> tuple[disk.Plan, dict[str, disk.Plan]]:
+        """The image's own disk, which is there in any case, and by their names the further ones in it."""
+        machine, folder = self._machine, self._folder
+        rows = [(f"disks[{index}]", wish) for index, wish in enumerate(machine.disks)]
+        if self._root is not None and machine.root_on_disk is not None:
+            own: disk.Plan = rootfs.RootDisk(machine, self._root, self._mtime_sec, stack)
+        else:
+            part, first = rows.pop(0) if rows else ("", None)
+            own = disk.CopiedDisk(first, part, folder, stack, machine.image.size_bytes or 0)
+        further: dict[str, disk.Plan] = {
+            wish.name: disk.CopiedDisk(wish, part, folder, stack) for part, wish in rows if wish.embed
+        }
+        if machine.cloud_init is not None:
+            seed = cloud_init.image(machine.cloud_init, machine.name, self._mtime_sec)
+            further[SEED_DISK.name] = disk.MadeDisk(seed)
+        return own, further
+
+    def _fill_disks(self, image: Image, own: disk.Plan, further: Mapping[str, disk.Plan]) -> None:
+        cluster_bytes = self._machine.image.cluster_bytes
+        for name, plan in further.items():
+            image.add_disk(name, plan.size_bytes, date=self._mtime_sec)
+        self._sources += own.write(image, cluster_bytes, self._progress)
+        for name, plan in further.items():
+            with image.open_disk(name) as target:
+                self._sources += plan.write(target, cluster_bytes, self._progress)
 
     def _blobs(self) -> tuple[dict[str, bytes], _KernelParts]:
         """Everything but the disk. No file is written before all of it is there."""
@@ -196,19 +206,19 @@ class Packer:
         if wish.bundled:
             data = _bundled()
             kernel = kernels.load(data, "the bundled guest", kernels.MULTIBOOT)
-            return _KernelParts(kernel, None, Source.of("boot.kernel", "bundled", data), None)
+            return _KernelParts(kernel, None, Source.of("boot.kernel", "bundled", data))
         if wish.path is not None:
             self._progress.step(f"reading {wish.path}")
             data = sources.read("boot.kernel", wish.path, self._folder)
             kernel = kernels.load(data, f"boot.kernel: {wish.path}", boot.protocol)
             tree = find_tree(sources.resolve(self._folder, wish.path), kernel.version)
-            return _KernelParts(kernel, tree, Source.of("boot.kernel", wish.path, data), None)
+            tree = tree or self._modules_of_root(kernel.version)
+            return _KernelParts(kernel, tree, Source.of("boot.kernel", wish.path, data))
+        if wish.from_rootfs:
+            return self._kernel_of_root(boot)
         assert wish.distro is not None and wish.package is not None
         asked = f"{wish.distro} {wish.package}"
-        pin = self._pin("boot.kernel", asked)
-        if self._lock_path is not None and pin is None:
-            hint = "pack without --frozen, which adds it"
-            raise PackError(f"--frozen: boot.kernel: {asked} is not in {self._lock_path}", hint)
+        pin = self._locked_pin("boot.kernel", asked)
         deb = self._cache.pinned(pin) if pin else self._cache.kernel(wish.distro, wish.package)
         folder = self._cache.unpacked(deb)
         images = sorted(folder.glob("boot/vmlinuz-*"))
@@ -222,7 +232,19 @@ class Packer:
         trees = [path for path in sorted(folder.glob("lib/modules/*")) if path.is_dir()]
         origin = f"{deb.suite} {deb.name} {deb.version}"
         source = Source("boot.kernel", origin, deb.sha256, deb.size_bytes, deb.uri, asked)
-        return _KernelParts(kernel, ModuleTree(trees[0]) if trees else None, source, wish.distro)
+        return _KernelParts(kernel, ModuleTree.of_folder(trees[0]) if trees else None, source, wish.distro)
+
+    def _kernel_of_root(self, boot: Boot) -> _KernelParts:
+        assert self._root is not None
+        path, data, initrd = self._root.kernel()
+        self._progress.step(f"unpacking the kernel {path}")
+        kernel = kernels.load(data, f"boot.kernel: {path} of the rootfs", boot.protocol)
+        source = Source.of("boot.kernel", f"rootfs {path}", data)
+        return _KernelParts(kernel, self._modules_of_root(kernel.version), source, initrd=initrd)
+
+    def _modules_of_root(self, version: str | None) -> ModuleTree | None:
+        files = self._root.module_files(version) if self._root is not None and version is not None else {}
+        return ModuleTree(version or "", "the rootfs", files) if files else None
 
     def _initrd(self, boot: Boot, parts: _KernelParts) -> bytes | None:
         automatic = boot.initrd_is_auto and parts.kernel.protocol == kernels.LINUX
@@ -241,6 +263,12 @@ class Packer:
         return None
 
     def _automatic_initrd(self, boot: Boot, parts: _KernelParts) -> bytes:
+        root = self._machine.rootfs
+        ours = self._machine.exec or boot.files or boot.modules or (root is not None and not root.is_disk)
+        if parts.initrd is not None and not ours:
+            data = initramfs.unpacked(parts.initrd, "that of the rootfs")
+            self._sources.append(Source.of("boot.initrd", "rootfs", parts.initrd))
+            return data
         self._progress.step("building the initrd")
         pin = self._pin("boot.initrd", initramfs.busybox_wish(parts.distro))
         busybox, source = initramfs.find_busybox(self._cache, parts.distro, pin)
@@ -250,7 +278,8 @@ class Packer:
         wanted = [*DEVICE_MODULES, *entropy, *seed, *LATE_MODULES]
         modules = []
         if parts.modules is not None:
-            modules = parts.modules.in_load_order(boot.modules, optional=wanted)
+            drivers = (root.format,) if root is not None and root.is_disk else ()
+            modules = parts.modules.in_load_order([*boot.modules, *drivers], optional=wanted)
         elif boot.modules:
             raise PackError(
                 f"boot.modules: the modules of the kernel {parts.kernel.version or ''} are not here",
@@ -258,12 +287,21 @@ class Packer:
             )
         files, used = initramfs.config_files(boot.files, self._folder)
         self._sources += used
+        if root is not None and self._root is not None and not root.is_disk:
+            initramfs.complete(
+                self._root.tree, busybox, modules, files,
+                hostname=self._machine.name, command=self._machine.exec, mtime_sec=self._mtime_sec,
+            )  # fmt: skip
+            data = cpio.of_tree(self._root.tree, self._root.read)
+            self._sources += self._root.sources()
+            return data
         return initramfs.build(
             busybox,
             modules,
             files,
             hostname=self._machine.name,
             command=self._machine.exec,
+            root=None if root is None else root.format,
             mtime_sec=self._mtime_sec,
         )
 

@@ -193,7 +193,7 @@ class Vm:
 
     def _load(self, program: Program) -> None:
         boot, ffi = self.machine.boot, binding.ffi()
-        cmdline = (boot.cmdline if boot else "").encode("utf-8", "surrogateescape")
+        cmdline = self.machine.kernel_cmdline.encode("utf-8", "surrogateescape")
         protocol = boot.protocol if boot else "auto"
         if protocol == "auto":
             protocol = detect_protocol(program.kernel)

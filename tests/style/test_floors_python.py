@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who may import whom: cli > launch > pack > config, qcow2, vmm > machine > binding > errors, units, log."""
+"""Who may import whom: cli > launch > pack > config, qcow2, vmm, registry > machine > binding > errors, units, log."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ FLOORS: dict[str, set[str]] = {
     "log": set(),
     "binding": GROUND,
     "machine": GROUND | {"binding"},
+    "registry": GROUND,
     "config": GROUND | {"binding", "machine"},
     "qcow2": GROUND | {"binding", "machine"},
     "vmm": GROUND | {"binding", "machine"},
-    "pack": GROUND | {"binding", "machine", "config", "qcow2", "vmm"},
+    "pack": GROUND | {"binding", "machine", "config", "qcow2", "vmm", "registry"},
     "launch": GROUND | {"binding", "machine", "config", "qcow2", "vmm", "pack"},
     "audit": GROUND | {"binding", "machine", "config", "qcow2", "vmm"},
     "edit": GROUND | {"machine", "config", "qcow2", "launch"},
-    "exchange": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "edit", ""},
+    "exchange": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "edit", "registry", ""},
     "cli": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "audit", "edit", "exchange", ""},
     "__main__": {"cli"},
     "": set(),  # imgvm/__init__.py finds its names when they are used

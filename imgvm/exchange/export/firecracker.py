@@ -21,7 +21,9 @@ def write(parts: Parts, _target: str) -> None:
     if program.initrd is not None:
         boot["initrd_path"] = INITRD
     drives = []
-    files: list[tuple[Disk, str, Disk | None]] = [(disk, DISK, None) for disk in machine.disks[:1]]
+    files: list[tuple[Disk, str, Disk | None]] = []
+    if machine.own_disk is not None:
+        files.append((machine.own_disk, DISK, None))
     files += [(disk, f"{stem}.raw", disk) for disk, stem in parts.further_disks()]
     for disk, file, further in files:
         parts.raw_disk(file, further)

@@ -67,7 +67,7 @@ def _virtual_machine(parts: Parts) -> dict[str, Any]:
     machine = parts.machine
     devices: dict[str, Any] = {
         "disks": [{"name": "disk", "disk": {"bus": "virtio", "readonly": True}}]
-        if machine.disks and machine.disks[0].read_only
+        if machine.own_disk is not None and machine.own_disk.read_only
         else [{"name": "disk", "disk": {"bus": "virtio"}}],
         "autoattachSerialConsole": machine.console.device == "serial",
         "autoattachGraphicsDevice": False,

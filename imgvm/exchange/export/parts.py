@@ -48,7 +48,7 @@ class Parts:
 
     @property
     def has_disk(self) -> bool:
-        return bool(self.machine.disks)
+        return bool(self.machine.attached)
 
     @property
     def memory_mib(self) -> int:
@@ -56,7 +56,7 @@ class Parts:
 
     @property
     def cmdline(self) -> str:
-        return self.machine.boot.cmdline if self.machine.boot else ""
+        return self.machine.kernel_cmdline
 
     @property
     def timeout_sec(self) -> int | None:

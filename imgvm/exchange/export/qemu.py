@@ -53,9 +53,9 @@ def write(parts: Parts, _target: str) -> None:
 def disk_files(parts: Parts) -> list[tuple[Disk, str]]:
     """Writes the disks as qcow2 files."""
     files = []
-    for disk in parts.machine.disks[:1]:
+    if parts.machine.own_disk is not None:
         parts.qcow2_disk(DISK)
-        files.append((disk, DISK))
+        files.append((parts.machine.own_disk, DISK))
     for disk, stem in parts.further_disks():
         parts.further_qcow2(f"{stem}.qcow2", disk)
         files.append((disk, f"{stem}.qcow2"))

@@ -46,6 +46,10 @@ def image(image_of: Images, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def linux(image: Path) -> Path:
+    return with_linux(image)
+
+
+def with_linux(image: Path) -> Path:
     """The same with a kernel that looks like Linux: an ELF file of 64 bits, and an initrd."""
     elf = b"\x7fELF\2\1\1" + bytes(9) + b"\2\0\x3e\0\1\0\0\0" + bytes(200)
     with Image.open(image, writable=True) as opened:
@@ -222,3 +226,33 @@ def test_further_disks(image_of: Images, tmp_path: Path, capfd: pytest.CaptureFi
     assert [target.get("dev") for target in domain.findall("devices/disk/target")] == ["vda", "vdb"]
     exported(image, "ova")
     assert "note: the disk b is not taken along" in capfd.readouterr().err
+
+
+def test_a_root_disk_is_the_first(image_of: Images, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "b.raw").write_bytes(b"second" * 1000 + bytes(MIB - 6000))
+    disks = "disks: [{name: b, source: b.raw}]\ncloud_init: {}\nrootfs: {dir: root, read_only: true}"
+    image = with_linux(image_of(leave(5), disks))
+    folder = exported(image, "qemu")
+    script = (folder / "run.sh").read_text()
+    for words in (
+        "id=disk0,file=disk.qcow2,format=qcow2,cache=writeback,read-only=on", "drive=disk0,serial=root",
+        "id=disk1,file=disk-b.qcow2,format=qcow2,cache=writeback ", "drive=disk1,serial=b",
+        "id=disk2,file=disk-cidata.qcow2,format=qcow2,cache=writeback,read-only=on", "drive=disk2,serial=cidata",
+    ):  # fmt: skip
+        assert words in script, words
+    rows = Xml.parse(exported(image, "libvirt") / "domain.xml").findall("devices/disk")
+    assert [(row.find("target").get("dev"), row.findtext("serial")) for row in rows] == [  # type: ignore[union-attr]
+        ("vda", "root"), ("vdb", "b"), ("vdc", "cidata"),
+    ]  # fmt: skip
+    folder = exported(image, "firecracker")
+    drives = json.loads((folder / "firecracker.json").read_text())["drives"]
+    assert [(row["drive_id"], row["path_on_host"], row["is_read_only"]) for row in drives] == [
+        ("root", "disk.raw", True), ("b", "disk-b.raw", False), ("cidata", "disk-cidata.raw", True),
+    ]  # fmt: skip
+    with Image.open(image) as opened:
+        assert (folder / "disk.raw").read_bytes() == opened.read(0, opened.info.disk_bytes)
+    assert (folder / "disk-b.raw").read_bytes() == (tmp_path / "b.raw").read_bytes()
+    manifest = json.loads((exported(image, "kubevirt", "--ref", "r.example/a:1") / "vm.json").read_text())
+    devices = manifest["spec"]["template"]["spec"]["domain"]["devices"]
+    assert devices["disks"] == [{"name": "disk", "disk": {"bus": "virtio", "readonly": True}}]

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import shutil
 import socket
 import subprocess
+import tarfile
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,10 +22,14 @@ from pathlib import Path
 import pytest
 from multiboot_guest import leave, say
 
+from imgvm import registry
 from imgvm.cli import main
-from imgvm.errors import UsageError
-from imgvm.exchange import oci, registry
-from imgvm.exchange.registry import Ref, parse_ref
+from imgvm.errors import ImgvmError, UsageError
+from imgvm.exchange import oci
+from imgvm.pack import from_oci
+from imgvm.pack.progress import Progress
+from imgvm.pack.sources import Source
+from imgvm.registry import Ref, parse_ref
 
 Images = Callable[..., Path]
 DISK = "disks: [{name: data, source: source.raw}]\nlabels: {team: ci}\ndescription: For tests"
@@ -106,6 +113,60 @@ def test_push_and_pull(image: Path, host: str, tmp_path: Path, monkeypatch: pyte
     assert "there is no such image" in capfd.readouterr().err
     assert main(["pull", f"{host}/team/ci:1"]) == 125
     assert "ci.img exists" in capfd.readouterr().err
+
+
+def test_the_root_of_a_container_image(host: str, tmp_path: Path) -> None:
+    """Its layers are fetched once; what the cache has is looked at again."""
+
+    def layer(name: str, data: bytes) -> bytes:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w:gz") as archive:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        return out.getvalue()
+
+    name = f"{host}/base/image:1"
+    there, rows = registry.Registry(parse_ref(name)), []
+    for data in (b"{}", layer("etc/issue", b"first"), layer("etc/issue", b"second")):
+        digest = registry.digest_of(data)
+        there.put_blob(digest, io.BytesIO(data), len(data), lambda _: None)
+        rows.append({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": len(data)})
+    config = rows[0] | {"mediaType": "application/vnd.oci.image.config.v1+json"}
+    manifest = {"schemaVersion": 2, "mediaType": registry.MANIFEST_TYPE, "config": config, "layers": rows[1:]}
+    digest = there.put_manifest(json.dumps(manifest).encode())
+
+    class Steps(Progress):
+        seen: list[str] = []  # noqa: RUF012
+
+        def step(self, text: str, total_bytes: int = 0) -> None:
+            self.seen.append(text)
+
+    def read(ref: str, cache: str = "cache", *, pin: Source | None = None, offline: bool = False) -> bytes:
+        with ExitStack() as stack:
+            tree, source = from_oci.fetch(ref, tmp_path / cache, Steps(), stack, None, pin=pin, offline=offline)
+            node = tree.find(b"etc/issue")
+            assert node is not None
+            assert (source.origin, f"sha256:{source.sha256}", source.asked) == (f"{host}/base/image", digest, ref)
+            return b"".join(node.content.pieces())
+
+    assert read(name) == read(f"{host}/base/image@{digest}") == b"second"
+    assert len(Steps.seen) == 2 and Steps.seen[0].startswith("fetching ")
+    (tmp_path / "cache/oci" / rows[1]["digest"].removeprefix("sha256:")).write_bytes(b"damaged")
+    assert read(name) == b"second"
+    assert len(Steps.seen) == 3
+    with pytest.raises(ImgvmError, match="there is no such image"):
+        read(f"{host}/base/image:2")
+
+    # A lock names the image that the tag was; offline, the cache has it or nobody.
+    pin = Source(from_oci.PART, f"{host}/base/image", digest.removeprefix("sha256:"), 0, asked=name)
+    moved = registry.Registry(parse_ref(name)).put_manifest(json.dumps(manifest | {"layers": rows[1:2]}).encode())
+    assert moved != digest
+    assert read(name, pin=pin) == read(name, pin=pin, offline=True) == read(name, "other", pin=pin) == b"second"
+    with pytest.raises(ImgvmError, match=r"--offline: .*nobody is there to say what 1 is"):
+        read(name, offline=True)
+    with pytest.raises(ImgvmError, match=f"--offline: .*{digest[7:19]} is not in the cache"):
+        read(name, "third", pin=pin, offline=True)
 
 
 class Fake(BaseHTTPRequestHandler):

@@ -15,7 +15,7 @@ from imgvm.cli import main
 from imgvm.config import Config, include
 from imgvm.config.revise import revise
 from imgvm.errors import ConfigError, UsageError
-from imgvm.machine import Disk, File, Machine
+from imgvm.machine import Disk, File, Machine, Rootfs
 
 HEAD = "version: 1\nboot: {kernel: k}\n"
 
@@ -313,3 +313,19 @@ def test_a_change_after_packing_knows_no_variables() -> None:
     assert change(old.replace("exit:", "exit:\n  on_reboot: exit")).exit.timeout_ns == 9 * 10**9
     with pytest.raises(ConfigError, match=r"f:5:12: exit.timeout: variables are settled when the image is packed"):
         change(old.replace("${T}", "${T:-6s}"))
+
+
+def test_the_paths_of_an_included_rootfs_start_at_its_folder(tmp_path: Path) -> None:
+    for source, wanted in (
+        ("dir: root", Rootfs(dir="common/root", files=(File("/a", source="common/a"),))),
+        ("tar: base.tar", Rootfs(tar=("common/base.tar",), files=(File("/a", source="common/a"),))),
+        ("tar: [/base.tar, more.tar]", Rootfs(tar=("/base.tar", "common/more.tar"), files=(File("/a", source="common/a"),))),
+        ("oci: layout", Rootfs(oci="common/layout", files=(File("/a", source="common/a"),))),
+        ("oci: {registry: 'r.example/a/b:1'}", Rootfs(registry="r.example/a/b:1", files=(File("/a", source="common/a"),))),
+    ):
+        path = write(
+            tmp_path,
+            common__base=f"rootfs: {{{source}, files: [{{path: /a, source: a}}]}}\n",
+            ci=f"{HEAD}include: [common/base.yaml]\n",
+        )
+        assert Config.load(path).machine.rootfs == wanted

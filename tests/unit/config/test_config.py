@@ -191,7 +191,7 @@ def test_faults(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("boot", "message"),
     [
-        ("{kernel: {}}", "f:2:16: boot.kernel: give one of: path; bundled; distro, package or both"),
+        ("{kernel: {}}", "f:2:16: boot.kernel: give one of: path; bundled; from_rootfs; distro, package or both"),
         ("{kernel: {path: a, bundled: true}}", "boot.kernel: give one of"),
         ("{kernel: {path: a, package: abc}}", "boot.kernel: give one of"),
         ("{kernel: {bundled: false}}", "f:2:26: boot.kernel.bundled: must be true, not false"),

@@ -86,7 +86,7 @@ class Guest:
 @pytest.fixture
 def boot(tmp_path: Path, kernel: Path, unpacked: Path):  # type: ignore[no-untyped-def]
     def start(command: Exec | None, cmdline: str = "console=ttyS0 quiet panic=-1") -> Guest:
-        tree = modules.ModuleTree(next(unpacked.glob("lib/modules/*")))
+        tree = modules.ModuleTree.of_folder(next(unpacked.glob("lib/modules/*")))
         wanted = modules.DEVICE_MODULES + modules.ENTROPY_MODULES + modules.LATE_MODULES
         busybox, _ = initramfs.find_busybox(DebCache(platformdirs.user_cache_path("imgvm")), None)
         initrd = initramfs.build(busybox, tree.in_load_order((), wanted), hostname="guest", command=command)

@@ -12,7 +12,7 @@ from imgvm.pack.modules import DEVICE_MODULES, ENTROPY_MODULES, ModuleTree, depe
 
 @pytest.fixture
 def tree(tmp_path: Path) -> ModuleTree:
-    return ModuleTree(module_tree(tmp_path))
+    return ModuleTree.of_folder(module_tree(tmp_path))
 
 
 def names(tree: ModuleTree, *wanted: str, optional: tuple[str, ...] = ()) -> list[str]:
@@ -49,24 +49,24 @@ def test_missing_modules(tree: ModuleTree) -> None:
 def test_circles_end(tmp_path: Path) -> None:
     for name, needs in (("a", "b"), ("b", "a")):
         (tmp_path / f"{name}.ko").write_bytes(module(needs))
-    assert names(ModuleTree(tmp_path), "a") == ["b", "a"]
+    assert names(ModuleTree.of_folder(tmp_path), "a") == ["b", "a"]
 
 
 def test_modinfo() -> None:
-    assert dependencies(module("a-b,c", "pre: x y post: z pre: w"), Path("m")) == (
+    assert dependencies(module("a-b,c", "pre: x y post: z pre: w"), "m") == (
         ["a_b", "c"],
         ["x", "y", "w"],
     )
-    assert dependencies(module(), Path("m")) == ([], [])
+    assert dependencies(module(), "m") == ([], [])
 
 
 def test_a_kernel_finds_its_modules_beside_it_or_on_the_host(tmp_path: Path) -> None:
     folder = module_tree(tmp_path / "near")
     kernel = tmp_path / "near/boot/vmlinuz"
     found = find_tree(kernel, "6.1.0-test", root=tmp_path)
-    assert found is not None and found.folder == folder
+    assert found is not None and found.where == str(folder)
     host = module_tree(tmp_path / "host", "6.2")
     found = find_tree(kernel, "6.2", root=tmp_path / "host")
-    assert found is not None and found.folder == host
+    assert found is not None and found.where == str(host)
     assert find_tree(kernel, "6.3", root=tmp_path) is None
     assert find_tree(kernel, None) is None

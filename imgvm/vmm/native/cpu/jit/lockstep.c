@@ -22,7 +22,7 @@ struct snapshot {
     uint8_t hot[HOT_BYTES], warm[WARM_BYTES];
     uint8_t cpl, mode;
     bool alignment_checked, fpu_live;
-    uint64_t rip, eflags, gpr[16], pdpte[4];
+    uint64_t rip, eflags, instructions, gpr[16], pdpte[4];
     struct x86_state state; /* of cpu->s: the cold registers, and vector state */
 };
 
@@ -78,6 +78,7 @@ static void take_snapshot(struct cpu *cpu, struct snapshot *to)
     to->mode = cpu->mode;
     to->alignment_checked = cpu->alignment_checked;
     to->rip = cpu->rip;
+    to->instructions = cpu->instructions;
     to->eflags = cpu->eflags;
     fpu_copy(to->gpr, cpu->gpr, sizeof to->gpr);
     fpu_copy(to->pdpte, cpu->mmu.pdpte, sizeof to->pdpte);
@@ -153,12 +154,13 @@ static __attribute__((noinline)) bool run_translated(struct cpu *cpu, struct blo
     return false;
 }
 
-/* The status flags that are undefined when control leaves the block at `rip`, or, unless `landed`, behind its end: the
+/* The status flags that are undefined when control leaves the block at `rip` if it `landed`, or by one of its jumps: the
  * translator lets them be what they were, which need not be what the interpreter makes of them. */
 static uint64_t undefined_flags(const struct cpu *cpu, const struct block *block, bool landed)
 {
-    uint64_t undefined = 0, at = cpu->rip - cpu->lockstep->before.rip;
-    for (unsigned i = 0; i < block->count; i++) {
+    const struct snapshot *before = &cpu->lockstep->before;
+    uint64_t undefined = 0, at = cpu->rip - before->rip, run = cpu->instructions - before->instructions;
+    for (unsigned i = 0; i < block->count && i < run; i++) {
         const struct uop *u = &block->uops[i];
         if (landed && (u->offset == at || !u->in.length))
             break;

@@ -17,7 +17,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
@@ -30,6 +30,7 @@ MAX_MANIFEST_BYTES = 4 << 20
 MAX_ANSWER_BYTES = 1 << 20
 CHUNK_BYTES = 16 << 20
 TIMEOUT_SEC = 60
+_API_HOSTS = {"docker.io": "registry-1.docker.io"}  # where a name leads that is not that of the server
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 _NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
@@ -99,21 +100,15 @@ class Registry:
         self.ref = ref
         self._local = ref.host.rpartition(":")[0] in _LOCAL or ref.host in _LOCAL
         self._scheme = "http" if plain_http or self._local else "https"
-        self._base = f"{self._scheme}://{ref.host}/v2/{ref.name}"
+        self._host = _API_HOSTS.get(ref.host, ref.host)
+        self._base = f"{self._scheme}://{self._host}/v2/{ref.name}"
         self._authorization: str | None = None
         proxies = [urllib.request.ProxyHandler({})] if self._local else []
         self._opener = urllib.request.build_opener(_Redirects, *proxies)
 
     def get_manifest(self) -> tuple[dict[str, Any], str]:
         """The manifest that the reference names, and its digest."""
-        url = f"{self._base}/manifests/{self.ref.reference}"
-        with self._open("GET", url, {"Accept": MANIFEST_TYPE}) as answer:
-            data = answer.read(MAX_MANIFEST_BYTES + 1)
-        if len(data) > MAX_MANIFEST_BYTES:
-            raise self._strange("its manifest is too large")
-        digest = digest_of(data)
-        if ":" in self.ref.reference and digest != self.ref.reference:
-            raise self._strange(f"it sent a manifest of the digest {digest}")
+        data, digest = self.get_manifest_bytes(self.ref.reference, (MANIFEST_TYPE,))
         try:
             manifest = json.loads(data)
         except (ValueError, RecursionError):
@@ -121,6 +116,18 @@ class Registry:
         if not isinstance(manifest, dict):
             raise self._strange("its manifest is not a map")
         return manifest, digest
+
+    def get_manifest_bytes(self, reference: str, types: Sequence[str]) -> tuple[bytes, str]:
+        """A manifest or an index, and its digest, which is right when it was asked for by it."""
+        url = f"{self._base}/manifests/{reference}"
+        with self._open("GET", url, {"Accept": ", ".join(types)}) as answer:
+            data = answer.read(MAX_MANIFEST_BYTES + 1)
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise self._strange("its manifest is too large")
+        digest = digest_of(data)
+        if ":" in reference and digest != reference:
+            raise self._strange(f"it sent a manifest of the digest {digest}")
+        return data, digest
 
     def put_manifest(self, data: bytes) -> str:
         url = f"{self._base}/manifests/{self.ref.reference}"
@@ -174,7 +181,7 @@ class Registry:
     def _location(self, headers: Message) -> str:
         location = urllib.parse.urljoin(self._base, headers.get("Location", ""))
         # The upload goes on with our credentials: to nobody else.
-        if urllib.parse.urlsplit(location).netloc != self.ref.host:
+        if urllib.parse.urlsplit(location).netloc != self._host:
             raise self._strange("it wants the upload to go to another host")
         return urllib.parse.urlunsplit(urllib.parse.urlsplit(location)._replace(scheme=self._scheme))
 
