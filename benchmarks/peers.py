@@ -119,17 +119,25 @@ def compile_faults(folder: Path) -> Path:
 
 
 def compile_cpu_loop(folder: Path) -> Path:
-    """The kernels on the software processor alone; `needs:` names the sources, as in tests/native."""
-    program = HERE / "cpu_loop.c"
+    """The kernels on the software processor alone."""
+    return _compile_with_core(HERE / "cpu_loop.c", folder, [compile_kernels(folder)], [])
+
+
+def compile_disk_loop(folder: Path) -> Path:
+    """Transfers through the image driver alone."""
+    return _compile_with_core(HERE / "disk_loop.c", folder, [], ["-lz", "-lzstd"])
+
+
+def _compile_with_core(program: Path, folder: Path, objects: list[Path], libs: Sequence[str]) -> Path:
+    """`needs:` names what of the core the program links, as in tests/native."""
     needs = re.search(r"^// needs: (.*)$", program.read_text(), re.M)
     assert needs is not None
-    objects = [compile_kernels(folder)]
     for pattern in needs[1].split():
         for source in sorted(_build.NATIVE.glob(pattern)):
             flags = [*_build.CFLAGS, *_build.file_flags(str(source)), f"-I{_build.NATIVE}"]
             objects.append(_compile(source, folder, flags))
-    out = folder / "cpu_loop"
-    _cc([*_build.CFLAGS, f"-I{_build.NATIVE}", program, *objects, "-o", out])
+    out = folder / program.stem
+    _cc([*_build.CFLAGS, f"-I{_build.NATIVE}", program, *objects, *libs, "-o", out])
     return out
 
 

@@ -12,6 +12,7 @@ import platformdirs
 
 from benchmarks import packing, peers
 from benchmarks.contest import AbsentError, Contest, Contestant
+from benchmarks.disks import disks, disks_processor
 from imgvm.config import Config
 from imgvm.errors import PackError
 from imgvm.pack import pack
@@ -279,5 +280,7 @@ WORKLOADS: dict[str, Callable[[Path], Contest]] = {
     "narrow": narrow,
     "faults": faults,
     "start": start,
+    "disks": disks,
+    "disks-processor": disks_processor,
     "rootfs": packing.rootfs,
 }

@@ -5,7 +5,8 @@
  * file. Then the file is rebuilt as a disk might hold it after a power loss at many points: all that was written before
  * the last fdatasync, and of what came later any sectors in any mixture. Each such file must open, be free of damage, and
  * hold every sector as it was at the last acknowledged flush, or as something written after it; every snapshot must be
- * whole. IMGVM_POWER_CUTS says how many points in all (the nightly lane: 10000). */
+ * whole. IMGVM_POWER_CUTS says how many points in all (test_power.py: 15000), IMGVM_POWER_SEED where chance begins. Where
+ * there are cuts enough, every step of a run is one. */
 #define _GNU_SOURCE
 #include "block/qcow2.h"
 #include "check.h"
@@ -23,6 +24,7 @@
 #define HALF (SECTORS / 2)
 #define SNAPSHOTS 64
 #define CUTS_DEFAULT 200
+#define CUTS_OF_A_RUN 700
 
 struct step {
     enum { STEP_WRITE, STEP_PUNCH, STEP_TRUNCATE, STEP_SYNC, STEP_ACK } kind;
@@ -33,6 +35,7 @@ struct step {
 static struct step *steps;
 static size_t step_count, step_room;
 static bool recording;
+static unsigned cut_count, mixed_count; /* of the cuts, those with writes that no fdatasync follows */
 
 static struct step *record(int kind, uint64_t offset, uint64_t bytes)
 {
@@ -264,12 +267,14 @@ static void rebuild(const char *path, const uint8_t *base, size_t base_bytes, si
             synced = i;
     CHECK_EQ(syscall(SYS_pwrite64, fd, base, base_bytes, 0), base_bytes);
     unsigned odds = rand_r(seed) % 5; /* 0: nothing later arrived ... 4: everything */
+    bool mixed = false;
     for (size_t i = 0; i < end; i++) {
         const struct step *step = &steps[i];
         if (step->kind == STEP_TRUNCATE && (i < synced || rand_r(seed) % 4 < odds))
             CHECK_EQ(syscall(SYS_ftruncate, fd, step->offset), 0);
         if (step->kind != STEP_WRITE && step->kind != STEP_PUNCH)
             continue;
+        mixed |= i >= synced;
         for (uint64_t at = 0; at < step->bytes;) {
             uint64_t part = MIN(step->bytes - at, SECTOR - (step->offset + at) % SECTOR);
             const uint8_t *data = step->data ? step->data + at : zeros;
@@ -278,6 +283,8 @@ static void rebuild(const char *path, const uint8_t *base, size_t base_bytes, si
             at += part;
         }
     }
+    mixed_count += mixed;
+    cut_count++;
     close(fd);
 }
 
@@ -444,8 +451,20 @@ static void act(imgvm_image *image, const struct world *world, unsigned *seed)
     }
 }
 
+static size_t choose_cut(unsigned cut, unsigned cuts, unsigned *seed)
+{
+    size_t points = step_count - 1, end = 2 + (size_t)rand_r(seed) % points;
+    if (cuts >= points && cut < points)
+        return 2 + cut;
+    /* Every other time right after a change of the header, before the fdatasync that follows it. */
+    while (cut % 2 && (steps[end - 1].kind != STEP_WRITE || steps[end - 1].offset >= 128))
+        end = 2 + (end - 1) % points;
+    return end;
+}
+
 static void test_power_loss(const char *folder, const struct world *world, unsigned seed, unsigned cuts)
 {
+    const unsigned began = seed;
     char path[80], lost[80];
     imgvm_image *image = NULL;
     snprintf(path, sizeof path, "%s/live.img", folder);
@@ -495,15 +514,13 @@ static void test_power_loss(const char *folder, const struct world *world, unsig
     recording = false;
 
     for (unsigned i = 0; i < cuts; i++) {
-        size_t end = 2 + (size_t)rand_r(&seed) % (step_count - 1);
-        /* Every other time right after a change of the header, before the fdatasync that follows it. */
-        while (i % 2 && (steps[end - 1].kind != STEP_WRITE || steps[end - 1].offset >= 128))
-            end = 2 + (end - 1) % (step_count - 1);
+        size_t end = choose_cut(i, cuts, &seed);
         rebuild(lost, base, base_bytes, end, &seed);
         int before = check_failures;
         examine(lost, end, world->further);
         if (check_failures != before)
-            printf("clusters of %u, cut %u at step %zu of %zu\n", world->cluster_bytes, i, end, step_count);
+            printf("clusters of %u, seed %u, cut %u at step %zu of %zu\n", world->cluster_bytes, began, i, end,
+                   step_count);
     }
     unlink(path);
     unlink(lost);
@@ -518,15 +535,17 @@ int main(void)
         {4096, 1, false, true, false, false}, {65536, 1, false, true, false, false}, {16384, 1, true, true, false, false},
         {65536, 0, true, false, false, false}, {4096, 1, false, true, false, true}, {65536, 0, false, false, false, true},
     };
-    const char *asked = getenv("IMGVM_POWER_CUTS");
-    unsigned cuts = asked ? (unsigned)atoi(asked) : CUTS_DEFAULT, rounds = MAX(cuts / (ARRAY_LEN(worlds) * 200), 1);
+    const char *asked = getenv("IMGVM_POWER_CUTS"), *chosen = getenv("IMGVM_POWER_SEED");
+    unsigned cuts = asked ? (unsigned)atoi(asked) : CUTS_DEFAULT, seed = chosen ? (unsigned)atoi(chosen) : 1;
+    unsigned rounds = MAX(cuts / (ARRAY_LEN(worlds) * CUTS_OF_A_RUN), 1);
     char folder[] = "/tmp/imgvm-power-XXXXXX";
     if (!mkdtemp(folder))
         return 2;
     for (unsigned round = 0; round < rounds; round++)
         for (unsigned i = 0; i < ARRAY_LEN(worlds); i++)
-            test_power_loss(folder, &worlds[i], 1 + i + 100 * round, cuts / (unsigned)(rounds * ARRAY_LEN(worlds)) + 1);
+            test_power_loss(folder, &worlds[i], seed + i + 100 * round, cuts / (unsigned)(rounds * ARRAY_LEN(worlds)) + 1);
     rmdir(folder);
+    printf("%u cuts, %u of them through writes that were not flushed\n", cut_count, mixed_count);
     free(steps);
     free(events);
     return check_report();

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* needs: base/error.c mem/bus.c mem/guest_mem.c dev/pci/host.c dev/pci/msix.c dev/pci/assign.c dev/virtio/queue.c */
-/* needs: dev/virtio/device.c dev/virtio/pci.c dev/virtio/blk.c */
+/* needs: dev/virtio/device.c dev/virtio/pci.c dev/virtio/blk.c block/queue.c block/queue_ring.c block/uring.c */
 #include "dev/virtio/blk.h"
 #include "base/error.h"
-#include "block/vec.h"
+#include "block/image_plan.h"
+#include "block/uring.h"
 #include "virtio_driver.h"
 
 #include <errno.h>
@@ -114,6 +115,18 @@ int imgvm_image_flush(imgvm_image *image, imgvm_error *err)
     return image->fail_flush ? error_set(err, EIO, "cannot flush") : 0;
 }
 
+/* The ring leaves all to its threads: what it can do by itself is for test_qcow2_queue.c. */
+bool image_plan_begin(imgvm_image *image, bool write, uint64_t offset, uint64_t bytes, struct image_extent *out,
+                      unsigned max, unsigned *count)
+{
+    (void)image, (void)write, (void)offset, (void)bytes, (void)out, (void)max, (void)count;
+    return false;
+}
+
+void image_plan_end(imgvm_image *image) { (void)image; }
+
+static enum block_queue_kind queue_kind;
+
 /* ---- fixture ---- */
 
 struct disk {
@@ -131,7 +144,7 @@ static void disk_init_cached(struct disk *d, bool read_only, uint32_t cache, uin
         d->image.data[i] = (uint8_t)(i / 512 * 7 + i);
     guest_init(&d->g);
     struct virtio_blk_config config = {.image = &d->image, .read_only = read_only, .serial = "disk-serial-0123456789", .cache = cache,
-                                       .mem = &d->g.mem, .lock = &d->g.lock};
+                                       .mem = &d->g.mem, .lock = &d->g.lock, .queue_kind = queue_kind};
     struct virtio_device *device;
     imgvm_error err;
     CHECK_EQ(virtio_blk_create(&device, &config, &err), 0);
@@ -460,15 +473,21 @@ static void test_suppression(void)
     store_le16(ram(g, RING_AVAIL), 0);
     CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
     CHECK_EQ(g->messages[1], 1);
-    /* While it works, NO_NOTIFY is set, and what is offered then is found without a kick. */
+    /* While all of its threads work, NO_NOTIFY is set, and what is offered then is found without a kick. The ring's thread
+     * never works: it has looked for more already. */
+    bool busy = queue_kind == QUEUE_THREADS;
     gate(&d.image, true);
     put_request(g, 0, 0, 1, DATA, 512);
     driver_offer(g, 0);
     driver_kick(g);
     await_waiting(&d.image);
-    CHECK_EQ(load_le16(ram(g, RING_USED)), 1);
+    while (!busy && load_le16(ram(g, RING_USED)))
+        sched_yield();
+    CHECK_EQ(load_le16(ram(g, RING_USED)), busy);
     put_request(g, 3, 0, 2, DATA + 512, 512);
     driver_offer(g, 3);
+    if (!busy)
+        driver_kick(g);
     gate(&d.image, false);
     CHECK(driver_wait(g, 2));
     CHECK(!memcmp(ram(g, DATA + 512), d.image.data + 1024, 512));
@@ -823,8 +842,9 @@ static void test_mad_guest(void)
     disk_destroy(&d);
 }
 
-int main(void)
+static void test_all(enum block_queue_kind kind)
 {
+    queue_kind = kind;
     test_identity();
     test_negotiation();
     test_requests(FLUSH);
@@ -848,5 +868,15 @@ int main(void)
     test_malformed(nothing_to_read);
     if (!UNDER_TSAN) /* its races are the guest's own */
         test_mad_guest();
+}
+
+int main(void)
+{
+    struct uring ring;
+    test_all(QUEUE_THREADS);
+    if (!uring_open(&ring, 4)) {
+        uring_close(&ring);
+        test_all(QUEUE_RING);
+    }
     return check_report();
 }

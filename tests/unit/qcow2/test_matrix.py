@@ -31,15 +31,21 @@ FEATURES: dict[str, tuple[dict[str, Any], str, Callable[[int], bool]]] = {
         {"data_file": "a.data", "data_file_raw": True}, "data_file=a.data,data_file_raw=on", lambda size: True,
     ),
     **{
-        f"refcounts-{bits}": ({"refcount_bits": bits}, f"refcount_bits={bits}", lambda size: size in (512, 4096, 65536, 2 * MIB))
-        for bits in (1, 2, 4, 8, 32, 64)
+        f"refcounts-{bits}": ({"refcount_bits": bits}, f"refcount_bits={bits}", lambda size: True)
+        for bits in (1, 2, 4, 8, 16, 32, 64)
     },
+    "extended-l2-zstd": (
+        {"extended_l2": True, "compression": "zstd"}, "extended_l2=on,compression_type=zstd", lambda size: size >= 16384,
+    ),
     "extended-l2-data-file": (
         {"extended_l2": True, "data_file": "a.data"}, "extended_l2=on,data_file=a.data", lambda size: size >= 16384,
     ),
 }  # fmt: skip
 CASES = [(name, size) for name, (_, _, fits) in FEATURES.items() for size in CLUSTERS if fits(size)]
 QUICK = {512, 16384, 65536, 2 * MIB}
+BY_CLUSTER = [
+    pytest.param(size, marks=[] if size in (512, 65536) else pytest.mark.nightly) for size in CLUSTERS
+]
 PARAMETERS = [
     pytest.param(name, size, id=f"{name}-{size}", marks=[] if size in QUICK else pytest.mark.nightly)
     for name, size in CASES
@@ -49,12 +55,12 @@ PARAMETERS = [
 class Disk:
     """An image, what its disk should hold, and the two that change it."""
 
-    def __init__(self, folder: Path, qemu_img: Tool, qemu_io: Tool, seed: str) -> None:
-        self.folder, self.path = folder, folder / "a.img"
+    def __init__(self, folder: Path, qemu_img: Tool, qemu_io: Tool, seed: str, cluster: int) -> None:
+        self.folder, self.path, self.cluster = folder, folder / "a.img", cluster
         self.qemu_img, self.qemu_io = qemu_img, qemu_io
         self.rng = random.Random(seed)
         self.model = bytearray(DISK)
-        self.can_compress = "data-file" not in seed
+        self.can_compress, self.has_zeros = "data-file" not in seed, "v2" not in seed
 
     def span(self) -> tuple[int, int]:
         size = self.rng.choice([512, 1024, 4096, 65536, 70_144, 1 << 20])
@@ -104,7 +110,19 @@ class Disk:
                     commands += ["-c", f"write -P {value} {at} {size}"]
             self.model[at : at + size] = bytes([value]) * size
         self.qemu_io(*commands, self.path.name)
+        if self.can_compress and self.has_zeros:
+            self.theirs_compressed()
         self.compare()
+
+    def theirs_compressed(self) -> None:
+        """QEMU compresses a cluster at a time, where nothing is allocated; making room is a run of its own."""
+        spans = [(at, min(self.cluster, DISK - at)) for at in self.rng.sample(range(0, DISK, self.cluster), 2)]
+        values = [self.rng.randrange(1, 256) for _ in spans]
+        self.qemu_io(*(word for at, size in spans for word in ("-c", f"write -z -u {at} {size}")), self.path.name)
+        writes = [f"write -c -P {value} {at} {size}" for value, (at, size) in zip(values, spans, strict=True)]
+        self.qemu_io(*(word for write in writes for word in ("-c", write)), self.path.name)
+        for value, (at, size) in zip(values, spans, strict=True):
+            self.model[at : at + size] = bytes([value]) * size
 
     def compare(self) -> None:
         self.qemu_img("check", self.path.name)
@@ -117,7 +135,7 @@ class Disk:
 
 @pytest.mark.parametrize(("feature", "cluster"), PARAMETERS)
 def test_made_here(tmp_path: Path, qemu_img: Tool, qemu_io: Tool, feature: str, cluster: int) -> None:
-    disk = Disk(tmp_path, qemu_img, qemu_io, f"ours-{feature}-{cluster}")
+    disk = Disk(tmp_path, qemu_img, qemu_io, f"ours-{feature}-{cluster}", cluster)
     Image.create(disk.path, DISK, cluster_bytes=cluster, **FEATURES[feature][0]).close()
     for _ in range(2):
         disk.ours()
@@ -129,7 +147,7 @@ def test_made_here(tmp_path: Path, qemu_img: Tool, qemu_io: Tool, feature: str, 
 
 @pytest.mark.parametrize(("feature", "cluster"), PARAMETERS)
 def test_made_there(tmp_path: Path, qemu_img: Tool, qemu_io: Tool, feature: str, cluster: int) -> None:
-    disk = Disk(tmp_path, qemu_img, qemu_io, f"theirs-{feature}-{cluster}")
+    disk = Disk(tmp_path, qemu_img, qemu_io, f"theirs-{feature}-{cluster}", cluster)
     options = ",".join(filter(None, [f"cluster_size={cluster}", FEATURES[feature][1]]))
     qemu_img("create", "-q", "-f", "qcow2", "-o", options, disk.path.name, DISK)
     for _ in range(2):
@@ -140,13 +158,13 @@ def test_made_there(tmp_path: Path, qemu_img: Tool, qemu_io: Tool, feature: str,
         assert data == disk.model.ljust(len(data), b"\0")  # QEMU rounds its size up
 
 
-@pytest.mark.parametrize("cluster", [512, 65536])
+@pytest.mark.parametrize("cluster", BY_CLUSTER)
 @pytest.mark.parametrize("backing", ["qcow2", "raw"])
 @pytest.mark.parametrize("extended", [False, True])
 def test_overlays(tmp_path: Path, qemu_img: Tool, qemu_io: Tool, cluster: int, backing: str, extended: bool) -> None:
     if extended and cluster < 16384:
         pytest.skip("subclusters need larger clusters")
-    disk = Disk(tmp_path, qemu_img, qemu_io, f"overlay-{cluster}-{backing}-{extended}")
+    disk = Disk(tmp_path, qemu_img, qemu_io, f"overlay-{cluster}-{backing}-{extended}", cluster)
     base = pattern(3 * MIB)
     if backing == "raw":
         (tmp_path / "base").write_bytes(base)
@@ -163,12 +181,41 @@ def test_overlays(tmp_path: Path, qemu_img: Tool, qemu_io: Tool, cluster: int, b
     disk.ours(0)
 
 
+@pytest.mark.parametrize("cluster", BY_CLUSTER)
+@pytest.mark.parametrize("made_by", ["us", "qemu"])
+@pytest.mark.parametrize("kind", ["zlib", "zstd"])
+def test_overlays_of_compressed_images(
+    tmp_path: Path, qemu_img: Tool, qemu_io: Tool, cluster: int, made_by: str, kind: str
+) -> None:
+    """Three deep, of several cluster sizes, each link made by the other one."""
+    disk = Disk(tmp_path, qemu_img, qemu_io, f"deep-{cluster}-{made_by}-{kind}", cluster)
+    base = (b"to be compressed\n" * 200_000)[: 3 * MIB]
+    (tmp_path / "raw").write_bytes(base)
+    options = f"cluster_size={cluster},compression_type={kind}"
+    if made_by == "qemu":
+        qemu_img("convert", "-c", "-O", "qcow2", "-o", options, "raw", "base")
+        Image.create(tmp_path / "middle", 4 * MIB, backing_file="base", backing_format="qcow2").close()
+        backing = ("-b", "middle", "-F", "qcow2")
+        qemu_img("create", "-q", "-f", "qcow2", "-o", options, *backing, disk.path.name, DISK)
+    else:
+        with Image.create(tmp_path / "base", len(base), cluster_bytes=cluster, compression=kind) as image:
+            image.write_compressed(0, base)
+        qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "middle", 4 * MIB)
+        Image.create(
+            disk.path, DISK, cluster_bytes=cluster, compression=kind, backing_file="middle", backing_format="qcow2"
+        ).close()
+    disk.model[: len(base)] = base
+    disk.ours()
+    disk.theirs()
+    disk.ours(0)
+
+
 @pytest.mark.parametrize("features", ["v3", "v2", "extended-l2", "zstd", "refcounts-8", "refcounts-64"])
-@pytest.mark.parametrize("cluster", [512, 65536])
+@pytest.mark.parametrize("cluster", BY_CLUSTER)
 def test_snapshots(tmp_path: Path, qemu_img: Tool, qemu_io: Tool, features: str, cluster: int) -> None:
     if features == "extended-l2":
         cluster = max(cluster, 16384)
-    disk = Disk(tmp_path, qemu_img, qemu_io, f"snapshots-{features}-{cluster}")
+    disk = Disk(tmp_path, qemu_img, qemu_io, f"snapshots-{features}-{cluster}", cluster)
     Image.create(disk.path, DISK, cluster_bytes=cluster, **FEATURES[features][0]).close()
     kept: dict[str, bytes] = {}
     for turn in range(4):
@@ -227,11 +274,11 @@ def test_no_snapshot_where_refcounts_or_data_forbid_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("features", ["v3", "v2", "extended-l2", "raw-data-file"])
-@pytest.mark.parametrize("cluster", [512, 65536])
+@pytest.mark.parametrize("cluster", BY_CLUSTER)
 def test_resize(tmp_path: Path, qemu_img: Tool, qemu_io: Tool, features: str, cluster: int) -> None:
     if features == "extended-l2":
         cluster = max(cluster, 16384)
-    disk = Disk(tmp_path, qemu_img, qemu_io, f"resize-{features}-{cluster}")
+    disk = Disk(tmp_path, qemu_img, qemu_io, f"resize-{features}-{cluster}", cluster)
     Image.create(disk.path, DISK, cluster_bytes=cluster, **FEATURES[features][0]).close()
     disk.ours()
     model = disk.model

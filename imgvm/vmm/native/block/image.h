@@ -10,11 +10,19 @@
 #include <pthread.h>
 
 #include "file.h"
+#include "image_plan.h"
 
 #define BACKING_DEPTH_MAX 64
 
 struct qcow2;
 struct disk_map;
+
+enum image_place {
+    PLACE_UNKNOWN, /* it is not to be had, or changed, by moving bytes of a file */
+    PLACE_FILE,
+    PLACE_ZERO,
+    PLACE_BELOW, /* the backing file's, or zeros where there is none */
+};
 
 struct image_ops {
     /* Shared. */
@@ -24,6 +32,11 @@ struct image_ops {
                           imgvm_error *err);
     /* How far from `offset` on all is zero, or all may be something else. */
     int (*extent)(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero, imgvm_error *err);
+    /* Where what begins at `offset` is: *out, at most `bytes` long. */
+    enum image_place (*place)(imgvm_image *image, bool write, uint64_t offset, uint64_t bytes, struct image_extent *out);
+    /* NULL, or what a shared turn takes besides the handle's: false when that would have to wait. */
+    bool (*try_share)(imgvm_image *image);
+    void (*unshare)(imgvm_image *image);
     /* 1 when data alone was to be flushed and is; 0 when that takes the exclusive turn. */
     int (*flush_data)(imgvm_image *image, imgvm_error *err);
     /* Exclusive. */

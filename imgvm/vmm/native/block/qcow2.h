@@ -111,7 +111,7 @@ struct qcow2 {
     struct config *config; /* NULL: not looked for yet */
 
     uint8_t *bounce;            /* one cluster for partial writes */
-    struct inflater *inflaters; /* each with a cluster that it decompressed */
+    struct inflaters *inflaters; /* each with a cluster that it decompressed */
     uint64_t packed_at;         /* where the next compressed cluster may go: inside a cluster that has room (0: none) */
 };
 
@@ -248,7 +248,12 @@ int mapped_read_shared(const imgvm_image *image, uint64_t word, const struct map
 int qcow2_extent_shared(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero,
                         imgvm_error *err);
 
+enum image_place qcow2_place_shared(imgvm_image *image, bool write, uint64_t offset, uint64_t bytes,
+                                    struct image_extent *out);
+
 /* qcow2_write.c */
+/* Where a write in place goes. */
+enum image_place own_place_shared(imgvm_image *image, uint64_t offset, uint64_t bytes, struct image_extent *out);
 int qcow2_write_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
                        imgvm_error *err);
 int qcow2_write(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);

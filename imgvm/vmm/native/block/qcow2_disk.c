@@ -190,6 +190,7 @@ void map_unlock(imgvm_image *image)
     pthread_mutex_unlock(image->map ? &image->map->holder->lock : &image->lock);
 }
 
+static bool try_share(imgvm_image *disk) { return !pthread_rwlock_tryrdlock(&disk->map->holder->turn); }
 static void share(imgvm_image *disk) { pthread_rwlock_rdlock(&disk->map->holder->turn); }
 static void unshare(imgvm_image *disk) { pthread_rwlock_unlock(&disk->map->holder->turn); }
 
@@ -286,7 +287,8 @@ static int disk_close(imgvm_image *disk, imgvm_error *err)
 }
 
 static const struct image_ops disk_ops = {
-    .read = disk_read, .write_in_place = disk_write_in_place, .extent = disk_extent, .flush_data = disk_flush_data,
+    .read = disk_read, .write_in_place = disk_write_in_place, .extent = disk_extent, .place = qcow2_place_shared,
+    .try_share = try_share, .unshare = unshare, .flush_data = disk_flush_data,
     .write = disk_write, .zero = disk_zero, .discard = disk_discard, .flush = disk_flush, .resize = disk_resize,
     .close = disk_close,
 };

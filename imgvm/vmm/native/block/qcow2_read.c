@@ -118,3 +118,23 @@ int qcow2_extent_shared(imgvm_image *image, uint64_t offset, uint64_t bytes, uin
         return 0;
     return image_extent(backing, offset, MIN(extent.bytes, backing->disk_bytes - offset), run, is_zero, err);
 }
+
+enum image_place qcow2_place_shared(imgvm_image *image, bool write, uint64_t offset, uint64_t bytes,
+                                    struct image_extent *out)
+{
+    static const enum image_place places[] = {
+        [CLUSTER_NONE] = PLACE_BELOW, [CLUSTER_ZERO] = PLACE_ZERO, [CLUSTER_DATA] = PLACE_FILE,
+        [CLUSTER_COMPRESSED] = PLACE_UNKNOWN,
+    };
+    struct qcow2 *q = image->qcow2;
+    struct extent extent;
+    if (write)
+        return own_place_shared(image, offset, bytes, out);
+    map_lock(image);
+    int result = look_up(q, offset, bytes, &extent, NULL);
+    map_unlock(image);
+    if (result)
+        return PLACE_UNKNOWN;
+    *out = (struct image_extent){q->data, extent.mapping.host + (offset & (q->cluster_bytes - 1)), extent.bytes};
+    return places[extent.mapping.kind];
+}

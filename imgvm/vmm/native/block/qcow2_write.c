@@ -92,6 +92,19 @@ int qcow2_write_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uin
     return 0;
 }
 
+enum image_place own_place_shared(imgvm_image *image, uint64_t offset, uint64_t bytes, struct image_extent *out)
+{
+    struct qcow2 *q = image->qcow2;
+    uint64_t host = 0, run;
+    map_lock(image);
+    int result = find_own(q, offset, bytes, &host, &run, NULL);
+    map_unlock(image);
+    if (result || !run || host + run > file_bytes(q->data)) /* who lengthens the file keeps its length */
+        return PLACE_UNKNOWN;
+    *out = (struct image_extent){q->data, host, run};
+    return PLACE_FILE;
+}
+
 /* Clusters for data: in an external file each guest cluster has its place. */
 static int data_alloc(struct qcow2 *q, uint64_t guest, uint64_t max, uint64_t *host, uint64_t *got, imgvm_error *err)
 {

@@ -27,6 +27,14 @@ static int raw_extent(imgvm_image *image, uint64_t offset, uint64_t bytes, uint6
     return 0;
 }
 
+static enum image_place raw_place(imgvm_image *image, bool write, uint64_t offset, uint64_t bytes,
+                                  struct image_extent *out)
+{
+    (void)write;
+    *out = (struct image_extent){&image->file, offset, bytes};
+    return PLACE_FILE;
+}
+
 static int raw_zero(imgvm_image *image, uint64_t offset, uint64_t bytes, bool give_back, imgvm_error *err)
 {
     return file_zero(&image->file, offset, bytes, give_back, err);
@@ -64,8 +72,8 @@ static int raw_close(imgvm_image *image, imgvm_error *err)
 }
 
 const struct image_ops raw_ops = {
-    .read = raw_read, .write_in_place = raw_write_in_place, .extent = raw_extent, .flush_data = raw_flush_data,
-    .write = raw_write, .zero = raw_zero, .discard = raw_discard, .flush = raw_flush, .resize = raw_resize,
+    .read = raw_read, .write_in_place = raw_write_in_place, .extent = raw_extent, .place = raw_place,
+    .flush_data = raw_flush_data, .write = raw_write, .zero = raw_zero, .discard = raw_discard, .flush = raw_flush, .resize = raw_resize,
     .close = raw_close,
 };
 

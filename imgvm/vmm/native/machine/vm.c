@@ -252,7 +252,8 @@ int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const ch
         return result;
     if (cache > IMGVM_CACHE_UNSAFE)
         return error_set(err, EINVAL, "there is no cache mode %u", cache);
-    const struct virtio_blk_config config = {image, read_only, serial, cache, &vm->board.mem, &vm->board.lock};
+    const struct virtio_blk_config config = {image, read_only, serial, cache, &vm->board.mem, &vm->board.lock,
+                                             QUEUE_BEST};
     struct virtio_device *device;
     if ((result = virtio_blk_create(&device, &config, err)) < 0)
         return result;

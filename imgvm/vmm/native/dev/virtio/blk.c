@@ -3,7 +3,6 @@
 #include "blk.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +10,7 @@
 #include "../../block/image.h"
 
 #define QUEUE_SIZE 256
-#define WORKERS_MAX 4 /* requests in flight; each waits for the host's disk in a thread of its own */
+#define SLOTS_MAX 64 /* requests in flight */
 #define SECTOR 512u
 
 /* Feature bits (5.2.3). */
@@ -52,14 +51,16 @@
 #define RANGE_UNMAP 1u
 #define RANGE_SECTORS_MAX (UINT32_MAX / SECTOR)
 
-struct worker {
+/* A request in flight. */
+struct slot {
     struct virtio_blk *blk;
-    pthread_t thread;
-    struct virtq_chain chain; /* its own while it serves a request, without the board lock */
+    struct block_job job;
+    struct slot *next_free;
+    struct virtq_chain chain; /* the slot's own until it is given back, without the board lock */
     struct iovec pieces[VIRTQ_SPANS_MAX];
 };
 
-/* Guarded by the board lock, except what a worker has of its own. */
+/* Guarded by the board lock, except what a slot has of its own. */
 struct virtio_blk {
     struct virtio_device device;
     imgvm_image *image;
@@ -67,12 +68,12 @@ struct virtio_blk {
     uint32_t cache; /* IMGVM_CACHE_* */
     char id[VIRTIO_BLK_ID_BYTES];
     uint64_t sectors;
-    struct worker *workers[WORKERS_MAX];
-    unsigned worker_count, sleeping;
-    unsigned busy;        /* requests in flight */
-    pthread_cond_t work;  /* kicked or stop changed */
-    pthread_cond_t idle;  /* busy became 0 */
-    bool kicked, stop;
+    struct block_queue *queue;
+    struct slot *slots[SLOTS_MAX], *free;
+    unsigned slot_count;
+    unsigned busy;       /* requests in flight */
+    pthread_cond_t idle; /* busy became 0 */
+    bool kicked, starved, stop; /* starved: requests wait for a slot */
     struct virtio_blk_stats stats;
 };
 
@@ -81,7 +82,7 @@ static struct virtio_blk *blk_of(struct virtio_device *device)
     return container_of(device, struct virtio_blk, device);
 }
 
-/* ---- one request; runs on the worker without the board lock ---- */
+/* ---- one request; runs without the board lock ---- */
 
 struct outcome {
     uint8_t status;
@@ -89,27 +90,39 @@ struct outcome {
     imgvm_error error;
 };
 
-/* `bytes` of the image at `offset`, to the in part or from the out part behind the header. */
-static int transfer(struct worker *w, uint64_t offset, uint32_t bytes, bool write, imgvm_error *err)
+/* The in part, or the out part behind the header. */
+static struct vec memory_of(struct slot *s, bool write)
 {
-    struct virtio_blk *blk = w->blk;
-    const struct virtq_chain *chain = &w->chain;
+    const struct virtq_chain *chain = &s->chain;
     const struct virtq_span *span = &chain->spans[write ? 0 : chain->out_count];
     unsigned count = write ? chain->out_count : chain->in_count;
     for (unsigned i = 0; i < count; i++)
-        w->pieces[i] = (struct iovec){span[i].host, span[i].bytes};
-    struct vec vec = {.piece = w->pieces};
+        s->pieces[i] = (struct iovec){span[i].host, span[i].bytes};
+    struct vec vec = {.piece = s->pieces};
+    if (write)
+        vec_skip(&vec, HEADER_BYTES);
+    return vec;
+}
+
+static void guest_data_written(struct slot *s, uint64_t bytes)
+{
+    const struct virtq_span *span = &s->chain.spans[s->chain.out_count];
+    for (uint64_t n; bytes; span++, bytes -= n) {
+        n = MIN(bytes, span->bytes);
+        guest_mem_written(s->blk->device.mem, span->gpa, n);
+    }
+}
+
+/* `bytes` of the image at `offset`. */
+static int transfer(struct slot *s, uint64_t offset, uint32_t bytes, bool write, imgvm_error *err)
+{
     if (!bytes)
         return 0;
-    if (write) {
-        vec_skip(&vec, HEADER_BYTES);
-        return image_write(blk->image, offset, &vec, bytes, err);
-    }
-    int rc = image_read(blk->image, offset, &vec, bytes, err);
-    for (uint32_t n; bytes; span++, bytes -= n) { /* even when it failed, some of it may have been changed */
-        n = MIN(bytes, span->bytes);
-        guest_mem_written(blk->device.mem, span->gpa, n);
-    }
+    struct vec memory = memory_of(s, write);
+    if (write)
+        return image_write(s->blk->image, offset, &memory, bytes, err);
+    int rc = image_read(s->blk->image, offset, &memory, bytes, err);
+    guest_data_written(s, bytes); /* even when it failed, some of it may have been changed */
     return rc;
 }
 
@@ -132,13 +145,13 @@ static bool in_range(const struct virtio_blk *blk, uint64_t sector, uint32_t byt
 static uint8_t status_of(int rc) { return rc < 0 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK; }
 
 /* DISCARD and WRITE_ZEROES (5.2.6.2): the status. All ranges are checked before the first is touched. */
-static uint8_t serve_ranges(struct worker *w, uint32_t bytes, bool zero, imgvm_error *err)
+static uint8_t serve_ranges(struct slot *s, uint32_t bytes, bool zero, imgvm_error *err)
 {
-    struct virtio_blk *blk = w->blk;
+    struct virtio_blk *blk = s->blk;
     uint8_t ranges[RANGES_MAX * RANGE_BYTES];
     int rc = 0;
     if (blk->read_only || !bytes || bytes % RANGE_BYTES || bytes > sizeof ranges ||
-        virtq_chain_read(&w->chain, HEADER_BYTES, ranges, bytes) != bytes)
+        virtq_chain_read(&s->chain, HEADER_BYTES, ranges, bytes) != bytes)
         return VIRTIO_BLK_S_IOERR;
     for (const uint8_t *range = ranges; range < ranges + bytes; range += RANGE_BYTES) {
         uint32_t sectors = load_le32(range + 8);
@@ -155,10 +168,10 @@ static uint8_t serve_ranges(struct worker *w, uint32_t bytes, bool zero, imgvm_e
     return status_of(write_through(blk, rc, err));
 }
 
-static struct outcome serve(struct worker *w, uint32_t *type_out)
+static struct outcome serve(struct slot *s, uint32_t *type_out)
 {
-    struct virtio_blk *blk = w->blk;
-    const struct virtq_chain *chain = &w->chain;
+    struct virtio_blk *blk = s->blk;
+    const struct virtq_chain *chain = &s->chain;
     struct outcome outcome = {.status = VIRTIO_BLK_S_IOERR};
     uint8_t header[HEADER_BYTES];
     if (virtq_chain_read(chain, 0, header, sizeof header) != sizeof header || !chain->in_bytes) {
@@ -171,17 +184,17 @@ static struct outcome serve(struct worker *w, uint32_t *type_out)
     switch (type) {
     case VIRTIO_BLK_T_IN:
         if (in_range(blk, sector, in))
-            outcome.status = status_of(transfer(w, sector * SECTOR, in, false, &outcome.error));
+            outcome.status = status_of(transfer(s, sector * SECTOR, in, false, &outcome.error));
         break;
     case VIRTIO_BLK_T_OUT:
         if (!blk->read_only && in_range(blk, sector, out)) {
-            int rc = transfer(w, sector * SECTOR, out, true, &outcome.error);
+            int rc = transfer(s, sector * SECTOR, out, true, &outcome.error);
             outcome.status = status_of(write_through(blk, rc, &outcome.error));
         }
         break;
     case VIRTIO_BLK_T_DISCARD:
     case VIRTIO_BLK_T_WRITE_ZEROES:
-        outcome.status = serve_ranges(w, out, type == VIRTIO_BLK_T_WRITE_ZEROES, &outcome.error);
+        outcome.status = serve_ranges(s, out, type == VIRTIO_BLK_T_WRITE_ZEROES, &outcome.error);
         break;
     case VIRTIO_BLK_T_FLUSH:
         outcome.status = status_of(flush(blk, &outcome.error));
@@ -203,7 +216,7 @@ static struct outcome serve(struct worker *w, uint32_t *type_out)
     return outcome;
 }
 
-/* ---- the workers ---- */
+/* ---- slots ---- */
 
 static void count(struct virtio_blk *blk, uint32_t type, const struct outcome *outcome)
 {
@@ -216,10 +229,30 @@ static void count(struct virtio_blk *blk, uint32_t type, const struct outcome *o
         stats->first_error = outcome->error;
 }
 
-static void complete(struct worker *w, uint32_t type, const struct outcome *outcome)
+static struct slot *take_slot(struct virtio_blk *blk)
 {
-    struct virtio_blk *blk = w->blk;
+    struct slot *s = blk->free;
+    if (s)
+        blk->free = s->next_free;
+    else if (blk->slot_count < SLOTS_MAX && (s = malloc(sizeof *s))) {
+        s->blk = blk;
+        blk->slots[blk->slot_count++] = s;
+    }
+    return s;
+}
+
+static void give_slot_back(struct virtio_blk *blk, struct slot *s)
+{
+    s->next_free = blk->free;
+    blk->free = s;
+}
+
+static void complete(struct slot *s, uint32_t type, const struct outcome *outcome)
+{
+    struct virtio_blk *blk = s->blk;
     struct virtio_device *device = &blk->device;
+    pthread_mutex_lock(device->lock);
+    blk->busy--;
     count(blk, type, outcome);
     if (device->resetting) {
         if (!blk->busy)
@@ -228,74 +261,98 @@ static void complete(struct worker *w, uint32_t type, const struct outcome *outc
         virtqueue_break(&device->queues[0], "a block request without header or status");
         virtio_needs_reset(device);
     } else {
-        virtio_push(device, 0, w->chain.head, w->chain.in_bytes);
+        virtio_push(device, 0, s->chain.head, s->chain.in_bytes);
         virtio_interrupt(device, 0);
     }
-}
-
-static bool add_worker(struct virtio_blk *blk);
-
-static void *work(void *opaque)
-{
-    struct worker *w = opaque;
-    struct virtio_blk *blk = w->blk;
-    struct virtio_device *device = &blk->device;
-    pthread_mutex_lock(device->lock);
-    while (!blk->stop) {
-        if (!blk->kicked || !virtio_running(device)) {
-            blk->sleeping++;
-            pthread_cond_wait(&blk->work, device->lock);
-            blk->sleeping--;
-            continue;
-        }
-        virtqueue_busy(&device->queues[0]);
-        int got = virtqueue_pop(&device->queues[0], &w->chain);
-        if (got <= 0) {
-            blk->kicked = false;
-            if (got < 0)
-                virtio_needs_reset(device);
-            continue;
-        }
-        blk->busy++;
-        if (virtqueue_pending(&device->queues[0])) { /* somebody else may take the next one meanwhile */
-            if (blk->sleeping)
-                pthread_cond_signal(&blk->work);
-            else
-                add_worker(blk);
-        }
-        pthread_mutex_unlock(device->lock);
-        uint32_t type = UINT32_MAX;
-        struct outcome outcome = serve(w, &type);
-        pthread_mutex_lock(device->lock);
-        blk->busy--;
-        complete(w, type, &outcome);
-        if (!blk->busy)
-            pthread_cond_broadcast(&blk->idle);
+    give_slot_back(blk, s);
+    if (!blk->busy)
+        pthread_cond_broadcast(&blk->idle);
+    if (blk->starved) {
+        blk->starved = false;
+        block_queue_kick(blk->queue);
     }
     pthread_mutex_unlock(device->lock);
-    return NULL;
 }
 
-/* Workers take no signals: they are for the process's owner and for the vCPU threads. Not enough memory or threads for
- * another one is no error as long as there is one. */
-static bool add_worker(struct virtio_blk *blk)
+/* What the queue may do its own way: transfers that are in order, and end when they are done. */
+static void describe(struct slot *s)
 {
-    sigset_t all, old;
-    struct worker *w = blk->worker_count < WORKERS_MAX ? calloc(1, sizeof *w) : NULL;
-    if (!w)
-        return false;
-    w->blk = blk;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(&w->thread, NULL, work, w);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (rc) {
-        free(w);
-        return false;
+    struct virtio_blk *blk = s->blk;
+    const struct virtq_chain *chain = &s->chain;
+    uint8_t header[HEADER_BYTES];
+    s->job.kind = JOB_CALL;
+    if (virtq_chain_read(chain, 0, header, sizeof header) != sizeof header || !chain->in_bytes)
+        return;
+    uint32_t type = load_le32(header);
+    bool write = type == VIRTIO_BLK_T_OUT;
+    uint32_t bytes = write ? chain->out_bytes - HEADER_BYTES : chain->in_bytes - 1;
+    uint64_t sector = load_le64(header + 8);
+    if ((!write && type != VIRTIO_BLK_T_IN) || !bytes || !in_range(blk, sector, bytes) ||
+        (write && (blk->read_only || !virtio_has_feature(&blk->device, VIRTIO_BLK_F_FLUSH))))
+        return;
+    s->job.kind = write ? JOB_WRITE : JOB_READ;
+    s->job.offset = sector * SECTOR;
+    s->job.bytes = bytes;
+    s->job.memory = memory_of(s, write);
+}
+
+/* ---- what the queue calls ---- */
+
+static struct slot *pop(struct virtio_blk *blk, bool *more)
+{
+    struct virtio_device *device = &blk->device;
+    if (blk->stop || !blk->kicked || !virtio_running(device))
+        return NULL;
+    struct slot *s = take_slot(blk);
+    if (!s) {
+        blk->starved = true;
+        return NULL;
     }
-    pthread_setname_np(w->thread, "imgvm-disk");
-    blk->workers[blk->worker_count++] = w;
-    return true;
+    virtqueue_busy(&device->queues[0]);
+    int got = virtqueue_pop(&device->queues[0], &s->chain);
+    if (got <= 0) {
+        blk->kicked = false;
+        if (got < 0)
+            virtio_needs_reset(device);
+        give_slot_back(blk, s);
+        return NULL;
+    }
+    blk->busy++;
+    *more = virtqueue_pending(&device->queues[0]);
+    return s;
+}
+
+static struct block_job *next_job(void *opaque, bool *more)
+{
+    struct virtio_blk *blk = opaque;
+    pthread_mutex_lock(blk->device.lock);
+    struct slot *s = pop(blk, more);
+    pthread_mutex_unlock(blk->device.lock);
+    if (!s)
+        return NULL;
+    describe(s);
+    return &s->job;
+}
+
+static void run_job(void *opaque, struct block_job *job)
+{
+    (void)opaque;
+    struct slot *s = container_of(job, struct slot, job);
+    uint32_t type = UINT32_MAX;
+    struct outcome outcome = serve(s, &type);
+    complete(s, type, &outcome);
+}
+
+static void job_moved(void *opaque, struct block_job *job)
+{
+    struct virtio_blk *blk = opaque;
+    struct slot *s = container_of(job, struct slot, job);
+    struct outcome outcome = {.status = VIRTIO_BLK_S_OK};
+    bool write = job->kind == JOB_WRITE;
+    if (!write)
+        guest_data_written(s, job->bytes);
+    virtq_chain_write(blk->device.mem, &s->chain, s->chain.in_bytes - 1, &outcome.status, 1);
+    complete(s, write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN, &outcome);
 }
 
 /* ---- the device ---- */
@@ -305,7 +362,7 @@ static void notify(struct virtio_device *device, unsigned queue)
     (void)queue;
     struct virtio_blk *blk = blk_of(device);
     blk->kicked = true;
-    pthread_cond_signal(&blk->work);
+    block_queue_kick(blk->queue);
 }
 
 static bool reset(struct virtio_device *device)
@@ -327,13 +384,10 @@ static void destroy(struct virtio_device *device)
     struct virtio_blk *blk = blk_of(device);
     pthread_mutex_lock(device->lock);
     blk->stop = true;
-    pthread_cond_broadcast(&blk->work);
     pthread_mutex_unlock(device->lock);
-    for (unsigned i = 0; i < blk->worker_count; i++) { /* none is added once stop is set */
-        pthread_join(blk->workers[i]->thread, NULL);
-        free(blk->workers[i]);
-    }
-    pthread_cond_destroy(&blk->work);
+    block_queue_destroy(blk->queue);
+    for (unsigned i = 0; i < blk->slot_count; i++)
+        free(blk->slots[i]);
     pthread_cond_destroy(&blk->idle);
     free(blk);
 }
@@ -377,13 +431,13 @@ int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config
         store_le32(blk->device.config + CONFIG_MAX_ZEROES_SEG, RANGES_MAX);
         blk->device.config[CONFIG_ZEROES_MAY_UNMAP] = 1;
     }
-    pthread_cond_init(&blk->work, NULL);
     pthread_cond_init(&blk->idle, NULL);
-    if (!add_worker(blk)) {
-        pthread_cond_destroy(&blk->work);
+    const struct block_queue_config queue = {.image = config->image, .kind = config->queue_kind, .jobs_max = SLOTS_MAX,
+                                             .next = next_job, .run = run_job, .moved = job_moved, .opaque = blk};
+    if ((rc = block_queue_create(&blk->queue, &queue, err))) {
         pthread_cond_destroy(&blk->idle);
         free(blk);
-        return error_set(err, EAGAIN, "virtio-blk: cannot start its thread");
+        return rc;
     }
     *out = &blk->device;
     return 0;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* virtio-blk (VIRTIO 1.2, 5.2) over an image. A few worker threads per disk, made as they are needed, do the I/O, a request
- * each at a time, so that no vCPU waits for it; they take the board lock only to fetch a request and to return it. Requests
- * in flight have no order; a flush makes durable what was returned before it was fetched, as the specification asks.
- * Features: SEG_MAX, BLK_SIZE, FLUSH (write-back; each change is flushed for a driver that does not take it, or is not offered it), DISCARD,
+/* virtio-blk (VIRTIO 1.2, 5.2) over an image. The image's queue (block/queue.h) does the I/O on threads of its own, many
+ * requests at a time, so that no vCPU waits for it; they take the board lock only to fetch a request and to return it.
+ * Requests in flight have no order; a flush makes durable what was returned before it was fetched, as the specification asks.
+ * Features: SEG_MAX, BLK_SIZE, FLUSH (write-back; each change is flushed for a driver that does not take it, or is not offered it),
+ * DISCARD,
  * WRITE_ZEROES, RO. No multiqueue. */
 #ifndef IMGVM_DEV_VIRTIO_BLK_H
 #define IMGVM_DEV_VIRTIO_BLK_H
 
+#include "../../block/queue.h"
 #include "device.h"
 
 #define VIRTIO_BLK_ID_BYTES 20
@@ -18,6 +20,7 @@ struct virtio_blk_config {
     uint32_t cache;     /* IMGVM_CACHE_* */
     struct guest_mem *mem;
     pthread_mutex_t *lock;
+    enum block_queue_kind queue_kind;
 };
 
 struct virtio_blk_stats {

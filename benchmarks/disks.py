@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""The image driver against `qemu-img bench` and the plain file: the same transfers, in the same files."""
+
+from __future__ import annotations
+
+import random
+import re
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import peers
+from benchmarks.contest import AbsentError, Contest, Contestant
+
+MIB = 1 << 20
+DISK = 128 * MIB
+DEPTH = 32
+# Steps of the golden section visit every block once, each far from the one before.
+FAR = (int(DISK // 4096 * 0.618) | 1) * 4096
+KINDS = ("fresh", "preallocated", "compressed", "chain")
+PLAIN, SOURCE = "plain file", "source.raw"
+BACKENDS = {"imgvm, io_uring": "ring", "imgvm, threads": "threads"}
+PEERS = {"qemu-img bench, io_uring": "io_uring", "qemu-img bench, threads": "threads"}
+
+
+@dataclass(frozen=True)
+class Work:
+    name: str
+    write: bool
+    bytes: int
+    step: int
+    count: int
+    interval: int = 0
+
+    def count_on(self, kind: str) -> int:
+        """Less of what takes long: whole clusters are decompressed or copied for each of them."""
+        slow = kind == "compressed" or (kind == "chain" and self.write)
+        return self.count // 20 if slow and self.bytes < 65536 else self.count
+
+
+WORKS = (
+    Work("sequential read", False, 256 * 1024, 256 * 1024, DISK // (256 * 1024) * 4),
+    Work("random 4k read", False, 4096, FAR, 50_000),
+    Work("sequential write", True, 256 * 1024, 256 * 1024, DISK // (256 * 1024)),
+    Work("random 4k write", True, 4096, FAR, 20_000),
+    Work("random 4k write, a flush after each 64", True, 4096, FAR, 6_400, 64),
+)
+
+
+class Disks:
+    """One disk of each kind; whoever writes gets a copy."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.program = folder, peers.compile_disk_loop(folder)
+        if shutil.which("qemu-img") is None:
+            raise AbsentError("qemu-img is not installed")
+        self._make()
+
+    def _make(self) -> None:
+        rng = random.Random(1)
+        with (self.folder / SOURCE).open("wb") as stream:
+            for _ in range(DISK // 65536):  # to be compressed to about a third
+                stream.write((rng.randbytes(20_000) + b"the same again " * 4_000)[:65536])
+        self._tool("create", "-q", "-f", "qcow2", "fresh", DISK)
+        self._tool("create", "-q", "-f", "qcow2", "-o", "preallocation=full", "preallocated", DISK)
+        self._tool("convert", "-n", "-O", "qcow2", SOURCE, "preallocated")
+        self._tool("convert", "-c", "-O", "qcow2", SOURCE, "compressed")
+        self._tool("convert", "-O", "qcow2", SOURCE, "base")
+        for name, below, first in (("middle", "base", 0), ("chain", "middle", 1)):
+            self._tool("create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", name)
+            writes = [word for at in range(first, DISK // MIB, 4) for word in ("-c", f"write -P 7 {at}M 1M")]
+            subprocess.run(["qemu-io", *writes, name], cwd=self.folder, check=True, capture_output=True)
+
+    def _tool(self, *words: object) -> None:
+        subprocess.run(["qemu-img", *map(str, words)], cwd=self.folder, check=True, capture_output=True)
+
+    def file(self, name: str, write: bool) -> str:
+        if not write:
+            return name
+        subprocess.run(["cp", "--sparse=always", name, "copy"], cwd=self.folder, check=True)
+        return "copy"
+
+    def run(self, *command: object) -> tuple[str, float]:
+        """What it wrote, and the processor time of all its threads."""
+        words = [str(word) for word in command]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(words, cwd=self.folder, check=True, capture_output=True, text=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def in_loop(self, how: str, kind: str, work: Work, count: int) -> tuple[float, float]:
+        name = self.file(SOURCE if how == "plain" else kind, work.write)
+        operation = "write" if work.write else "read"
+        words = (operation, name, count, work.bytes, work.step, DEPTH, work.interval)
+        said, used = self.run(self.program, how, *words)
+        return int(said) / 1e9, used
+
+    def in_qemu(self, aio: str, kind: str, work: Work, count: int) -> tuple[float, float]:
+        options: list[object] = ["-w"] if work.write else []
+        options += [f"--flush-interval={work.interval}"] if work.interval else []
+        numbers = ("-c", count, "-d", DEPTH, "-s", work.bytes, "-S", work.step)
+        name = self.file(kind, work.write)
+        said, used = self.run(
+            "qemu-img", "bench", "-f", "qcow2", "-t", "writeback", "-i", aio, *numbers, *options, name
+        )
+        match = re.search(r"completed in ([0-9.]+)", said)
+        assert match is not None
+        return float(match[1]), used
+
+
+Measure = Callable[[str, str, Work, int], tuple[float, float]]
+
+
+def _elapsed(measure: Measure, how: str, kind: str, work: Work) -> float:
+    return measure(how, kind, work, work.count_on(kind))[0]
+
+
+def _processor(measure: Measure, how: str, kind: str, work: Work) -> float:
+    """A run's, less that of a run of one transfer: starting and closing."""
+    many, one = (measure(how, kind, work, count)[1] for count in (work.count_on(kind), 1))
+    return max(many - one, 1e-6)
+
+
+def _turn(
+    measure: Measure, of: Callable[[Measure, str, str, Work], float], how: str
+) -> Callable[[], Mapping[str, float]]:
+    def turn() -> Mapping[str, float]:
+        return {f"{kind}: {work.name}": of(measure, how, kind, work) for kind in KINDS for work in WORKS}
+
+    return turn
+
+
+def _contest(folder: Path, title: str, of: Callable[[Measure, str, str, Work], float], clock: str) -> Contest:
+    made = Disks(folder)
+    ours = {**BACKENDS, PLAIN: "plain"}
+    contestants = [Contestant(name, _turn(made.in_loop, of, how)) for name, how in ours.items()]
+    contestants += [Contestant(name, _turn(made.in_qemu, of, aio)) for name, aio in PEERS.items()]
+    ratios: Sequence[tuple[str, str]] = [(name, peer) for name in BACKENDS for peer in (*PEERS, PLAIN)]
+    what = (
+        f"A disk of {DISK // MIB} MiB in an image that has nothing yet, is preallocated, is compressed "
+        f"(zlib), or is the third of a chain; {DEPTH} requests at a time, through the queue that a machine's "
+        "disk uses and in `qemu-img bench`, the same ones in the same order. All go through the host's page "
+        "cache (`-t writeback`), whose contents are warm; nobody flushes but where it says so, and then with "
+        f"nothing else under way. {clock} The plain file is a raw one, read and written one request at a "
+        "time with pread and pwrite. Random offsets are steps of the golden section."
+    )
+    return Contest(title, what, contestants, ratios)
+
+
+def disks(folder: Path) -> Contest:
+    clock = "The time is from the open file to the end of the last transfer."
+    return _contest(folder, "Disks", _elapsed, clock)
+
+
+def disks_processor(folder: Path) -> Contest:
+    clock = (
+        "The time is what all threads took of the processors, less that of a run of one transfer: on a host "
+        "that others keep busy, elapsed time goes to whoever has the most threads."
+    )
+    return _contest(folder, "Disks, processor time", _processor, clock)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""What the readers' fuzzer starts from: small and valid input of each format."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from imgvm.config import Config, resolved_text
+from imgvm.exchange import vmdk
+from imgvm.qcow2 import Image
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+DISK = 300 * 1024
+SPARSE = (0, 65536 * 3)  # where the disks have data
+
+YAML_TOKENS = (
+    b"&a ", b"*a", b"*a\n", b"<<: *a\n", b"!!python/object:os.system ", b"!!binary ", b"? ", b": ", b"- ", b"{", b"}", b"[", b"]",
+    b"[[[[[[[[[[[[[[[[", b"{a: {a: {a: ", b"|2\n", b">-\n", b"---\n", b"...\n", b"%YAML 9.9\n", b"${x}", b"${", b"$$", b"${env:HOME}",
+    b"include: [a.yaml]\n", b"vars: {x: '${x}'}\n", b"profiles: {p: {machine: {cpus: 2}}}\n", b"0x7fffffffffffffff", b"1e999",
+    b".nan", b"-.inf", b"0o777", b"\xff\xfe", b"\xef\xbb\xbf", b"\x00", b"\t", b"\r", b"\xc2\x85", b"\xe2\x80\xa8", b"2024-13-45",
+    b"yes", b"~", b"64EiB", b"99999999999999999999999", b"cpus: 64\n", b"'", b'"', b'"\\U0010ffff"', b'"\\x', b"# ",
+)  # fmt: skip
+XML_TOKENS = (
+    b"<!DOCTYPE a [<!ENTITY a 'b'>]>", b"&a;", b"&#0;", b"&#x110000;", b"<![CDATA[", b"]]>", b"<!--", b"-->", b"<?xml?>", b"</domain>",
+    b"<disk type='file'>", b"<source file='/dev/zero'/>", b"<source file=''/>", b" unit='EiB'", b"99999999999999999999", b"-1",
+    b"xmlns:a='b'", b"<a:b/>", b"\x00", b"\xff", b"encoding='utf-16'", b"<devices>" * 30, b"${x}", b"\xe2\x80\xae", b"'", b">",
+)  # fmt: skip
+QEMU_TOKENS = (
+    b" -drive ", b"file=", b",", b",,", b"=", b" -m ", b"99999999999T", b"-1", b" -smp ", b"cpus=,", b" -kernel ", b" -append ", b"'", b'"',
+    b"\\", b"\\\n", b"#", b" -device virtio-blk,drive=", b"id=", b" -blockdev ", b"{", b'{"a":', b"node-name=", b" -hda ", b"\x00", b"${x}",
+    b"$(reboot)", b" -cpu host,+aes,-", b" qemu-system-x86_64 ", b"\xff", b" -", b" --",
+)  # fmt: skip
+DOMAIN = b"""<domain type='kvm'><name>web</name><memory unit='GiB'>2</memory><vcpu>4</vcpu><description>d</description>
+<os><type arch='x86_64'>hvm</type><kernel>/boot/k</kernel><initrd>/boot/i</initrd><cmdline>console=ttyS0 a=$1</cmdline></os>
+<cpu mode='host-passthrough'/><on_reboot>destroy</on_reboot><devices>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/srv/a b.qcow2'/><serial>one</serial><readonly/></disk>
+<disk type='block'><source dev='/dev/vdb'/></disk><interface type='bridge'/><rng model='virtio'/><serial type='pty'/></devices></domain>
+"""
+OVF = b"""<?xml version='1.0'?><Envelope xmlns='http://schemas.dmtf.org/ovf/envelope/1' xmlns:ovf='http://schemas.dmtf.org/ovf/envelope/1'
+xmlns:rasd='http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData'>
+<References><File ovf:id='f1' ovf:href='a.vmdk'/></References><DiskSection><Info>i</Info>
+<Disk ovf:diskId='d1' ovf:fileRef='f1' ovf:capacity='307200'/></DiskSection>
+<VirtualSystem ovf:id='vm'><Info>i</Info><Name>vm</Name><VirtualHardwareSection><Info>i</Info>
+<Item><rasd:InstanceID>1</rasd:InstanceID><rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
+<Item><rasd:InstanceID>2</rasd:InstanceID><rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits><rasd:ResourceType>4</rasd:ResourceType>
+<rasd:VirtualQuantity>512</rasd:VirtualQuantity></Item>
+<Item><rasd:InstanceID>3</rasd:InstanceID><rasd:HostResource>ovf:/disk/d1</rasd:HostResource><rasd:ResourceType>17</rasd:ResourceType></Item>
+</VirtualHardwareSection></VirtualSystem></Envelope>
+"""
+QEMU = b"""#!/bin/sh
+# a machine
+exec qemu-system-x86_64 -enable-kvm -m 2G -smp cpus=4,sockets=1 -cpu host,-avx2 -name "guest=a b" \\
+  -drive file=/srv/a,,b.qcow2,format=qcow2,if=virtio,readonly=on,serial=x -kernel k -initrd i -append "a='b c'" \\
+  -blockdev driver=qcow2,node-name=n0,file.driver=file,file.filename=x.img -device virtio-blk-pci,drive=n0 \\
+  -hda disk.raw -device virtio-rng-pci -nographic -no-reboot -netdev user,id=n
+"""
+COMPOSED = b"""version: 1
+name: composed
+vars: {size: 512MiB, word: {default: a, description: d, enum: [a, b]}}
+machine: &m {memory: "${size}", cpus: 2, cpu: {model: portable, features: [+aes, -avx2]}}
+profiles: {big: {machine: {memory: 4GiB}}}
+boot: {kernel: {path: vmlinux}, cmdline: console=ttyS0, initrd: none}
+disks:
+  - {name: root, source: a.qcow2, format: qcow2, read_only: true}
+description: "${word}"
+exit: {on_reboot: exit}
+"""
+
+
+def yaml() -> Sequence[bytes]:
+    return [path.read_bytes() for path in sorted(EXAMPLES.glob("*.yaml"))] + [COMPOSED]
+
+
+def resolved() -> Sequence[bytes]:
+    return [resolved_text(Config.load(path).machine).encode() for path in sorted(EXAMPLES.glob("*.yaml"))]
+
+
+def domain() -> Sequence[bytes]:
+    return [DOMAIN]
+
+
+def ovf() -> Sequence[bytes]:
+    return [OVF]
+
+
+def qemu() -> Sequence[bytes]:
+    return [QEMU]
+
+
+def _disk() -> list[tuple[int, bytes]]:
+    return [(at, (b"%d some data " % at * 5000)[:65536]) for at in SPARSE]
+
+
+def ova() -> Sequence[bytes]:
+    disk, out = io.BytesIO(), io.BytesIO()
+    vmdk.write(disk, DISK, _disk())
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data in (("vm.ovf", OVF), ("a.vmdk", disk.getvalue())):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return [out.getvalue()]
+
+
+FORMATS = {
+    "vmdk": ("vmdk", "subformat=monolithicSparse"), "vmdk-stream": ("vmdk", "subformat=streamOptimized"), "vdi": ("vdi", ""),
+    "vpc": ("vpc", "subformat=dynamic"), "vpc-fixed": ("vpc", "subformat=fixed"), "vhdx": ("vhdx", "block_size=1M,log_size=1M"),
+}  # fmt: skip
+
+
+def foreign(kind: str) -> Sequence[bytes]:
+    form, options = FORMATS[kind]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with (folder / "raw").open("wb") as stream:
+            stream.truncate(DISK)
+            for at, data in _disk():
+                stream.seek(at)
+                stream.write(data)
+        command = ["qemu-img", "convert", "-f", "raw", "-O", form, *(["-o", options] if options else []), "raw", "out"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        return [(folder / "out").read_bytes()]
+
+
+def payload() -> Sequence[bytes]:
+    made = []
+    with tempfile.TemporaryDirectory() as name:
+        for cluster in (512, 4096):
+            path = Path(name) / f"{cluster}.img"
+            with Image.create(path, DISK, cluster_bytes=cluster) as image:
+                image.set_config({"machine.yaml": COMPOSED, "kernel": b"k" * 5000, "empty": b""}, date=1)
+            made.append(path.read_bytes())
+    return made
+
+
+def sign_payload(image: bytearray) -> None:
+    """The digest over the payload's head and index, made true again (docs/image-format.md)."""
+    at = image.find(b"IMGVMCFG")
+    if at < 0 or at + 64 > len(image):
+        return
+    (count,) = struct.unpack_from(">I", image, at + 12)
+    index = image[at + 64 : at + 64 + 112 * min(count, 1024)]
+    image[at + 32 : at + 64] = hashlib.sha256(image[at : at + 32] + index).digest()

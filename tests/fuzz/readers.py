@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""Mutates what imgvm reads from others: python tests/fuzz/readers.py [READER ...] [--count N] [--seed N].
+
+Each reader gets its seeds, changed at random, one after the other, within bounded memory and time. It may answer or raise an
+error of ours; whatever else comes out is a fault, and the input is kept in build/fuzz/readers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import reader_seeds as seeds
+from mutate import mutate
+
+from imgvm.config import Config
+from imgvm.errors import ImgvmError
+from imgvm.exchange import import_ova, importing
+from imgvm.qcow2 import Image
+from imgvm.qcow2.convert import convert
+
+OUT = Path(__file__).parents[2] / "build" / "fuzz" / "readers"
+MEMORY_BYTES = 2 << 30  # of address space, with the interpreter
+FILE_BYTES = 64 << 20
+SECONDS = 10  # for one input
+
+
+class Hang(BaseException):
+    """Not an Exception: nobody catches it by accident."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    read: Callable[[bytes, Path], object]
+    seeds: Callable[[], Sequence[bytes]]
+    tokens: Sequence[bytes] = ()
+    repair: Callable[[bytearray], None] | None = None  # puts checksums right, so that more is reached
+
+
+def _import_text(data: bytes, folder: Path) -> None:
+    path = folder / "machine"
+    path.write_bytes(data)
+    found = importing.from_file(path)
+    found.move(folder, folder)
+    found.text()
+
+
+def _import_ova(data: bytes, folder: Path) -> None:
+    path = folder / "a.ova"
+    path.write_bytes(data)
+    import_ova.from_ova(path, folder, force=True).text()
+
+
+def _convert(data: bytes, folder: Path) -> None:
+    path = folder / "foreign"
+    path.write_bytes(data)
+    convert(path, folder / "out.img")
+
+
+def _payload(data: bytes, folder: Path) -> None:
+    path = folder / "a.img"
+    path.write_bytes(data)
+    with Image.open(path) as image:
+        for blob in image.config_blobs():
+            image.read_config(blob.name)
+
+
+READERS: dict[str, Reader] = {
+    "yaml": Reader(
+        lambda data, folder: Config.from_text(data, "a.yaml", folder, environment={}), seeds.yaml, seeds.YAML_TOKENS
+    ),
+    "resolved": Reader(lambda data, _: Config.from_resolved(data, "a.yaml"), seeds.resolved, seeds.YAML_TOKENS),
+    "domain": Reader(_import_text, seeds.domain, seeds.XML_TOKENS),
+    "ovf": Reader(_import_text, seeds.ovf, seeds.XML_TOKENS),
+    "qemu": Reader(_import_text, seeds.qemu, seeds.QEMU_TOKENS),
+    "ova": Reader(_import_ova, seeds.ova),
+    "payload": Reader(_payload, seeds.payload, repair=seeds.sign_payload),
+    **{
+        kind: Reader(_convert, lambda kind=kind: seeds.foreign(kind))  # type: ignore[misc]
+        for kind in ("vmdk", "vmdk-stream", "vdi", "vpc", "vpc-fixed", "vhdx")
+    },
+}
+
+
+def _ring(_signal: int, _frame: object) -> None:
+    raise Hang(f"more than {SECONDS} seconds")
+
+
+class RefusedError(Exception):
+    """An error of ours: as it should be."""
+
+
+def _try(reader: Reader, data: bytes) -> None:
+    """RefusedError, or what was not caught where it should have been."""
+    with tempfile.TemporaryDirectory(prefix="imgvm-fuzz-") as folder:
+        signal.alarm(SECONDS)
+        try:
+            reader.read(data, Path(folder))
+        except ImgvmError as error:
+            assert error.message
+            raise RefusedError(str(error)) from error
+        finally:
+            signal.alarm(0)
+
+
+def _inputs(reader: Reader, rng: random.Random) -> Iterator[bytes]:
+    corpus = reader.seeds()
+    yield from corpus
+    while True:
+        data = mutate(bytearray(rng.choice(corpus)), corpus, reader.tokens, rng)
+        if reader.repair and rng.random() < 0.7:
+            reader.repair(data)
+        yield bytes(data)
+
+
+def run(name: str, count: int, seed: int) -> int:
+    """In this process, which it limits: how many inputs were accepted. SystemExit when one did harm."""
+    reader, accepted = READERS[name], 0
+    inputs = _inputs(reader, random.Random(f"{name} {seed}"))
+    good = len(reader.seeds())
+    signal.signal(signal.SIGALRM, _ring)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for number, data in zip(range(count), inputs, strict=False):
+        if number == 1:  # what is imported late is there now
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+        try:
+            _try(reader, data)
+            accepted += 1
+        except BaseException as fault:
+            if isinstance(fault, RefusedError) and number >= good:
+                continue
+            OUT.mkdir(parents=True, exist_ok=True)
+            kept = OUT / f"{name}-{seed}-{number}"
+            kept.write_bytes(data)
+            raise SystemExit(
+                f"{name}, seed {seed}, input {number}, kept as {kept}:\n{traceback.format_exc()}"
+            ) from None
+    return accepted
+
+
+def fuzz(name: str, count: int, seed: int, seconds: float) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, so that a crash and the limits are its own."""
+    words = [sys.executable, __file__, name, "--count", str(count), "--seed", str(seed)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=seconds, env=os.environ | {"PYTHONHASHSEED": "0"})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="mutated input for every reader of foreign formats")
+    parser.add_argument("reader", nargs="*", choices=[*READERS, []])
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    names = options.reader or list(READERS)
+    if len(names) == 1:
+        accepted = run(names[0], options.count, options.seed)
+        print(f"{names[0]}: {options.count} inputs, {accepted} accepted")
+        return 0
+    failed = 0
+    for name in names:
+        done = fuzz(name, options.count, options.seed, 3600)
+        print(done.stdout + done.stderr, end="", flush=True)
+        failed += done.returncode != 0
+    return failed != 0
+
+
+def available(name: str) -> bool:
+    return name not in ("vmdk", "vmdk-stream", "vdi", "vpc", "vpc-fixed", "vhdx") or shutil.which("qemu-img") is not None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
