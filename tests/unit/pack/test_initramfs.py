@@ -124,6 +124,7 @@ def test_archives_of_several_parts_stay_as_they_are() -> None:
         (gzip.compress(b"hello"), "i holds no cpio archive"),
         (gzip.compress(ARCHIVE)[:-9], "cut short"),
     ],
+    ids=["text", "other", "cut"],
 )
 def test_what_is_no_archive_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(PackError, match=words):
