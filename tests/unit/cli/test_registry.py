@@ -6,12 +6,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
-import socket
-import subprocess
 import tarfile
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -59,32 +55,6 @@ def test_what_is_no_reference(text: str) -> None:
 def image(image_of: Images, tmp_path: Path) -> Path:
     (tmp_path / "source.raw").write_bytes(bytes(range(256)) * 12000)
     return image_of(say("pulled\n") + leave(6), DISK)
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[str]:
-    """A registry of Debian's package, on a port of its own."""
-    if shutil.which("docker-registry") is None:
-        pytest.skip("docker-registry is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    config = tmp_path / "registry.yml"
-    config.write_text(f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}\nhttp: {{addr: '{address}'}}\n")
-    with (tmp_path / "registry.log").open("w") as log:
-        process = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log)
-    try:
-        for _ in range(200):
-            try:
-                socket.create_connection(tuple(address.split(":")), 1).close()  # type: ignore[arg-type]
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "registry.log").read_text()
-                time.sleep(0.05)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def test_push_and_pull(image: Path, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

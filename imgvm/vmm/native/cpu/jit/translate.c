@@ -331,7 +331,7 @@ static void put_pushf(struct emitter *e, unsigned i)
     op_gs(a, OPC(0x0b), T1, CPU(eflags));
     alu_imm(a, ALU_AND, false, T1, ~(uint32_t)EFLAGS_RF);
     op_place(a, OPCW(0x89), T1, at);
-    op_rm(a, OPCW(0x8d), H_R13, H_R13, -8);
+    memory_move_stack(e, -8, T0);
     e->flags.in_eflags = false;
 }
 
