@@ -87,8 +87,17 @@ int file_create(struct block_file *file, const char *path, imgvm_error *err)
     return result;
 }
 
+static void give_reserve_back(const struct block_file *file)
+{
+    struct stat st;
+    if (!fstat(file->fd, &st) && ftruncate(file->fd, st.st_size) < 0)
+        return; /* it is the file's until it is cut the next time */
+}
+
 void file_close(struct block_file *file)
 {
+    if (file->fd >= 0 && file->reserved)
+        give_reserve_back(file);
     if (file->fd >= 0)
         close(file->fd);
     free(file->path);
@@ -228,6 +237,12 @@ void file_punch(struct block_file *file, uint64_t offset, uint64_t bytes)
 {
     if (bytes && fits(offset, bytes))
         allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
+}
+
+void file_reserve(struct block_file *file, uint64_t offset, uint64_t bytes)
+{
+    if (!file->is_device && fits(offset, bytes) && allocate(file, FALLOC_FL_KEEP_SIZE, offset, bytes))
+        __atomic_store_n(&file->reserved, true, __ATOMIC_RELAXED);
 }
 
 int file_set_size(struct block_file *file, uint64_t bytes, imgvm_error *err)

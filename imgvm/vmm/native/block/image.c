@@ -262,7 +262,7 @@ int image_write(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t b
     if (result)
         return result;
     share(image);
-    result = image->ops->write_in_place(image, offset, vec, bytes, &done, err);
+    result = image->ops->write_shared(image, offset, vec, bytes, &done, err);
     image_leave(image);
     if (result || done == bytes)
         return result;
