@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
 
 from imgvm import units
 from imgvm.errors import PackError
@@ -23,6 +26,9 @@ from imgvm.qcow2 import Image
 SECTOR_BYTES = 512
 NO_DISK_BYTES = units.MIB  # a qcow2 has a disk even if the machine has none
 _CHUNK_BYTES = units.MIB
+_CHUNKS_WAITING = 4  # to be written
+_SEND_BYTES = 32 * units.MIB
+_ZEROES = memoryview(bytes(_CHUNK_BYTES))
 _QCOW2_MAGIC = b"QFI\xfb"
 _FOREIGN = (
     (b"KDMV", "VMDK"),
@@ -155,9 +161,8 @@ class MadeDisk:
         self.size_bytes = len(data)
 
     def write(self, image: Image, cluster_bytes: int, progress: Progress) -> list[Source]:
-        out = Ascending(image, cluster_bytes)
-        out.write(0, self._data)
-        out.flush()
+        with ascending(image, cluster_bytes) as out:
+            out.write(0, self._data)
         return []
 
 
@@ -173,59 +178,118 @@ def copy(
     progress.step("copying the disk", source.size_bytes)
     digest = sha256()
     hashed = 0
-    for offset, data in source.pieces():
-        hashed = _hash_zeroes(digest.update, hashed, offset)
-        digest.update(data)
-        hashed += len(data)
-        for start, end in runs(data, offset, cluster_bytes):
-            image.write(offset + start, data[start:end])
-        progress.advance(hashed)
+    with _Writer(image, cluster_bytes) as out:
+        for offset, data in source.pieces():
+            out.write(offset, data, len(data))
+            hashed = _hash_zeroes(digest.update, hashed, offset)
+            digest.update(data)
+            hashed += len(data)
+            progress.advance(hashed)
     _hash_zeroes(digest.update, hashed, source.size_bytes)
     return Source(part, origin, digest.hexdigest(), source.size_bytes)
 
 
-class Ascending:
-    """Writes a disk from its start to its end, in whatever pieces it comes, just as `copy` would."""
+class _Writer:
+    """Writes what is not zero to an image, in a thread of its own: the next is made meanwhile."""
 
     def __init__(self, image: Image, cluster_bytes: int) -> None:
         self._image = image
         self._cluster_bytes = cluster_bytes
-        self._chunk = bytearray(_CHUNK_BYTES)
+        self._pool = ThreadPoolExecutor(1, "imgvm-write")
+        self._waiting: deque[Future[None]] = deque()
+        self._unsent_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while kind is None and self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def write(self, offset: int, data: bytes | bytearray, size: int) -> None:
+        """So much of `data`, which is the writer's until `_CHUNKS_WAITING` more have been given."""
+        self._waiting.append(self._pool.submit(self._work, offset, data, size))
+        if len(self._waiting) > _CHUNKS_WAITING:
+            self._waiting.popleft().result()
+
+    def _work(self, offset: int, data: bytes | bytearray, size: int) -> None:
+        view = memoryview(data)
+        for start, end in runs(data, offset, self._cluster_bytes, size):
+            self._image.write(offset + start, view[start:end])
+            self._unsent_bytes += end - start
+        if self._unsent_bytes >= _SEND_BYTES:  # the host's disk works while we do
+            self._image.write_out()
+            self._unsent_bytes = 0
+
+
+class Ascending:
+    """A disk from its start to its end, in whatever pieces it comes, just as `copy` would write it."""
+
+    def __init__(self, writer: _Writer, disk_bytes: int, cluster_bytes: int) -> None:
+        self._writer = writer
+        self._disk_bytes = disk_bytes
+        self._cluster_bytes = cluster_bytes
+        self._chunks = deque(bytearray(_CHUNK_BYTES) for _ in range(_CHUNKS_WAITING + 2))
+        self._chunk = self._chunks[0]
         self._start = 0  # of the chunk on the disk
-        self._filled = 0  # so much of it may be other than zero
+        self._filled = 0  # so much of it is made
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
+        inside = offset - self._start
+        size = len(data)
+        if inside + size > _CHUNK_BYTES:
+            self._write_across(offset, memoryview(data))
+            return
+        if inside > self._filled:
+            self._chunk[self._filled : inside] = _ZEROES[: inside - self._filled]
+        self._filled = inside + size
+        self._chunk[inside : self._filled] = data
+
+    def _write_across(self, offset: int, data: memoryview) -> None:
         while len(data):
-            inside = offset - self._start
-            if inside >= _CHUNK_BYTES:
+            if offset - self._start >= _CHUNK_BYTES:
                 self.flush()
                 self._start = offset - offset % _CHUNK_BYTES
-                inside = offset - self._start
-            count = min(len(data), _CHUNK_BYTES - inside)
-            self._chunk[inside : inside + count] = data[:count]
-            self._filled = inside + count
+            count = min(len(data), self._start + _CHUNK_BYTES - offset)
+            self.write(offset, data[:count])
             data, offset = data[count:], offset + count
 
     def flush(self) -> None:
-        """What has been given is in the image; called once more at the end."""
+        """What has been given is on its way to the image."""
         if not self._filled:
             return
         end = min(self._filled + -self._filled % self._cluster_bytes, _CHUNK_BYTES)
-        end = min(end, self._image.info.disk_bytes - self._start)
-        data = bytes(memoryview(self._chunk)[:end])
-        for start, stop in runs(data, self._start, self._cluster_bytes):
-            self._image.write(self._start + start, data[start:stop])
-        self._chunk[: self._filled] = bytes(self._filled)
+        end = min(end, self._disk_bytes - self._start)
+        self._chunk[self._filled : end] = _ZEROES[: end - self._filled]
+        self._writer.write(self._start, self._chunk, end)
+        self._chunks.rotate(-1)
+        self._chunk = self._chunks[0]
         self._filled = 0
 
 
-def runs(data: bytes, offset: int, cluster_bytes: int) -> Iterator[tuple[int, int]]:
+@contextmanager
+def ascending(image: Image, cluster_bytes: int) -> Iterator[Ascending]:
+    with _Writer(image, cluster_bytes) as writer:
+        out = Ascending(writer, image.info.disk_bytes, cluster_bytes)
+        yield out
+        out.flush()
+
+
+def runs(
+    data: bytes | bytearray, offset: int, cluster_bytes: int, size: int | None = None
+) -> Iterator[tuple[int, int]]:
     """The stretches of `data` (which begins at `offset` of the disk) whose clusters are not all zero."""
     start: int | None = None
     position = 0
+    size = len(data) if size is None else size
     zeroes = bytes(cluster_bytes)
-    while position < len(data):
-        end = min(position + cluster_bytes - (offset + position) % cluster_bytes, len(data))
+    while position < size:
+        end = min(position + cluster_bytes - (offset + position) % cluster_bytes, size)
         if data.startswith(zeroes if end - position == cluster_bytes else bytes(end - position), position):
             if start is not None:
                 yield start, position
@@ -235,9 +299,6 @@ def runs(data: bytes, offset: int, cluster_bytes: int) -> Iterator[tuple[int, in
         position = end
     if start is not None:
         yield start, position
-
-
-_ZEROES = bytes(_CHUNK_BYTES)
 
 
 def _hash_zeroes(update: object, start: int, end: int) -> int:

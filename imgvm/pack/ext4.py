@@ -277,6 +277,15 @@ def _journal_blocks(total: int) -> int:
 def _write_content(file: File, write: Write, read: Read) -> None:
     """A file's bytes to its blocks: pieces go where the extents say; rests of blocks stay zero."""
     content = file.node.content
+    if len(file.extents) == 1 and content.extents() == [(0, content.size_bytes)]:
+        at = file.extents[0].start * BLOCK_BYTES
+        end = at + content.size_bytes
+        for data in read(content):
+            if at + len(data) > end:
+                raise _longer(file)
+            write(at, data)
+            at += len(data)
+        return
     extents = iter(file.extents)
     extent = next(extents, None)
     pieces = read(content)
@@ -293,4 +302,8 @@ def _write_content(file: File, write: Write, read: Read) -> None:
                 write(extent.start * BLOCK_BYTES + inside, part)
                 piece, offset = piece[len(part) :], offset + len(part)
     for _ in pieces:
-        raise PackError(f"{shown(file.path)} became longer while it was packed", hint="pack again")
+        raise _longer(file)
+
+
+def _longer(file: File) -> PackError:
+    return PackError(f"{shown(file.path)} became longer while it was packed", hint="pack again")

@@ -281,6 +281,11 @@ bool file_is_data(struct block_file *file, uint64_t offset, uint64_t bytes, uint
     return true;
 }
 
+void file_write_out(const struct block_file *file)
+{
+    sync_file_range(file->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
 int file_sync(struct block_file *file, imgvm_error *err)
 {
     while (fdatasync(file->fd) < 0)

@@ -51,6 +51,7 @@ int file_set_size(struct block_file *file, uint64_t bytes, imgvm_error *err);
 /* From `offset` on, at most `bytes`: is it data (true) or a hole, and how far does that reach? Where the file system
  * does not say, all is data. */
 bool file_is_data(struct block_file *file, uint64_t offset, uint64_t bytes, uint64_t *run);
+void file_write_out(const struct block_file *file); /* begins to; waits for nothing */
 int file_sync(struct block_file *file, imgvm_error *err);
 
 /* file_lock.c: -EBUSY when another process (or handle) uses the image in a way that excludes ours. */

@@ -342,6 +342,11 @@ int imgvm_image_flush(imgvm_image *image, imgvm_error *err)
     return result;
 }
 
+void imgvm_image_write_out(imgvm_image *image)
+{
+    file_write_out(image->map ? &image->map->holder->file : &image->file);
+}
+
 int imgvm_image_resize(imgvm_image *image, uint64_t disk_bytes, imgvm_error *err)
 {
     int result = image_refuse_read_only(image, err);
