@@ -195,9 +195,12 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
         cpu->leave_translated = true;
     }
     cpu->called[0].fn(cpu, cpu->called);
+    /* among them are those that serialize: what others wrote before must be seen by what comes next */
+    bool pending = !cpu->unlinked && atomic_load_explicit(&cpu->pending, memory_order_relaxed);
+    bool look = cpu->leave_translated || pending;
     if (!cpu->executor_continued)
-        return cpu->unlinked || cpu->leave_translated || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
-    if (unlikely(cpu->leave_translated || epoch != cpu->mmu.epoch || mode_key != cpu->mmu.mode_key)) {
+        return cpu->unlinked || look || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
+    if (unlikely(look || epoch != cpu->mmu.epoch || mode_key != cpu->mmu.mode_key)) {
         cpu->rip = (block->translated_rip + u->next) & cpu_rip_mask(cpu);
         if (cpu->translator->count)
             cpu->instructions -= block->count - u->index - 1u;
@@ -515,6 +518,8 @@ static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *blo
     look_over(cpu, jit);
     if (is_translated(cpu, block))
         return true;
+    if (unlikely(!block_is_current(block)))
+        return false; /* since it was found; the look is over, and nobody would tell of it again */
     if (block->runs < cpu->translate_after) {
         block->runs++;
         return false;
@@ -526,6 +531,8 @@ static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *blo
 static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block)
 {
     uint64_t translated = jit->counts->translated;
+    if (atomic_load_explicit(&cpu->pending, memory_order_relaxed))
+        cpu_update_pending(cpu); /* before the look: what is written after it is pending */
     if (!jit_ready(cpu, jit, block)) {
         cpu->link_from = 0;
         return false;
@@ -539,8 +546,6 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     }
     if (unlikely(block->across_now))
         jit_expect_epoch(cpu, jit, block);
-    if (atomic_load_explicit(&cpu->pending, memory_order_relaxed))
-        cpu_update_pending(cpu);
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
     cpu->uncounted = !jit->count;
     cpu->counts.entered++;

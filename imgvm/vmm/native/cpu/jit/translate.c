@@ -435,6 +435,12 @@ static bool is_branch(const struct plan *plan)
     return plan->way == BY_SPECIAL && plan->special >= SPECIAL_JCC;
 }
 
+/* It serializes (SDM vol. 3, 9.3): what other processors wrote before is seen by what comes next. */
+static bool is_cpuid(const struct plan *plan)
+{
+    return plan->way == BY_SPECIAL && plan->special == SPECIAL_CPUID;
+}
+
 /* Code of instruction i, which is no branch. */
 static void put_instruction(struct emitter *e, unsigned i)
 {
@@ -539,7 +545,8 @@ static void put_body(struct emitter *e)
             branch_aside(e, i);
             continue;
         }
-        if (e->wants_poll && (good_for_poll(e, i) || is_sti(&e->plans[i])))
+        bool here = e->wants_poll && (good_for_poll(e, i) || is_sti(&e->plans[i]));
+        if (here || (is_cpuid(&e->plans[i]) && !e->cpu->unlinked))
             branch_poll(e, i);
         put_instruction(e, i);
     }
