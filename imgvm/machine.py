@@ -86,7 +86,7 @@ class Rootfs:
     tar: tuple[str, ...] = ()
     oci: str | None = None  # a layout or an archive
     registry: str | None = None  # host/name:tag
-    format: str = "ext4"  # ext4 | squashfs | initramfs
+    format: str = "ext4"  # ext4 | erofs | squashfs | initramfs
     size_bytes: int | None = None  # None: what the files need, and free_bytes
     free_bytes: int = 64 * units.MIB
     partition_table: str = "none"  # none | gpt | mbr
@@ -102,7 +102,7 @@ class Rootfs:
 
     @property
     def is_read_only(self) -> bool:
-        return self.read_only or self.format == "squashfs"
+        return self.read_only or self.format in ("erofs", "squashfs")
 
     @property
     def device(self) -> str:

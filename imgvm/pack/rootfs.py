@@ -15,6 +15,7 @@ from imgvm.errors import PackError
 from imgvm.machine import File, Machine, Rootfs
 from imgvm.pack import from_dir, from_oci, from_tar, partition, sources
 from imgvm.pack.disk import Ascending
+from imgvm.pack.erofs import Erofs
 from imgvm.pack.ext4 import Ext4
 from imgvm.pack.progress import Progress
 from imgvm.pack.sources import Source
@@ -177,8 +178,11 @@ class RootDisk:
             message = f"rootfs.size: {units.format_size(given)} has no room for a {kind} table and files"
             raise PackError(message)
         root.progress.step("writing the root file system", root.content_bytes)
+        self._fs: Ext4 | Erofs | SquashFs
         if rootfs.format == "squashfs":
-            self._fs: Ext4 | SquashFs = SquashFs(root.tree, root.read, stack)
+            self._fs = SquashFs(root.tree, root.read, stack)
+        elif rootfs.format == "erofs":
+            self._fs = Erofs(root.tree, label=rootfs.label, seed=machine.name, time_sec=time_sec)
         else:
             self._fs = Ext4(
                 root.tree,

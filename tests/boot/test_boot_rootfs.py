@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -182,7 +184,7 @@ def test_a_root_that_cannot_be_mounted(busybox: str, pack_config: Callable[[str]
     assert "imgvm: the root file system /dev/vdz cannot be mounted" in output
 
 
-@pytest.mark.parametrize("root", ["read_only: true", "format: squashfs"])
+@pytest.mark.parametrize("root", ["read_only: true", "format: squashfs", "format: erofs"])
 def test_a_root_that_nobody_writes_to(busybox: str, pack_config: Callable[[str], Path], root: str) -> None:
     if "squashfs" in root and not shutil.which("mksquashfs"):
         pytest.skip("squashfs-tools is not installed")
@@ -196,4 +198,65 @@ def test_a_root_that_nobody_writes_to(busybox: str, pack_config: Callable[[str],
     status, output = run(image)
     assert status == 4, output
     assert "Read-only file system" in output
-    assert image.read_bytes() == before
+    many = hashlib.md5(b"line\n" * 3000).hexdigest()
+    assert many in output and image.read_bytes() == before
+
+
+KINDS = """
+cd /kinds
+ls -ln one two null fifo link | sed 's/  */ /g'
+md5sum < holes; find /many -type f | wc -l
+stat -c '%h %i' one two; readlink far | wc -c
+mount -t tmpfs none /tmp && touch /tmp/mine
+for tool in plain capable; do
+start-stop-daemon -S -c 65534:65534 -x /kinds/$tool -a chown -- 7 /tmp/mine && ls -ln /tmp/mine
+done
+"""
+
+
+def test_an_erofs_of_every_kind(tmp_path: Path, busybox: str, pack_config: Callable[[str], Path]) -> None:
+    """As Debian's kernel reads it: hard links, a device, holes, a capability, many names."""
+    tool, _ = initramfs.find_busybox(DebCache(platformdirs.user_cache_path("imgvm")), DISTRO)
+    capability = struct.pack("<IIIII", 0x02000001, 1 << 0, 0, 0, 0)  # CAP_CHOWN, in effect
+    with tarfile.open(tmp_path / "kinds.tar", "w", format=tarfile.PAX_FORMAT) as out:
+
+        def add(name: str, data: bytes = b"", **fields: object) -> None:
+            member = tarfile.TarInfo(f"kinds/{name}")
+            member.size, member.mtime = len(data), 86400
+            for field, value in fields.items():
+                setattr(member, field, value)
+            out.addfile(member, io.BytesIO(data))
+
+        add("one", b"1", uid=70000, gid=80000, mode=0o4751)
+        add("two", type=tarfile.LNKTYPE, linkname="kinds/one")
+        add("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666)
+        add("fifo", type=tarfile.FIFOTYPE)
+        add("link", type=tarfile.SYMTYPE, linkname="one")
+        add("far", type=tarfile.SYMTYPE, linkname="x/" * 1500)
+        add("plain", tool, mode=0o755)
+        add("capable", tool, mode=0o755, pax_headers={"SCHILY.xattr.security.capability": capability.decode("latin-1")})
+    holes = tmp_path / "root/kinds/holes"
+    holes.parent.mkdir(parents=True)
+    with holes.open("wb") as stream:
+        for offset in (0, 5 << 20, (9 << 20) + 5):
+            stream.seek(offset)
+            stream.write(b"data" * 5000)
+        stream.truncate(12 << 20)
+    subprocess.run(["tar", "-cSf", tmp_path / "holes.tar", "-C", tmp_path / "root", "kinds"], check=True)
+    image = pack_config(
+        "version: 1\nname: kinds\n"
+        f"boot: {{kernel: {{distro: '{DISTRO}'}}, cmdline: [console=ttyS0, quiet]}}\n"
+        f"rootfs:\n  tar: [{busybox}, kinds.tar, holes.tar]\n  format: erofs\n"
+        "  files: [{path: /etc/passwd, content: 'nobody:x:65534:65534::/:/bin/sh'}]\n"
+        f"exec: {{command: [sh, -c, {json.dumps(KINDS)}]}}\n"
+    )
+    status, output = run(image)
+    assert status == 0, output
+    for line in (
+        r"-rws?r-x--x 2 70000 80000 1 Jan 2 1970 one", r"crw-rw-rw- 1 0 0 1, 3 Jan 2 1970 null", r"prw-r--r-- 1 0 0 0 Jan 2 1970 fifo",
+        r"lrwxrwxrwx 1 0 0 3 Jan 2 1970 link -> one", hashlib.md5(holes.read_bytes()).hexdigest() + "  -", "3000", "3000",
+        "chown: /tmp/mine: Operation not permitted", r"-rw-r--r-- +1 7 +0 +0 .*/tmp/mine", "3001",
+    ):  # fmt: skip
+        assert re.search(f"^{line}$", output, re.M), (line, output)
+    first, second = re.findall(r"^2 (\d+)$", output, re.M)
+    assert first == second

@@ -394,6 +394,29 @@ class TestSquashfs:
             pack(place, "rootfs: {dir: root, format: squashfs}\n")
 
 
+@pytest.mark.parametrize(("size", "table"), [("auto", "none"), ("20MiB", "gpt")])
+def test_erofs(place: Path, size: str, table: str) -> None:
+    text = f"rootfs: {{dir: root, format: erofs, size: {size}, partition_table: {table}, label: sealed}}\nexec: {{command: [tool]}}\n"
+    result = pack(place, text)
+    found = blobs(result.path)
+    machine = Config.from_resolved(found["machine.json"], "m").machine
+    assert [disk.read_only for disk in machine.attached] == [True] and machine.kernel_cmdline.endswith(" ro")
+    rows = {row.name: row.data for row in read_cpio(found["initrd"])}
+    assert rows["etc/imgvm/root"] == b"erofs\n" and b"erofs" in rows["etc/imgvm/modules"].split()
+    disk = raw(result.path)
+    inside = place / "inside"
+    inside.write_bytes(disk.read_bytes()[MIB:-MIB] if table == "gpt" else disk.read_bytes())
+    subprocess.run([tool("fsck.erofs"), f"--extract={place / 'out'}", inside], check=True, capture_output=True)
+    for name in ("etc/issue", "usr/bin/tool", "usr/bin/other", "zeroes"):
+        assert (place / "out" / name).read_bytes() == (place / "root" / name).read_bytes(), name
+    assert (place / "out/tmp").is_dir() and (place / "out/bin").readlink() == Path("usr/bin")
+    assert pack(place, text, "again.img").path.read_bytes() == result.path.read_bytes()
+    (place / "root/noise").write_bytes(os.urandom(2 * MIB))
+    with pytest.raises(PackError, match=r"rootfs\.size: 1MiB is too small") as caught:
+        pack(place, "rootfs: {dir: root, format: erofs, size: 1MiB}\n")
+    assert "it needs 6MiB" in (caught.value.hint or "")
+
+
 class TestKernelOfTheRoot:
     @pytest.fixture
     def system(self, place: Path) -> Path:
