@@ -90,6 +90,7 @@ class Rootfs:
     size_bytes: int | None = None  # None: what the files need, and free_bytes
     free_bytes: int = 64 * units.MIB
     partition_table: str = "none"  # none | gpt | mbr
+    bootloader: str = "none"  # none | grub
     label: str = "root"
     owner: str = "root"  # of a folder's files: root | keep
     exclude: tuple[str, ...] = ()
@@ -312,6 +313,7 @@ def _rootfs(doc: Document) -> Rootfs:
         size_bytes=None if doc.get("size") == "auto" else _size(doc, "size"),
         free_bytes=units.parse_size(doc["free"]) if "free" in doc else Rootfs.free_bytes,
         partition_table=doc.get("partition_table", Rootfs.partition_table),
+        bootloader=doc.get("bootloader", Rootfs.bootloader),
         label=doc.get("label", Rootfs.label),
         owner=doc.get("owner", Rootfs.owner),
         exclude=tuple(doc.get("exclude", [])),
@@ -467,6 +469,7 @@ def _rootfs_document(rootfs: Rootfs) -> Document:
         "size": "auto" if rootfs.size_bytes is None else units.format_size(rootfs.size_bytes),
         "free": units.format_size(rootfs.free_bytes),
         "partition_table": rootfs.partition_table,
+        "bootloader": rootfs.bootloader,
         "label": rootfs.label,
         "read_only": rootfs.read_only,
     }

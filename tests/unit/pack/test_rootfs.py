@@ -216,7 +216,6 @@ def test_what_the_command_line_says_counts(cmdline: str, whole: str) -> None:
         ("rootfs: {dir: a, tar: b}", "rootfs: give one of dir, tar and oci"),
         ("rootfs: {dir: a, size: 10}", "rootfs.size: must be auto or a size"),
         ("rootfs: {dir: a, format: zfs}", "rootfs.format: must be one of ext4"),
-        ("rootfs: {dir: a, bootloader: grub}", "this version of imgvm does not support it yet"),
         ("rootfs: {dir: a}\ndisks: [{name: root, size: 1MiB}]", "disks[0].name: root is the name of the disk that rootfs makes"),
         ("rootfs: {dir: a, format: initramfs}\ndisks: [{name: d, source: d, format: raw, embed: false}]", "the first disk is the image's own"),
         ("rootfs: {dir: a, files: [{path: /a/../b, content: c}]}", "rootfs.files[0].path: /a/../b must not contain"),
