@@ -133,7 +133,8 @@ class CloudInit:
     user_data: str = ""
     meta_data: str = ""
     network_config: str = ""
-    attach: str = "iso"
+    vendor_data: str = ""
+    attach: str = "iso"  # iso | vfat
 
 
 @dataclass(frozen=True)
@@ -211,17 +212,19 @@ class Machine:
 
     @property
     def kernel_cmdline(self) -> str:
-        """`boot.cmdline`, and where the root file system is unless that says it."""
-        if self.boot is None:
-            return ""
+        """`boot.cmdline`, and unless that says it, where the root file system and cloud-init's data are."""
+        if self.boot is None or self.boot.protocol == "multiboot":
+            return "" if self.boot is None else self.boot.cmdline
         words = self.boot.cmdline.split()
         further = []
         root = self.root_on_disk
-        if root is not None and self.boot.protocol != "multiboot":
+        if root is not None:
             if not any(word.startswith("root=") for word in words):
                 further.append(f"root={root.device}")
             if not {"ro", "rw"} & set(words):
                 further.append("ro" if root.is_read_only else "rw")
+        if self.cloud_init is not None and not any(word.startswith("ds=") for word in words):
+            further.append("ds=nocloud")  # which spares it the search for other clouds
         return " ".join(filter(None, [self.boot.cmdline, *further]))
 
 
@@ -346,6 +349,7 @@ def _cloud_init(doc: Document) -> CloudInit:
         user_data=text("user_data", "#cloud-config\n"),
         meta_data=text("meta_data"),
         network_config=text("network_config"),
+        vendor_data=text("vendor_data", "#cloud-config\n"),
         attach=doc.get("attach", CloudInit.attach),
     )
 
@@ -412,6 +416,7 @@ def to_document(machine: Machine) -> Document:
             "user_data": seed.user_data or None,
             "meta_data": seed.meta_data or None,
             "network_config": seed.network_config or None,
+            "vendor_data": seed.vendor_data or None,
             "attach": seed.attach,
         })
     doc["console"] = {"device": machine.console.device, "escape": machine.console.escape}

@@ -125,10 +125,11 @@ def _cloud_init(tree: Tree) -> Iterator[Problem]:
     seed = tree.data.get("cloud_init")
     if seed is None:
         return
-    text = seed.get("user_data")
-    if isinstance(text, str) and not text.startswith(USER_DATA_BEGINNINGS):
-        hint = "begin it with #cloud-config or #!, or write it as a map"
-        yield tree.problem(("cloud_init", "user_data"), "is text that cloud-init would pass over", hint)
+    for key in ("user_data", "vendor_data"):
+        text = seed.get(key)
+        if isinstance(text, str) and not text.startswith(USER_DATA_BEGINNINGS):
+            hint = "begin it with #cloud-config or #!, or write it as a map"
+            yield tree.problem(("cloud_init", key), "is text that cloud-init would pass over", hint)
 
 
 def _timeout(tree: Tree) -> Iterator[Problem]:
@@ -146,6 +147,7 @@ def _boot(tree: Tree) -> Iterator[Problem]:
     if "\n" in text:
         yield tree.problem(at, "must be one line", "write a list to spread it over lines")
     ours = len(" root=/dev/vda1 rw") if "rootfs" in tree.data else 0
+    ours += len(" ds=nocloud") if "cloud_init" in tree.data else 0
     if len(text.encode("utf-8", "replace")) + ours > MAX_CMDLINE_BYTES:
         yield tree.problem(at, f"is longer than {MAX_CMDLINE_BYTES} bytes")
 

@@ -298,7 +298,7 @@ class Packer:
         busybox, source = initramfs.find_busybox(self._cache, parts.distro, pin)
         self._sources.append(source)
         entropy = ENTROPY_MODULES if self._machine.hardware.entropy else ()
-        seed = SEED_MODULES if self._machine.cloud_init is not None else ()
+        seed = SEED_MODULES[self._machine.cloud_init.attach] if self._machine.cloud_init else ()
         wanted = [*DEVICE_MODULES, *entropy, *seed, *LATE_MODULES]
         modules = []
         if parts.modules is not None:

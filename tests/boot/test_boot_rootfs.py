@@ -116,23 +116,26 @@ def test_the_kernel_of_the_root(tmp_path: Path, busybox: str, pack_config: Calla
 LOOK = """
 grep '^/dev/vda / ext4 ' /proc/mounts
 for d in vda vdb vdc; do echo $d $(cat /sys/block/$d/serial) $(cat /sys/block/$d/ro); done
-mount -r /dev/vdc /mnt && cat /mnt/user-data && umount /mnt
+mount -r /dev/vdc /mnt && cat /mnt/user-data && ls -1 /mnt && umount /mnt
+grep -o ds=nocloud /proc/cmdline
 echo on the root > /left && echo on data | dd of=/dev/vdb conv=fsync,notrunc 2>/dev/null
 """
 
 
-def test_a_root_a_disk_and_a_seed(tmp_path: Path, busybox: str, pack_config: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("seed", ["iso", "vfat"])
+def test_a_root_a_disk_and_a_seed(tmp_path: Path, busybox: str, pack_config: Callable[[str], Path], seed: str) -> None:
     image = pack_config(
         "version: 1\nname: three\n"
         f"boot: {{kernel: {{distro: '{DISTRO}'}}, cmdline: [console=ttyS0, quiet]}}\n"
         f"rootfs: {{tar: {busybox}, files: [{{path: /mnt/none, content: ''}}]}}\n"
-        "disks: [{name: data, size: 2MiB}]\ncloud_init: {user_data: \"#cloud-config\\nhostname: three\\n\"}\n"
+        "disks: [{name: data, size: 2MiB}]\ncloud_init: {user_data: \"#cloud-config\\nhostname: three\\n\", "
+        f"vendor_data: {{a: 1}}, attach: {seed}}}\n"
         f"exec: {{command: [sh, -ec, {json.dumps(LOOK)}]}}\n"
     )
     status, output = run(image)
     assert status == 0, output
     assert re.search(r"^/dev/vda / ext4 rw,", output, re.M)
-    for line in ("vda root 0", "vdb data 0", "vdc cidata 1", "hostname: three"):
+    for line in ("vda root 0", "vdb data 0", "vdc cidata 1", "hostname: three", "meta-data", "vendor-data", "ds=nocloud"):
         assert re.search(f"^{line}$", output, re.M), output
     assert checked(disk_of(image), "/left") == b"on the root\n"
     with Image.open(image) as opened:
