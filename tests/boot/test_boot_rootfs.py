@@ -20,6 +20,7 @@ import pytest
 from boot_images import packed
 
 import imgvm
+from imgvm.cli import main
 from imgvm.config import Config
 from imgvm.pack import initramfs
 from imgvm.pack.deb import DebCache
@@ -61,6 +62,7 @@ def test_the_example(tmp_path: Path, accel: str) -> None:
     assert re.search(r"^/dev/vda / ext4 rw,", output, re.M)
     assert "a root file system of two files" in output
     assert checked(disk_of(image), "/srv/result") == b"the guest was here\n"
+    assert image.stat().st_size % 65536 == 0 and main(["verify", str(image)]) == 0
 
 
 def archive(path: Path, files: dict[str, bytes], links: dict[str, str] | None = None) -> None:
