@@ -121,6 +121,12 @@ class Disk:
     serial: str = ""  # the name, unless given
     cache: str = "writeback"  # writeback | writethrough | unsafe
     embed: bool = True  # False: the source is a file of the host that runs it
+    persist: str = "image"  # image | discard: what becomes of what the guest writes
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what the guest writes is still there after the run."""
+        return not self.read_only and self.persist == "image"
 
 
 SEED_DISK = Disk("cidata", read_only=True, serial="cidata")
@@ -335,6 +341,7 @@ def _disk(doc: Document) -> Disk:
         serial=doc.get("serial") or doc["name"],
         cache=doc.get("cache", Disk.cache),
         embed=doc.get("embed", Disk.embed),
+        persist=doc.get("persist", Disk.persist),
     )
 
 
@@ -500,4 +507,5 @@ def _disk_document(disk: Disk) -> Document:
         "serial": disk.serial,
         "cache": disk.cache,
         "embed": disk.embed,
+        "persist": disk.persist,
     })

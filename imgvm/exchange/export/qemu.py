@@ -87,7 +87,7 @@ def command(parts: Parts, files: Sequence[tuple[Disk, str]]) -> list[list[str]]:
         ["-serial", "stdio" if machine.console.device == "serial" else "null"],
     ]
     for index, (disk, file) in enumerate(files):
-        settings = f"file={file},format=qcow2,cache={disk.cache}{',read-only=on' if disk.read_only else ''}"
+        settings = f"file={file},format=qcow2,cache={disk.cache}{_access(disk)}"
         device = f"virtio-blk-pci,drive=disk{index},serial={disk.serial.replace(',', ',,')}"
         options += [["-drive", f"if=none,id=disk{index},{settings}"], ["-device", shlex.quote(device)]]
     if hardware.entropy:
@@ -97,6 +97,12 @@ def command(parts: Parts, files: Sequence[tuple[Disk, str]]) -> list[list[str]]:
     if machine.exit.on_reboot == "exit":
         options.append(["-no-reboot"])
     return options
+
+
+def _access(disk: Disk) -> str:
+    if disk.read_only:
+        return ",read-only=on"
+    return "" if disk.is_kept else ",snapshot=on"
 
 
 def _program(parts: Parts, program: Program) -> list[list[str]]:
