@@ -172,7 +172,7 @@ class Exit:
 class ImageOptions:
     size_bytes: int | None = None  # the image's own disk is at least this large
     cluster_bytes: int = 64 * units.KIB
-    compression: str = "none"
+    compression: str = "none"  # none | zlib | zstd
     pristine: bool = False  # a snapshot of the disks as packed
 
 

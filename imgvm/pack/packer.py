@@ -102,8 +102,7 @@ class Packer:
             blobs, parts = self._blobs()
             own, further = self._plan_disks(stack)
             with Replacement(output) as temporary:
-                cluster_bytes = self._machine.image.cluster_bytes
-                with Image.create(temporary, own.size_bytes, cluster_bytes=cluster_bytes) as image:
+                with disk.create_image(temporary, own.size_bytes, self._machine.image) as image:
                     self._fill_disks(image, own, further)
                     if self._machine.image.pristine:
                         snapshots.create(image, snapshots.PRISTINE, date=self._mtime_sec)
@@ -167,13 +166,13 @@ class Packer:
         return own, further
 
     def _fill_disks(self, image: Image, own: disk.Plan, further: Mapping[str, disk.Plan]) -> None:
-        cluster_bytes = self._machine.image.cluster_bytes
         for name, plan in further.items():
             image.add_disk(name, plan.size_bytes, date=self._mtime_sec)
-        self._sources += own.write(image, cluster_bytes, self._progress)
+        self._sources += own.write(disk.target(image, self._machine.image), self._progress)
         for name, plan in further.items():
-            with image.open_disk(name) as target:
-                self._sources += plan.write(target, cluster_bytes, self._progress)
+            with image.open_disk(name) as further_disk:
+                row = disk.target(further_disk, self._machine.image)
+                self._sources += plan.write(row, self._progress)
 
     def _blobs(self) -> tuple[dict[str, bytes], _KernelParts]:
         """Everything but the disk. No file is written before all of it is there."""

@@ -15,7 +15,7 @@ from imgvm import units
 from imgvm.errors import PackError
 from imgvm.machine import File, Machine, Rootfs
 from imgvm.pack import from_dir, from_oci, from_tar, partition, sources
-from imgvm.pack.disk import Ascending
+from imgvm.pack.disk import Ascending, Target
 from imgvm.pack.erofs import Erofs
 from imgvm.pack.ext4 import Ext4
 from imgvm.pack.grub import NO_LOADER, Loader
@@ -23,7 +23,6 @@ from imgvm.pack.progress import Progress
 from imgvm.pack.sources import Source
 from imgvm.pack.squashfs import SquashFs
 from imgvm.pack.tree import Content, FileTree, Node, Text, excluding
-from imgvm.qcow2 import Image
 
 PART = "rootfs"
 Fetch = Callable[[str], tuple[FileTree, Source]]  # of an image of a registry
@@ -226,8 +225,8 @@ class RootDisk:
     def size_bytes(self) -> int:
         return self._layout.disk_bytes
 
-    def write(self, image: Image, cluster_bytes: int, progress: Progress) -> list[Source]:
-        layout, out = self._layout, Ascending(image, cluster_bytes)
+    def write(self, target: Target, progress: Progress) -> list[Source]:
+        layout, out = self._layout, Ascending(target)
         out.write(0, layout.head)
         try:
             self._fs.write(lambda at, data: out.write(layout.start_bytes + at, data), self._root.read)
