@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
@@ -157,7 +158,7 @@ def open_image(
         image.close()
         raise
     if writable is None:
-        writable = any(not disk.read_only and disk.embed for disk in machine.attached)
+        writable = any(disk.embed and (disk.is_kept or scratch) for disk in machine.attached)
     if writable:
         image.close()
         if scratch is None:
@@ -229,13 +230,29 @@ def drives(opened: Opened) -> list[Drive]:
     try:
         for disk in opened.machine.attached:
             image = opened.image if disk == opened.machine.own_disk else _further_disk(opened, disk)
+            if not disk.read_only and not disk.is_kept and opened.scratch is None:
+                image = _thrown_away(image)
             found.append(Drive(image.handle, disk.read_only, disk.serial, image, disk.cache))
     except BaseException:
-        for drive in found:
-            if drive.owner is not opened.image:
-                drive.owner.close()
+        for drive in reversed(found):
+            drive.owner.close()
         raise
     return found
+
+
+def _thrown_away(image: Image) -> Image:
+    """A layer over a disk for what the guest writes. Its file has no name, and is gone with the handle."""
+    import platformdirs
+
+    folder = platformdirs.user_cache_path("imgvm") / "run"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="layer-", dir=folder) as scratch:
+            return image.under(Path(scratch) / "layer")
+    except OSError as error:
+        message = f"{folder}, where what the guest writes is to go: {error.strerror}"
+        hint = "set XDG_CACHE_HOME to another folder"
+        raise ImageError(message, hint, STATUS_CANNOT_RUN, errno=error.errno or 0) from error
 
 
 def _further_disk(opened: Opened, disk: Disk) -> Image:
@@ -247,7 +264,7 @@ def _further_disk(opened: Opened, disk: Disk) -> Image:
     if DISKS not in opened.allow:
         raise ConsentError(f"{opened.path}: its disk {disk.name} is a file of this host, {path}", DISKS)
     raw = disk.format == "raw"
-    writable = not disk.read_only and opened.scratch is None
+    writable = disk.is_kept and opened.scratch is None
     image = Image.open(path, writable=writable, raw=raw, keep_to_folder=BACKING not in opened.allow)
     if image.info.format != disk.format:
         image.close()

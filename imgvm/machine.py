@@ -86,10 +86,11 @@ class Rootfs:
     tar: tuple[str, ...] = ()
     oci: str | None = None  # a layout or an archive
     registry: str | None = None  # host/name:tag
-    format: str = "ext4"  # ext4 | squashfs | initramfs
+    format: str = "ext4"  # ext4 | erofs | squashfs | initramfs
     size_bytes: int | None = None  # None: what the files need, and free_bytes
     free_bytes: int = 64 * units.MIB
     partition_table: str = "none"  # none | gpt | mbr
+    bootloader: str = "none"  # none | grub
     label: str = "root"
     owner: str = "root"  # of a folder's files: root | keep
     exclude: tuple[str, ...] = ()
@@ -102,7 +103,7 @@ class Rootfs:
 
     @property
     def is_read_only(self) -> bool:
-        return self.read_only or self.format == "squashfs"
+        return self.read_only or self.format in ("erofs", "squashfs")
 
     @property
     def device(self) -> str:
@@ -120,6 +121,12 @@ class Disk:
     serial: str = ""  # the name, unless given
     cache: str = "writeback"  # writeback | writethrough | unsafe
     embed: bool = True  # False: the source is a file of the host that runs it
+    persist: str = "image"  # image | discard: what becomes of what the guest writes
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what the guest writes is still there after the run."""
+        return not self.read_only and self.persist == "image"
 
 
 SEED_DISK = Disk("cidata", read_only=True, serial="cidata")
@@ -132,7 +139,8 @@ class CloudInit:
     user_data: str = ""
     meta_data: str = ""
     network_config: str = ""
-    attach: str = "iso"
+    vendor_data: str = ""
+    attach: str = "iso"  # iso | vfat
 
 
 @dataclass(frozen=True)
@@ -164,7 +172,7 @@ class Exit:
 class ImageOptions:
     size_bytes: int | None = None  # the image's own disk is at least this large
     cluster_bytes: int = 64 * units.KIB
-    compression: str = "none"
+    compression: str = "none"  # none | zlib | zstd
     pristine: bool = False  # a snapshot of the disks as packed
 
 
@@ -210,17 +218,19 @@ class Machine:
 
     @property
     def kernel_cmdline(self) -> str:
-        """`boot.cmdline`, and where the root file system is unless that says it."""
-        if self.boot is None:
-            return ""
+        """`boot.cmdline`, and unless that says it, where the root file system and cloud-init's data are."""
+        if self.boot is None or self.boot.protocol == "multiboot":
+            return "" if self.boot is None else self.boot.cmdline
         words = self.boot.cmdline.split()
         further = []
         root = self.root_on_disk
-        if root is not None and self.boot.protocol != "multiboot":
+        if root is not None:
             if not any(word.startswith("root=") for word in words):
                 further.append(f"root={root.device}")
             if not {"ro", "rw"} & set(words):
                 further.append("ro" if root.is_read_only else "rw")
+        if self.cloud_init is not None and not any(word.startswith("ds=") for word in words):
+            further.append("ds=nocloud")  # which spares it the search for other clouds
         return " ".join(filter(None, [self.boot.cmdline, *further]))
 
 
@@ -312,6 +322,7 @@ def _rootfs(doc: Document) -> Rootfs:
         size_bytes=None if doc.get("size") == "auto" else _size(doc, "size"),
         free_bytes=units.parse_size(doc["free"]) if "free" in doc else Rootfs.free_bytes,
         partition_table=doc.get("partition_table", Rootfs.partition_table),
+        bootloader=doc.get("bootloader", Rootfs.bootloader),
         label=doc.get("label", Rootfs.label),
         owner=doc.get("owner", Rootfs.owner),
         exclude=tuple(doc.get("exclude", [])),
@@ -330,6 +341,7 @@ def _disk(doc: Document) -> Disk:
         serial=doc.get("serial") or doc["name"],
         cache=doc.get("cache", Disk.cache),
         embed=doc.get("embed", Disk.embed),
+        persist=doc.get("persist", Disk.persist),
     )
 
 
@@ -344,6 +356,7 @@ def _cloud_init(doc: Document) -> CloudInit:
         user_data=text("user_data", "#cloud-config\n"),
         meta_data=text("meta_data"),
         network_config=text("network_config"),
+        vendor_data=text("vendor_data", "#cloud-config\n"),
         attach=doc.get("attach", CloudInit.attach),
     )
 
@@ -410,6 +423,7 @@ def to_document(machine: Machine) -> Document:
             "user_data": seed.user_data or None,
             "meta_data": seed.meta_data or None,
             "network_config": seed.network_config or None,
+            "vendor_data": seed.vendor_data or None,
             "attach": seed.attach,
         })
     doc["console"] = {"device": machine.console.device, "escape": machine.console.escape}
@@ -467,6 +481,7 @@ def _rootfs_document(rootfs: Rootfs) -> Document:
         "size": "auto" if rootfs.size_bytes is None else units.format_size(rootfs.size_bytes),
         "free": units.format_size(rootfs.free_bytes),
         "partition_table": rootfs.partition_table,
+        "bootloader": rootfs.bootloader,
         "label": rootfs.label,
         "read_only": rootfs.read_only,
     }
@@ -492,4 +507,5 @@ def _disk_document(disk: Disk) -> Document:
         "serial": disk.serial,
         "cache": disk.cache,
         "embed": disk.embed,
+        "persist": disk.persist,
     })

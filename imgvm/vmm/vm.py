@@ -290,7 +290,7 @@ class Vm:
         if handle is not None:
             binding.lib().imgvm_vm_destroy(handle)
         drives, self._drives = self._drives, ()
-        for drive in drives:
+        for drive in reversed(drives):  # the image that others lie in is the first
             if drive.owner is not None:
                 drive.owner.close()
         if self._capture is not None:

@@ -122,8 +122,8 @@ def test_examples_are_valid(path: Path) -> None:
         ("networks: none", "f:3:1: networks: unknown key: this version of imgvm does not support it yet"),
         ("netwroks: none",
          "f:3:1: netwroks: unknown key (did you mean networks? This version of imgvm does not support that yet)"),
-        ("image: {compression: zlib}", "f:3:22: image.compression: zlib is not supported by this version of imgvm yet"
-                                       " (supported: none)"),
+        ("cloud_init: {attach: smbios}", "f:3:22: cloud_init.attach: smbios is not supported by this version of imgvm yet"
+                                         " (supported: iso, vfat)"),
         ("machine: {accel: intrep}",
          'f:3:18: machine.accel: must be one of auto, kvm, jit, interp, not "intrep" (did you mean interp?)'),
         ("machine:\n  cpu: {model: x86-64-v4}",
@@ -179,7 +179,7 @@ def test_examples_are_valid(path: Path) -> None:
         ('exec: {command: "a\\0b"}', "f:3:17: exec.command: the text contains a NUL character"),
         ("image: {cluster_size: 3KiB}", "f:3:23: image.cluster_size: 3KiB is not a power of two"),
         ("image: {cluster_size: 4MiB}", "f:3:23: image.cluster_size: must be at most 2MiB, not 4MiB"),
-        ("image: {compression: zstd}", "zstd is not supported by this version of imgvm yet (supported: none)"),
+        ("image: {compression: lzo}", "image.compression: must be one of none, zlib, zstd"),
     ],
 )  # fmt: skip
 def test_faults(text: str, message: str) -> None:
