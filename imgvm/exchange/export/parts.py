@@ -82,6 +82,9 @@ class Parts:
 
     def program(self, *, multiboot: bool) -> Program:
         """Writes kernel, initrd and modules as files; refuses what the target cannot load."""
+        if self.machine.boot is None:
+            message = f"{self.opened.path}: its machine boots from its disk by a BIOS, which is not exported"
+            raise PackError(message, "the image is a disk of that kind as it is: other programs can boot it")
         program = launch.program(self.opened)
         is_linux = elf.is_x86_64(program.kernel)
         if not is_linux and not multiboot:

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""The built-in BIOS with boot sectors of our own: its services, what it boots and in which order, and what it says when
+there is nothing. SeaBIOS in QEMU does what the same program asks, too: it is the witness that the program is right."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bios_programs import BOOT_SIGNATURE, HELLO, sector, services_disk
+
+import imgvm
+from imgvm import units
+from imgvm.errors import EngineError
+from imgvm.vmm import engine
+from imgvm.vmm.vm import Result
+
+DISK_BYTES = 8 * units.MIB
+KEYS = (("aA\r\x1b", "0000011b"), ("\x1b[A\x1bOP\x03\x7f1", "00000231"))
+ENGINES = pytest.mark.parametrize("accel", ["interp", "jit", "kvm"])
+Pack = Callable[[str], Path]
+
+
+@pytest.fixture
+def boot(pack_config: Pack, tmp_path: Path) -> Callable[..., Result]:
+    """Packs a machine with these disks (name: contents) and runs it to its end."""
+
+    def run(disks: dict[str, bytes], accel: str = "interp", keys: tuple[tuple[str, str], ...] = (), **more: str) -> Result:
+        text = "version: 1\nname: bios\nmachine: {memory: 64MiB}\ndevices: {debug_exit: true}\ndisks:\n"
+        for name, data in disks.items():
+            (tmp_path / f"{name}.raw").write_bytes(data)
+            read_only = ", read_only: true" if name.startswith("cd") else ""
+            text += f"  - {{name: {name}, source: {name}.raw, format: raw{read_only}}}\n"
+        text += "".join(f"{key}: {value}\n" for key, value in more.items())
+        try:
+            engine.probe(accel)
+        except EngineError as error:
+            pytest.skip(f"{accel}: {error.message}")
+        with imgvm.run(pack_config(text), accel=accel) as vm:
+            for typed, answer in keys:
+                vm.console.expect(r"type|011b")
+                vm.console.send(typed)
+                vm.console.expect(answer)
+            result = vm.wait(60)
+            assert result is not None, vm.console.text()[-2000:]
+        return result
+
+    return run
+
+
+@ENGINES
+def test_services(boot: Callable[..., Result], tmp_path: Path, accel: str) -> None:
+    defines = ["SERIAL_KEYS", "STRICT"] + (["A20_IS_ALWAYS_ON"] if accel == "kvm" else [])
+    result = boot({"d": services_disk(tmp_path, DISK_BYTES, *defines)}, accel, KEYS)
+    assert "FAILED" not in result.console, result.console
+    assert result.console.count("\nok ") > 50
+    assert (result.reason, result.status) == ("debug_exit", 0)
+
+
+def test_services_of_seabios(tmp_path: Path) -> None:
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("qemu-system-x86_64 is not installed")
+    (tmp_path / "d.raw").write_bytes(services_disk(tmp_path, DISK_BYTES))
+    command = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-display", "none", "-serial", "stdio", "-no-reboot"]
+    command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
+    command += ["-drive", f"file={tmp_path}/d.raw,format=raw,if=virtio"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
+    assert "FAILED" not in done.stdout, done.stdout
+    assert done.stdout.count("\nok ") > 45, done.stdout + done.stderr
+    assert done.returncode == 1  # (0 << 1) | 1
+
+
+@ENGINES
+def test_a_boot_sector(boot: Callable[..., Result], tmp_path: Path, accel: str) -> None:
+    result = boot({"d": sector(tmp_path, HELLO)}, accel)
+    assert result.console == "hello from a boot sector\r\n"
+    assert (result.reason, result.status) == ("debug_exit", 7)
+
+
+def test_the_first_disk_with_a_program_boots(boot: Callable[..., Result], tmp_path: Path) -> None:
+    table_only = bytes(510) + BOOT_SIGNATURE
+    disks = {"empty": bytes(1 << 20), "table": table_only, "system": sector(tmp_path, HELLO)}
+    result = boot(disks)
+    assert result.status == 7
+    assert result.console.replace("\r", "").splitlines() == [
+        "Disk 80h: has no boot sector",
+        "Disk 81h: has no program in its boot sector",
+        "hello from a boot sector",
+    ]
+
+
+def test_nothing_to_boot(boot: Callable[..., Result]) -> None:
+    result = boot({"empty": bytes(1 << 20)})
+    assert (result.reason, result.status) == ("panic", 255)
+    assert result.message == "No bootable device"
+    assert result.console.replace("\r", "") == "Disk 80h: has no boot sector\nNo bootable device\n"
+
+
+def test_a_program_that_finds_nothing_lets_the_next_disk_boot(boot: Callable[..., Result], tmp_path: Path) -> None:
+    """INT 18h."""
+    result = boot({"a": sector(tmp_path, "int $0x18\n"), "b": sector(tmp_path, HELLO)})
+    assert (result.status, result.console) == (7, "hello from a boot sector\r\n")
+
+
+def test_a_reset_begins_again(boot: Callable[..., Result], tmp_path: Path) -> None:
+    """The second time, the disk says that it has been here."""
+    program = """
+    movw $0x0201, %ax       /* sector 2 to 0000:8000 */
+    movw $0x8000, %bx
+    movw %bx, %es
+    xorw %bx, %bx
+    movw $2, %cx
+    xorb %dh, %dh
+    int $0x13
+    movb $9, %al
+    cmpb $1, %es:0
+    je finish
+    movb $1, %es:0
+    movw $0x0301, %ax
+    int $0x13
+    movb $0xfe, %al         /* the keyboard controller pulls the reset line */
+    outb %al, $0x64
+    hlt
+"""
+    assert boot({"d": sector(tmp_path, program) + bytes(1024)}).status == 9
