@@ -93,6 +93,15 @@ static inline void interrupts_off(void) { __asm__ volatile("cli" : : : "memory")
 static inline void wait_for_interrupt(void) { __asm__ volatile("sti\n hlt\n cli" : : : "memory"); }
 static inline void pause(void) { __asm__ volatile("pause" : : : "memory"); }
 
+static inline u32 cpuid(u32 leaf, u32 *edx)
+{
+    u32 eax = leaf, ebx, ecx = 0;
+    __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(*edx));
+    return eax;
+}
+
+static inline void write_msr(u32 index, u64 value) { __asm__ volatile("wrmsr" : : "c"(index), "A"(value)); }
+
 /* ---- memory outside the EBDA ---- */
 
 #define PEEK(bits, letter)                                                                                 \

@@ -4,6 +4,17 @@
 #include "disk.h"
 #include "memory.h"
 
+#define CPUID_MTRR (1u << 12)
+#define MTRR_BASE_0 0x200
+#define MTRR_MASK_0 0x201
+#define MTRR_DEF_TYPE 0x2ff
+#define MTRR_UNCACHED 0
+#define MTRR_WRITE_BACK 6
+#define MTRR_VALID 0x800u
+#define MTRR_ENABLE 0x800u
+#define MMIO_BEGIN 0xc0000000u
+#define MMIO_BYTES 0x40000000u
+
 u32 stack_free;
 /* The EBDA's first byte is its size in KiB. */
 __attribute__((section(".ebda"), used, aligned(16))) const u8 ebda_head[16] = {EBDA_BYTES >> 10};
@@ -55,8 +66,22 @@ static void init_pics(void)
     out8(0xa1, 0xff);
 }
 
+/* SDM vol. 3, 12.11: all is write-back but what lies between RAM and 4 GiB. */
+static void init_mtrrs(void)
+{
+    u32 features, ignored;
+    cpuid(1, &features);
+    if (!(features & CPUID_MTRR))
+        return;
+    unsigned address_bits = cpuid(0x80000000, &ignored) >= 0x80000008 ? cpuid(0x80000008, &ignored) & 0xff : 36;
+    write_msr(MTRR_BASE_0, MMIO_BEGIN | MTRR_UNCACHED);
+    write_msr(MTRR_MASK_0, ((((u64)1 << address_bits) - 1) & ~(u64)(MMIO_BYTES - 1)) | MTRR_VALID);
+    write_msr(MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK);
+}
+
 void post(void)
 {
+    init_mtrrs();
     set_vectors();
     clear_bda();
     init_pics();

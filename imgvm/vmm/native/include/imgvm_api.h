@@ -149,7 +149,7 @@ typedef struct {
     uint32_t debug_exit;   /* IMGVM_DEBUG_EXIT_* */
     uint16_t debug_exit_port;
     bool entropy;          /* a virtio-rng device */
-    bool firmware_shadow;  /* for a firmware that is not ours: E0000h to FFFFFh is RAM that it may keep data in */
+    bool firmware_shadow;  /* for a firmware that is not ours: C0000h to FFFFFh is RAM that it may keep data in */
     bool reset_is_exit;    /* a guest's reset ends the run (exit.on_reboot: exit) */
     int64_t rtc_offset_sec; /* added to the host's UTC for the CMOS clock */
     const char *cpu_model;    /* portable, x86-64, x86-64-v2, x86-64-v3; host or NULL: all that the engine has */

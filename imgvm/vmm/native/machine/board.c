@@ -12,6 +12,7 @@
 
 #define LOW_MEMORY 0xa0000u
 #define ROM_BASE 0xe0000u
+#define SHADOW_BASE 0xc0000u /* what chip sets can turn into RAM, and firmware of others counts on */
 #define ONE_MIB 0x100000u
 #define LOW_LIMIT UINT64_C(0xc0000000) /* RAM ends here and goes on at 4 GiB */
 #define PCI_MEMORY_BASE UINT64_C(0xc0000000)
@@ -66,10 +67,10 @@ static int add_memory(struct board *board, uint64_t bytes, bool shadow, imgvm_er
 {
     struct guest_mem *mem = &board->mem;
     struct memory_map *map = &board->map;
-    uint64_t low = MIN(bytes, LOW_LIMIT), high = bytes - low;
+    uint64_t low = MIN(bytes, LOW_LIMIT), high = bytes - low, rom = shadow ? SHADOW_BASE : ROM_BASE;
     int result;
     if ((result = guest_mem_init(mem, err)) < 0 || (result = guest_mem_add(mem, 0, LOW_MEMORY, false, err)) < 0 ||
-        (result = guest_mem_add(mem, ROM_BASE, ONE_MIB - ROM_BASE, !shadow, err)) < 0 ||
+        (result = guest_mem_add(mem, rom, ONE_MIB - rom, !shadow, err)) < 0 ||
         (result = guest_mem_add(mem, ONE_MIB, low - ONE_MIB, false, err)) < 0 ||
         (result = guest_mem_add(mem, ROM_TOP_BASE, HIGH_MEMORY - ROM_TOP_BASE, true, err)) < 0)
         return result;
@@ -78,7 +79,7 @@ static int add_memory(struct board *board, uint64_t bytes, bool shadow, imgvm_er
     map->low_top = low - ACPI_TABLES_BYTES;
     map->rsdp = shadow ? 0 : ROM_BASE;
     add_range(map, 0, LOW_MEMORY, MEMORY_USABLE);
-    add_range(map, ROM_BASE, ONE_MIB, MEMORY_RESERVED);
+    add_range(map, rom, ONE_MIB, MEMORY_RESERVED);
     add_range(map, ONE_MIB, map->low_top, MEMORY_USABLE);
     add_range(map, map->low_top, low, MEMORY_ACPI_NVS); /* not reclaimable: the FACS lies there too */
     add_range(map, ECAM_BASE, ECAM_BASE + PCI_ECAM_BYTES, MEMORY_RESERVED);

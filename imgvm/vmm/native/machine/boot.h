@@ -30,7 +30,7 @@ int boot_multiboot(struct guest_mem *mem, const struct memory_map *map, struct b
 #define FIRMWARE_MAX 0x40000u
 #define FIRMWARE_TOP UINT64_C(0x100000000)
 #define FIRMWARE_LOW_END 0x100000u
-#define FIRMWARE_LOW_MAX 0x20000u /* a foreign one has E0000h to FFFFFh for itself */
+#define FIRMWARE_LOW_MAX 0x20000u /* of a foreign one: what the AT had room for */
 #define FIRMWARE_LOW_OWN 0x10000u
 
 struct boot_order {
