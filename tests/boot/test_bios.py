@@ -6,53 +6,25 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from bios_programs import BOOT_SIGNATURE, HELLO, sector, services_disk
+from boot_disks import Boot
+from boot_images import packed
 
 import imgvm
 from imgvm import units
-from imgvm.errors import EngineError
-from imgvm.vmm import engine
-from imgvm.vmm.vm import Result
+from imgvm.config import Config
 
 DISK_BYTES = 8 * units.MIB
-KEYS = (("aA\r\x1b", "0000011b"), ("\x1b[A\x1bOP\x03\x7f1", "00000231"))
+KEYS = (("type", "aA\r\x1b", "0000011b"), ("011b", "\x1b[A\x1bOP\x03\x7f1", "00000231"))
+EXAMPLES = Path(__file__).parents[2] / "examples"
 ENGINES = pytest.mark.parametrize("accel", ["interp", "jit", "kvm"])
-Pack = Callable[[str], Path]
-
-
-@pytest.fixture
-def boot(pack_config: Pack, tmp_path: Path) -> Callable[..., Result]:
-    """Packs a machine with these disks (name: contents) and runs it to its end."""
-
-    def run(disks: dict[str, bytes], accel: str = "interp", keys: tuple[tuple[str, str], ...] = (), **more: str) -> Result:
-        text = "version: 1\nname: bios\nmachine: {memory: 64MiB}\ndevices: {debug_exit: true}\ndisks:\n"
-        for name, data in disks.items():
-            (tmp_path / f"{name}.raw").write_bytes(data)
-            read_only = ", read_only: true" if name.startswith("cd") else ""
-            text += f"  - {{name: {name}, source: {name}.raw, format: raw{read_only}}}\n"
-        text += "".join(f"{key}: {value}\n" for key, value in more.items())
-        try:
-            engine.probe(accel)
-        except EngineError as error:
-            pytest.skip(f"{accel}: {error.message}")
-        with imgvm.run(pack_config(text), accel=accel) as vm:
-            for typed, answer in keys:
-                vm.console.expect(r"type|011b")
-                vm.console.send(typed)
-                vm.console.expect(answer)
-            result = vm.wait(60)
-            assert result is not None, vm.console.text()[-2000:]
-        return result
-
-    return run
 
 
 @ENGINES
-def test_services(boot: Callable[..., Result], tmp_path: Path, accel: str) -> None:
+def test_services(boot: Boot, tmp_path: Path, accel: str) -> None:
     defines = ["SERIAL_KEYS", "STRICT"] + (["A20_IS_ALWAYS_ON"] if accel == "kvm" else [])
     result = boot({"d": services_disk(tmp_path, DISK_BYTES, *defines)}, accel, KEYS)
     assert "FAILED" not in result.console, result.console
@@ -74,13 +46,13 @@ def test_services_of_seabios(tmp_path: Path) -> None:
 
 
 @ENGINES
-def test_a_boot_sector(boot: Callable[..., Result], tmp_path: Path, accel: str) -> None:
+def test_a_boot_sector(boot: Boot, tmp_path: Path, accel: str) -> None:
     result = boot({"d": sector(tmp_path, HELLO)}, accel)
     assert result.console == "hello from a boot sector\r\n"
     assert (result.reason, result.status) == ("debug_exit", 7)
 
 
-def test_the_first_disk_with_a_program_boots(boot: Callable[..., Result], tmp_path: Path) -> None:
+def test_the_first_disk_with_a_program_boots(boot: Boot, tmp_path: Path) -> None:
     table_only = bytes(510) + BOOT_SIGNATURE
     disks = {"empty": bytes(1 << 20), "table": table_only, "system": sector(tmp_path, HELLO)}
     result = boot(disks)
@@ -92,20 +64,20 @@ def test_the_first_disk_with_a_program_boots(boot: Callable[..., Result], tmp_pa
     ]
 
 
-def test_nothing_to_boot(boot: Callable[..., Result]) -> None:
+def test_nothing_to_boot(boot: Boot) -> None:
     result = boot({"empty": bytes(1 << 20)})
     assert (result.reason, result.status) == ("panic", 255)
     assert result.message == "No bootable device"
     assert result.console.replace("\r", "") == "Disk 80h: has no boot sector\nNo bootable device\n"
 
 
-def test_a_program_that_finds_nothing_lets_the_next_disk_boot(boot: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_program_that_finds_nothing_lets_the_next_disk_boot(boot: Boot, tmp_path: Path) -> None:
     """INT 18h."""
     result = boot({"a": sector(tmp_path, "int $0x18\n"), "b": sector(tmp_path, HELLO)})
     assert (result.status, result.console) == (7, "hello from a boot sector\r\n")
 
 
-def test_a_reset_begins_again(boot: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_reset_begins_again(boot: Boot, tmp_path: Path) -> None:
     """The second time, the disk says that it has been here."""
     program = """
     movw $0x0201, %ax       /* sector 2 to 0000:8000 */
@@ -126,3 +98,17 @@ def test_a_reset_begins_again(boot: Callable[..., Result], tmp_path: Path) -> No
     hlt
 """
     assert boot({"d": sector(tmp_path, program) + bytes(1024)}).status == 9
+
+
+def test_the_example(tmp_path: Path) -> None:
+    """Written where packing looks for it: the config's folder and a variable."""
+    program = """
+    movb $0xc0, %al
+    jmp finish
+"""
+    (tmp_path / "disk.raw").write_bytes(sector(tmp_path, program))
+    config = Config.load(EXAMPLES / "boot-disk.yaml", variables=[f"DISK={tmp_path}/disk.raw"], overrides=["devices.debug_exit=true"])
+    with imgvm.run(packed(config, tmp_path / "disk.img"), accel="interp") as vm:
+        result = vm.wait(60)
+    assert result is not None
+    assert (result.reason, result.status) == ("debug_exit", 0xC0)
