@@ -45,8 +45,8 @@ def command(
     memory = size(machine.hardware.memory_bytes)
     print(f"machine   {machine.hardware.cpus} cpu, {memory} memory, engine {machine.hardware.accel}")
     if machine.boot is None:
-        firmware = machine.hardware.firmware.path or "the built-in BIOS"
-        print(f"boot      {printable(firmware)}: {', '.join(machine.boot_order)}")
+        other = machine.hardware.firmware.path
+        print(f"boot      {printable(other) if other else 'built-in BIOS: ' + ', '.join(machine.boot_order)}")
     else:
         print(f"boot      {machine.boot.protocol}: {printable(machine.kernel_cmdline)}")
     print(f"disk      {size(facts['disk_bytes'])}, clusters of {size(facts['cluster_bytes'])}")

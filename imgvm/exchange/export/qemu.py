@@ -36,7 +36,7 @@ exit $status
 
 
 def write(parts: Parts, _target: str) -> None:
-    program = parts.program(multiboot=True)
+    program = parts.program(multiboot=True, bios=True)
     files = disk_files(parts)
     lines = [" ".join(words) for words in command(parts, program, files)]
     if parts.timeout_sec is not None:
@@ -71,13 +71,14 @@ def command(parts: Parts, program: Program, files: Sequence[tuple[Disk, str]]) -
         ["qemu-system-x86_64"],
         ["-name", shlex.quote(machine.name)],
         ["-nodefaults", "-no-user-config"],
-        ["-machine", 'pc,accel="${QEMU_ACCEL:-kvm:tcg}"'],
+        # Without graphics, its BIOS speaks on the serial port.
+        ["-machine", f'pc,accel="${{QEMU_ACCEL:-kvm:tcg}}"{"" if machine.boot else ",graphics=off"}'],
         ["-cpu", cpu],
         ["-m", f"{parts.memory_mib}M"],
         ["-smp", str(hardware.cpus)],
         ["-display", "none"],
         ["-serial", "stdio" if machine.console.device == "serial" else "null"],
-        ["-kernel", KERNEL],
+        *([["-kernel", KERNEL]] if machine.boot else []),
     ]
     if program.initrd is not None:
         options.append(["-initrd", INITRD])
