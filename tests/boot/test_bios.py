@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from boot_images import packed
 import imgvm
 from imgvm import units
 from imgvm.config import Config
+from imgvm.vmm.vm import Watch
 
 DISK_BYTES = 8 * units.MIB
 KEYS = (("type", "aA\r\x1b", "0000011b"), ("011b", "\x1b[A\x1bOP\x03\x7f1", "00000231"))
@@ -98,6 +100,51 @@ def test_a_reset_begins_again(boot: Boot, tmp_path: Path) -> None:
     hlt
 """
     assert boot({"d": sector(tmp_path, program) + bytes(1024)}).status == 9
+
+
+def test_text_on_the_screen(boot: Boot, tmp_path: Path) -> None:
+    """Sequences only where the terminal would otherwise show something else."""
+    program = """
+    movw $0x0e41, %ax       /* A, in the first place */
+    int $0x10
+    movb $2, %ah            /* to row 2, column 4 */
+    movw $0x0204, %dx
+    xorb %bh, %bh
+    int $0x10
+    movw $0x09c4, %ax       /* two lines of a box, black on white */
+    movw $0x0070, %bx
+    movw $2, %cx
+    int $0x10
+    movb $2, %ah
+    movw $0x0206, %dx
+    int $0x10
+    movw $0x0e42, %ax       /* B behind them: no sequence for the place */
+    int $0x10
+    movw $0x0e0d, %ax
+    int $0x10
+    movw $0x0e0a, %ax
+    int $0x10
+    movw $0x0600, %ax       /* everything is blank */
+    movb $7, %bh
+    xorw %cx, %cx
+    movw $0x184f, %dx
+    int $0x10
+    xorb %al, %al
+    jmp finish
+"""
+    result = boot({"d": sector(tmp_path, program)})
+    assert result.console == "A\x1b[3;5H\x1b[0;30;47m──\x1b[0mB\r\n\x1b[2J"
+
+
+@pytest.mark.parametrize("accel", ["jit"])
+def test_services_in_lockstep(pack_config: Callable[[str], Path], tmp_path: Path, accel: str) -> None:
+    """The translator against the interpreter in 16-bit code, block by block."""
+    (tmp_path / "d.raw").write_bytes(services_disk(tmp_path, DISK_BYTES))
+    text = "version: 1\nmachine: {memory: 64MiB}\ndevices: {debug_exit: true}\ndisks: [{name: d, source: d.raw, format: raw}]\n"
+    with imgvm.run(pack_config(text), accel=accel, watch=Watch(lockstep=True)) as vm:
+        result = vm.wait(120)
+    assert result is not None
+    assert (result.reason, result.status) == ("debug_exit", 0), result.message + result.console
 
 
 def test_the_example(tmp_path: Path) -> None:

@@ -456,6 +456,70 @@ static void pci(void)
     check("pci: B102 of nothing", carry(&r) && ah(&r) == 0x86);
 }
 
+/* The keyboard controller takes a byte as if the keyboard had sent it. */
+static void scan(uint8_t code)
+{
+    while (in8(0x64) & 2)
+        ;
+    out8(0x64, 0xd2);
+    while (in8(0x64) & 2)
+        ;
+    out8(0x60, code);
+    for (unsigned i = 0; i < 1000 && (in8(0x64) & 1); i++) /* until IRQ 1's handler has it */
+        in8(0x80);
+}
+
+static void keyboard(void)
+{
+    static const struct {
+        uint8_t codes[6];
+        uint16_t key;
+        const char *what;
+    } rows[] = {
+        {{0x1e, 0x9e}, 0x1e61, "a"},
+        {{0x2a, 0x1e, 0x9e, 0xaa}, 0x1e41, "Shift and a"},
+        {{0x36, 0x03, 0x83, 0xb6}, 0x0340, "Shift and 2"},
+        {{0x1d, 0x2e, 0xae, 0x9d}, 0x2e03, "Ctrl and c"},
+        {{0x38, 0x1e, 0x9e, 0xb8}, 0x1e00, "Alt and a"},
+        {{0x3a, 0xba, 0x10, 0x90}, 0x1051, "q with Caps Lock"},
+        {{0x3a, 0xba, 0x10, 0x90}, 0x1071, "q without it again"},
+        {{0x1c, 0x9c}, 0x1c0d, "Enter"},
+        {{0x3b, 0xbb}, 0x3b00, "F1"},
+        {{0x2a, 0x3b, 0xbb, 0xaa}, 0x5400, "Shift and F1"},
+        {{0x57, 0xd7}, 0x8500, "F11"},
+        {{0x48, 0xc8}, 0x4800, "8 of the keypad, without Num Lock"},
+    };
+    for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
+        for (unsigned j = 0; j < sizeof rows[i].codes && rows[i].codes[j]; j++)
+            scan(rows[i].codes[j]);
+        struct regs r = {.eax = 0x1100};
+        call_bios(0x16, &r);
+        bool there = !(r.flags & ZERO);
+        if (there) {
+            r = (struct regs){.eax = 0x1000};
+            call_bios(0x16, &r);
+        }
+        say("keyboard: ");
+        check(rows[i].what, there && (r.eax & 0xffff) == rows[i].key);
+    }
+    struct regs r = {.eax = 0x0200};
+    call_bios(0x16, &r);
+    check("keyboard: 02 has no Shift left", (al(&r) & 0x0f) == 0);
+}
+
+static void serial(void)
+{
+    struct regs r = {.eax = 0x0300};
+    call_bios(0x14, &r);
+    check("serial: 03 may send", (ah(&r) & 0xa0) == 0x20);
+    r = (struct regs){.eax = 0x0100 | '+'};
+    call_bios(0x14, &r);
+    check("serial: 01 sends", !(ah(&r) & 0x80));
+    r = (struct regs){.eax = 0x0300, .edx = 3};
+    call_bios(0x14, &r);
+    check("serial: there is no fourth port", peek32(0x40, 6) << 16 == 0);
+}
+
 static void keys(void)
 {
     static const uint16_t wanted[] = {0x1e61, 0x1e41, 0x1c0d, 0x011b, 0x4800, 0x3b00, 0x2e03, 0x0e08, 0x0231};
@@ -497,6 +561,8 @@ void main(void)
     time();
     screen();
     pci();
+    serial();
+    keyboard();
     keys();
     say(failed ? "some FAILED\n" : "all well\n");
     out8(0xf4, (uint8_t)failed);
