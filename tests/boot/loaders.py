@@ -27,7 +27,7 @@ PARTITION_BYTES = 64 * units.MIB
 GRUB_PREFIX = "/boot/grub"
 GRUB_MODULES = ("biosdisk", "part_msdos", "ext2", "iso9660", "linux", "normal", "echo", "halt", "configfile", "test", "sleep")
 STATUS = 5
-SCRIPT = f"echo userland says hello; cat /proc/cmdline; dmesg | grep -E 'ACPI: RSDP|BIOS-e820|DMI:'; exit {STATUS}"
+SCRIPT = f"echo userland says hello; cat /proc/cmdline; echo processors $(grep -c ^processor /proc/cpuinfo); dmesg | grep -E 'ACPI: RSDP|BIOS-e820|DMI:'; exit {STATUS}"
 
 
 def _cached(name: str, *, kernel: bool = False) -> tuple[DebCache, Deb]:
@@ -123,3 +123,29 @@ def isolinux_iso(folder: Path, config: str, files: Mapping[str, bytes]) -> Path:
         "isolinux/isolinux.cfg": config.encode(),
     }
     return _iso(folder, _write(folder / "isolinux-tree", {**files, **named}), loader)
+
+
+def fat_disk(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """A disk that is one FAT16 file system, as diskettes are: its first sector is DOS's boot sector."""
+    for tool in ("mkfs.fat", "mcopy"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed (dosfstools, mtools)")
+    disk = folder / "fat.raw"
+    with disk.open("wb") as stream:
+        stream.truncate(PARTITION_BYTES)
+    subprocess.run(["mkfs.fat", "-F", "16", str(disk)], check=True, capture_output=True)
+    tree = _write(folder / "fat-tree", files)
+    for name in files:
+        subprocess.run(["mcopy", "-i", str(disk), str(tree / name), f"::{name}"], check=True)
+    return disk
+
+
+def syslinux_disk(folder: Path, config: str, files: Mapping[str, bytes]) -> Path:
+    """The same with SYSLINUX installed, which finds its files through FAT."""
+    core = file_of("syslinux-common", "usr/lib/syslinux/modules/bios/ldlinux.c32")
+    disk = fat_disk(folder, {**files, "ldlinux.c32": core, "syslinux.cfg": config.encode()})
+    tool = folder / "syslinux"
+    tool.write_bytes(file_of("syslinux", "usr/bin/syslinux"))
+    tool.chmod(0o755)
+    subprocess.run([str(tool), "--install", str(disk)], check=True, capture_output=True)
+    return disk

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from bios_programs import services_disk
-from loaders import STATUS, debian, file_of, grub_disk, grub_iso, isolinux_iso
+from loaders import STATUS, debian, fat_disk, file_of, grub_disk, grub_iso, isolinux_iso, syslinux_disk
 
 import imgvm
 from imgvm import units
@@ -106,13 +106,32 @@ def test_grub_of_an_iso_image(boot: Boot, tmp_path: Path, accel: str) -> None:
 @SOFTWARE
 def test_isolinux_boots_debian(boot: Boot, tmp_path: Path, accel: str) -> None:
     """Its kernel is entered in real mode, and asks the BIOS itself."""
-    with boot(isolinux_iso(tmp_path, ISOLINUX, debian()), accel) as running:
+    with boot(isolinux_iso(tmp_path, ISOLINUX, debian()), accel, memory="256MiB, cpus: 2") as running:
         running.expect("boot: ")
         running.vm.console.send("debian\r")
         assert running.end() == ("exec", STATUS)
         said = running.text()
     assert "userland says hello\nBOOT_IMAGE=/vmlinuz console=ttyS0 initrd=/initrd\n" in said
+    assert "\nprocessors 2\n" in said
     assert "BIOS-e820: [mem 0x0000000000000000-0x000000000009bfff] usable" in said
+
+
+@pytest.mark.boot
+def test_syslinux_boots_debian(boot: Boot, tmp_path: Path) -> None:
+    config = ISOLINUX.replace("DEFAULT none\nPROMPT 1", "DEFAULT debian").replace("/", "")
+    with boot(syslinux_disk(tmp_path, config, debian()), "jit") as running:
+        assert running.end() == ("exec", STATUS)
+        assert "userland says hello\n" in running.text()
+
+
+@SOFTWARE
+def test_the_boot_sector_of_an_empty_fat_waits_for_a_key_and_begins_again(boot: Boot, tmp_path: Path, accel: str) -> None:
+    """As DOS's does: INT 10h, INT 16h, INT 19h."""
+    with boot(fat_disk(tmp_path, {}), accel, memory="16MiB") as running:
+        for presses in range(3):
+            running.expect(rf"(?s)(This is not a bootable disk.*press any key.*){{{presses + 1}}}")
+            running.vm.console.send("x")
+        running.vm.stop()
 
 
 @pytest.mark.parametrize("width", ["x64", "ia32"])
