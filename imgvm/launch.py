@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 CONFIG_SNAPSHOT = "imgvm.config"
 CONFIG_TEXT, CONFIG_RESOLVED = "config.yaml", "machine.json"
-KERNEL, INITRD, MODULE = "kernel", "initrd", "module-{}"
+KERNEL, INITRD, MODULE, FIRMWARE = "kernel", "initrd", "module-{}", "firmware"
 QCOW2_MAGIC = b"QFI\xfb"
 
 # What an image may use of this host once its user agrees (`--allow`).
@@ -210,6 +210,8 @@ def program(opened: Opened) -> Program:
     from imgvm.vmm.vm import Program
 
     image, sizes = opened.image, {blob.name: blob.bytes for blob in opened.image.config_blobs()}
+    if opened.machine.boot is None:
+        return Program(firmware=_firmware(opened, sizes.get(FIRMWARE)))
     if KERNEL not in sizes:
         raise ImageError(f"{opened.path} has a config but no kernel", "pack it again", STATUS_CANNOT_RUN)
     modules = list(takewhile(sizes.__contains__, map(MODULE.format, count())))
@@ -220,6 +222,20 @@ def program(opened: Opened) -> Program:
         raise ImageError(message, f"give it more than {units.format_size(memory)} with -m", STATUS_CANNOT_RUN)
     initrd = image.read_config(INITRD) if INITRD in sizes else None
     return Program(image.read_config(KERNEL), initrd, tuple(map(image.read_config, modules)))
+
+
+def _firmware(opened: Opened, packed_bytes: int | None) -> bytes:
+    from imgvm.vmm.firmware import MAX_BYTES, built_in
+
+    if opened.machine.hardware.firmware.path is None:
+        return built_in()
+    if packed_bytes is None:
+        hint = "machine.firmware: bios is the built-in one; pack the config again with the other"
+        raise ImageError(f"{opened.path} has no firmware in it", hint, STATUS_CANNOT_RUN)
+    if packed_bytes > MAX_BYTES:
+        message = f"{opened.path}: its firmware is larger than {units.format_size(MAX_BYTES)}"
+        raise ImageError(message, "pack it again", STATUS_CANNOT_RUN)
+    return opened.image.read_config(FIRMWARE)
 
 
 def drives(opened: Opened) -> list[Drive]:

@@ -20,6 +20,7 @@ Document = dict[str, Any]
 DEFAULT_DISTRO = "debian:bookworm"
 DEFAULT_PACKAGE = "linux-image-cloud-amd64"
 ROOT_DISK = "root"
+BOOT_ORDER = ("disk", "cdrom")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Cpu:
 
 
 @dataclass(frozen=True)
+class Firmware:
+    """`machine.firmware`: auto is the built-in BIOS where there is no kernel to load."""
+
+    kind: str = "auto"  # auto | none | bios
+    path: str | None = None  # another BIOS, relative to the config's folder
+
+
+@dataclass(frozen=True)
 class Hardware:
     """`machine:` in the config."""
 
@@ -40,6 +49,7 @@ class Hardware:
     accel: str = "auto"  # auto | kvm | jit | interp
     entropy: bool = True  # a virtio-rng device
     cpu: Cpu = field(default_factory=Cpu)
+    firmware: Firmware = field(default_factory=Firmware)
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,8 @@ class Machine:
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     hardware: Hardware = field(default_factory=Hardware)
-    boot: Boot | None = None
+    boot: Boot | None = None  # None: the firmware boots from a disk
+    boot_order: tuple[str, ...] = BOOT_ORDER  # of the built-in BIOS: disk | cdrom
     rootfs: Rootfs | None = None
     disks: tuple[Disk, ...] = ()
     cloud_init: CloudInit | None = None
@@ -241,7 +252,8 @@ def from_document(doc: Document, default_name: str = "machine") -> Machine:
         description=doc.get("description", ""),
         labels=dict(doc.get("labels", {})),
         hardware=_hardware(doc.get("machine", {})),
-        boot=_boot(doc["boot"]) if "boot" in doc else None,
+        boot=_boot(doc["boot"]) if "kernel" in doc.get("boot", {}) else None,
+        boot_order=tuple(doc.get("boot", {}).get("order", BOOT_ORDER)),
         rootfs=_rootfs(doc["rootfs"]) if "rootfs" in doc else None,
         disks=tuple(_disk(disk) for disk in doc.get("disks", [])),
         cloud_init=_cloud_init(doc["cloud_init"]) if "cloud_init" in doc else None,
@@ -264,7 +276,12 @@ def _hardware(doc: Document) -> Hardware:
         accel=doc.get("accel", "auto"),
         entropy=doc.get("entropy", True),
         cpu=_cpu(doc.get("cpu", {})),
+        firmware=_firmware(doc.get("firmware", "auto")),
     )
+
+
+def _firmware(value: str | Document) -> Firmware:
+    return Firmware(value) if isinstance(value, str) else Firmware(path=value["path"])
 
 
 def _cpu(doc: Document) -> Cpu:
@@ -410,9 +427,10 @@ def to_document(machine: Machine) -> Document:
             "features": list(hardware.cpu.features),
             "vendor": hardware.cpu.vendor,
         },
+        "firmware": _firmware_document(hardware.firmware),
     }
-    if machine.boot is not None:
-        doc["boot"] = _boot_document(machine.boot)
+    order: Document = {"order": list(machine.boot_order)}
+    doc["boot"] = order if machine.boot is None else _boot_document(machine.boot)
     if machine.rootfs is not None:
         doc["rootfs"] = _rootfs_document(machine.rootfs)
     if machine.disks:
@@ -451,6 +469,10 @@ def to_document(machine: Machine) -> Document:
 
 def _without_none(doc: Document) -> Document:
     return {key: value for key, value in doc.items() if value is not None}
+
+
+def _firmware_document(firmware: Firmware) -> str | Document:
+    return firmware.kind if firmware.path is None else {"path": firmware.path}
 
 
 def _boot_document(boot: Boot) -> Document:

@@ -139,7 +139,40 @@ def _timeout(tree: Tree) -> Iterator[Problem]:
         yield tree.problem(path, "must be longer than nothing", "write none for no timeout")
 
 
+def _kernel(tree: Tree) -> Any:
+    return _get(tree.data, ("boot", "kernel"))
+
+
+def _firmware(tree: Tree) -> Iterator[Problem]:
+    """Either a kernel is loaded, or a firmware boots from a disk."""
+    firmware = _get(tree.data, ("machine", "firmware")) or "auto"
+    at: Path = ("machine", "firmware")
+    if _kernel(tree) is not None:
+        if firmware not in ("auto", "none"):
+            hint = "take out boot.kernel to boot from a disk"
+            yield tree.problem(at, "a kernel that is loaded needs no firmware", hint, key=True)
+        if "order" in tree.data["boot"]:
+            hint = "take out boot.kernel to boot from a disk"
+            yield tree.problem(("boot", "order"), "with a kernel, nothing else is booted", hint, key=True)
+        return
+    for key in sorted(set(tree.data.get("boot", {})) - {"order"}):
+        yield tree.problem(("boot", key), "needs a kernel", "boot.kernel names the kernel to boot", key=True)
+    if "exec" in tree.data:
+        hint = "boot.kernel names the kernel to boot"
+        yield tree.problem(("exec",), "needs a kernel, whose automatic initrd runs it", hint, key=True)
+    if firmware == "none":
+        hint = "boot.kernel names the kernel to boot; firmware: bios boots from a disk"
+        yield tree.problem(at, "without a kernel and a firmware nothing is booted", hint)
+    elif not tree.data.get("disks"):
+        hint = "boot.kernel names the kernel to boot; or give the BIOS a disk to boot from"
+        place: Path = ("boot",) if "boot" in tree.data else ()
+        yield tree.problem(place, "nothing to boot: there is neither boot.kernel nor a disk", hint)
+
+
 def _boot(tree: Tree) -> Iterator[Problem]:
+    yield from _firmware(tree)
+    if _kernel(tree) is None:
+        return
     boot = tree.data["boot"]
     cmdline = boot.get("cmdline", "")
     text = cmdline if isinstance(cmdline, str) else " ".join(cmdline)
@@ -176,7 +209,7 @@ def _boot(tree: Tree) -> Iterator[Problem]:
 
 
 def _rootfs(tree: Tree) -> Iterator[Problem]:
-    kernel = tree.data["boot"]["kernel"]
+    kernel = _kernel(tree)
     from_rootfs = isinstance(kernel, dict) and "from_rootfs" in kernel
     rootfs = tree.data.get("rootfs")
     if rootfs is None:
@@ -194,7 +227,9 @@ def _rootfs(tree: Tree) -> Iterator[Problem]:
     if rootfs.get("read_only"):
         yield tree.problem(("rootfs", "read_only"), "an initramfs is memory of the guest's own", key=True)
     bundled = isinstance(kernel, dict) and bool(kernel.get("bundled"))
-    if tree.data["boot"].get("initrd", "auto") != "auto" or bundled:
+    if kernel is None:
+        yield tree.problem(("rootfs", "format"), "an initramfs needs a kernel", "boot.kernel names it")
+    elif tree.data["boot"].get("initrd", "auto") != "auto" or bundled:
         message = "an initramfs takes the place of the initrd"
         yield tree.problem(("rootfs", "format"), message, "boot.initrd: auto")
 
