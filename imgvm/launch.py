@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 from imgvm import units
 from imgvm.config import MAX_RESOLVED_BYTES, Config
-from imgvm.config.document import Path as KeyPath
 from imgvm.config.overrides import parse_path
 from imgvm.errors import (
     STATUS_CANNOT_RUN,
@@ -37,6 +36,7 @@ from imgvm.errors import (
 )
 
 if TYPE_CHECKING:
+    from imgvm.config.tree import Path as KeyPath
     from imgvm.machine import Disk, Machine
     from imgvm.qcow2 import Image
     from imgvm.vmm.vm import Drive, Program, Vm, Watch

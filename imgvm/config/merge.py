@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from imgvm.config.document import Path, Tree
+from imgvm.config.tree import Path, Tree
 
 # What names the things in a list: `name` in disks, networks and the like; `path` in files.
 _NAMING = ("name", "path")

@@ -27,7 +27,8 @@ def test_piped_input_waits_for_the_guest(busybox: Path) -> None:
     numbers = [str(number) for number in range(1000, 1400)]
     # shown at the end: before, the terminal's echo of what comes next may run through what a command says
     words = "".join(f"echo {number} >> /seen\n" for number in numbers) + "cat /seen; poweroff -f\n"
-    done = subprocess.run([*RUN, busybox, "--accel", "interp"], input=words, capture_output=True, text=True, timeout=SECONDS)
+    run = [*RUN, busybox, "--accel", "interp"]
+    done = subprocess.run(run, input=words, capture_output=True, text=True, timeout=5 * SECONDS)
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^(\d+)\r?$", done.stdout, re.M) == numbers
 
