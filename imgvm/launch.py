@@ -15,7 +15,6 @@ import errno
 import os
 import stat
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +33,7 @@ from imgvm.errors import (
     UsageError,
     errno_hint,
 )
+from imgvm.record import Record
 
 if TYPE_CHECKING:
     from imgvm.config.tree import Path as KeyPath
@@ -56,8 +56,7 @@ RUN_KEYS = ("machine", "console", "devices", "exit", "name")
 RUN_PATHS = (("boot", "cmdline"),)
 
 
-@dataclass
-class Opened:
+class Opened(Record):
     """An image and its config; whoever holds it closes `image`."""
 
     path: Path
@@ -289,13 +288,15 @@ def run(
     watch: Watch | None = None,
 ) -> Vm:
     """Starts an image with its console captured. `accel` None: what its config says."""
+    from dataclasses import replace
+
     from imgvm.vmm import engine
 
     opened = open_image(path, overrides, allow=allow)
     try:
         if accel is not None:
             hardware = replace(opened.machine.hardware, accel=accel)
-            opened.machine = replace(opened.machine, hardware=hardware)
+            opened = replace(opened, machine=replace(opened.machine, hardware=hardware))
         vm = build(opened, engine.choose(opened.machine.hardware.accel).engine, watch)
     except BaseException:
         opened.image.close()

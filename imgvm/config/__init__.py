@@ -13,7 +13,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from imgvm.config import accept, semantics, tree
 from imgvm.config import overrides as _overrides
 from imgvm.errors import STATUS_NOT_FOUND, ConfigError, ImgvmError, Problem, errno_hint
 from imgvm.machine import Machine
+from imgvm.record import NOTHING, Record
 
 if TYPE_CHECKING:
     from imgvm.config.include import Included
@@ -32,8 +32,7 @@ MAX_RESOLVED_BYTES = 1 << 20
 _COMPOSING = ("include", "vars", "profiles")  # of which nothing is left when a config is resolved
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Record):
     """A checked config: the machine, the text as written, and where its relative paths start."""
 
     machine: Machine
@@ -41,7 +40,7 @@ class Config:
     filename: str
     folder: Path
     includes: tuple[Included, ...] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)  # given from outside
+    variables: Mapping[str, str] = NOTHING  # given from outside
     profiles: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
 

@@ -34,7 +34,7 @@ class _At:
 
 def merged(base: Tree, over: Tree) -> Tree:
     """`over` laid over `base`; the result counts as `over`'s file."""
-    out = Tree(over.file, problems=[*base.problems, *over.problems], overridden=dict(over.overridden))
+    out = Tree(over.file, problems=[*base.problems, *over.problems], overridden=over.overridden)
     out.data = _merge(out, (), _At(base, (), base.data), _At(over, (), over.data))
     return out
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from imgvm.errors import Problem
+from imgvm.record import NOTHING
 
 Path = tuple[str | int, ...]
 Mark = tuple[int, int]  # line and column, from 1; (0, 0): not in the text
@@ -18,17 +18,25 @@ class PlainText(str):
     """A plain scalar with a variable in it: what it is (a number, say) shows when the variable is known."""
 
 
-@dataclass
 class Tree:
     """Data, and where each node stands: `values` by its path, `keys` by the path of the value they name."""
 
-    file: str
-    data: Any = None
-    values: dict[Path, Mark] = field(default_factory=dict)
-    keys: dict[Path, Mark] = field(default_factory=dict)
-    files: dict[Path, str] = field(default_factory=dict)  # of the nodes that come from another file
-    problems: list[Problem] = field(default_factory=list)
-    overridden: dict[Path, str] = field(default_factory=dict)  # what `--set` wrote, and its words
+    def __init__(
+        self,
+        file: str,
+        data: Any = None,
+        values: dict[Path, Mark] | None = None,
+        keys: dict[Path, Mark] | None = None,
+        problems: Iterable[Problem] = (),
+        overridden: Mapping[Path, str] = NOTHING,
+    ) -> None:
+        self.file = file
+        self.data = data
+        self.values = {} if values is None else values
+        self.keys = {} if keys is None else keys
+        self.files: dict[Path, str] = {}  # of the nodes that come from another file
+        self.problems = list(problems)
+        self.overridden = dict(overridden)  # what `--set` wrote, and its words
 
     def place(self, path: Path, key: bool = False) -> tuple[str, Mark]:
         """The file and the place in it of a value, or of its key; else of the nearest node around it."""
