@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from multiboot_guest import leave
 
 from imgvm.cli import app, on_terminal, quick, with_run
 from imgvm.errors import UsageError
@@ -70,3 +75,20 @@ def test_its_options_are_run_s() -> None:
 def test_faults_are_told_by_typer() -> None:
     with pytest.raises(UsageError, match="No such option"):
         app.invoke(["run", "a.img", "--nonsense"])
+
+
+def test_a_run_loads_little(image_of: Callable[..., Path]) -> None:
+    """What takes longer to import than all the rest together."""
+    program = (
+        "import sys\n"
+        "from imgvm.cli import main\n"
+        "assert main(sys.argv[1:]) == 7\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    image = image_of(leave(7))
+    words = [sys.executable, "-c", program, "run", image, "--accel", "interp", "--timeout", "60s"]
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert {"json", "imgvm", "_cffi_backend"} <= loaded
+    assert not loaded & {"typer", "click", "yaml", "jsonschema", "dataclasses", "inspect", "tempfile", "shutil", "difflib", "hashlib"}
