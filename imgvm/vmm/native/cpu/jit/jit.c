@@ -190,6 +190,10 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
     cpu->called[1].fn = jit_continue;
     cpu->executor_continued = cpu->leave_translated = false;
     cpu->link_from = 0;
+    if (unlikely(cpu->translator->learner.asked || !cpu->trial_left) && learn_look(cpu, block, u)) {
+        jit_kill(cpu->translator, block);
+        cpu->leave_translated = true;
+    }
     cpu->called[0].fn(cpu, cpu->called);
     if (!cpu->executor_continued)
         return cpu->unlinked || cpu->leave_translated || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
@@ -289,36 +293,48 @@ static uint64_t refill(struct cpu *cpu, uint64_t linear, uint64_t slot_offset, b
     return linear + entry->addend;
 }
 
+/* The slot at gs:[T1] := page rcx, addend rax. T0: linear -> host address. ecx := the slot's offset among all. */
+static void put_fill_slot(struct assembler *a)
+{
+    _Static_assert(sizeof(struct access_slot) == 16 && SLOT_GROUP == 16, "the group and the counter are found by shifts");
+    op_gs_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, tag));
+    op_gs_at(a, OPCW(0x89), H_RAX, T1, offsetof(struct access_slot, addend));
+    op_rr(a, OPCW(0x01), H_RAX, T0);
+    op_rm(a, OPC(0x8d), H_RCX, T1, -(int32_t)CPU(mmu.slots));
+    op_rr(a, OPC(0x89), H_RCX, H_RAX);
+    shift_imm(a, SHIFT_SHR, false, H_RAX, 8);
+    op_gs_at(a, OPC(0xc6), 0, H_RAX, CPU(mmu.slots_filled));
+    put8(a, 1);
+}
+
 /* T0 = linear address, T1 = offset of the slot from gs. T0 := host address and CF = 0; or CF = 1. EFLAGS are lost. */
 static void make_refill(struct translator *jit, struct assembler *a, bool write)
 {
-    _Static_assert(sizeof(struct tlb_entry) == 32, "the index is made by one shift");
     _Static_assert(sizeof(struct wide_entry) == 16, "the index is made by one shift");
-    _Static_assert(SLOT_GROUP * sizeof(struct access_slot) == 256, "the group is found by one shift");
     int32_t tag = write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
     jit->refill[write] = jit_rx(jit, a->p);
     put_push(a, H_RAX);
     put_push(a, H_RCX);
     op_rr(a, OPC(0x89), T0, H_RAX);
-    shift_imm(a, SHIFT_SHR, false, H_RAX, 7);
-    alu_imm(a, ALU_AND, false, H_RAX, (TLB_ENTRIES - 1) << 5);
+    put_tlb_index(a, H_RAX);
     op_gs(a, OPCW(0x03), H_RAX, CPU(tlb));
     mov_rr(a, H_RCX, T0);
     alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
     op_rm(a, OPCW(0x3b), H_RCX, H_RAX, tag);
     uint8_t *wide = put_jcc(a, CC_NE);
     op_rm(a, OPCW(0x8b), H_RAX, H_RAX, offsetof(struct tlb_entry, addend));
-    const uint8_t *found = a->p; /* rcx: page, rax: addend */
-    op_gs_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, tag));
-    op_gs_at(a, OPCW(0x89), H_RAX, T1, offsetof(struct access_slot, addend));
-    op_rr(a, OPCW(0x01), H_RAX, T0);
-    op_rm(a, OPC(0x8d), H_RCX, T1, -(int32_t)CPU(mmu.slots));
-    shift_imm(a, SHIFT_SHR, false, H_RCX, 8);
-    op_gs_at(a, OPC(0xc6), 0, H_RCX, CPU(mmu.slots_filled));
-    put8(a, 1);
+    put_fill_slot(a);
+    shift_imm(a, SHIFT_SHR, false, H_RCX, 3);
+    op_gs_at(a, (struct opcode){.code = 0xff, .prefix = 0x66}, 1, H_RCX, CPU(slot_refills)); /* dec */
     put_pop(a, H_RCX);
     put_pop(a, H_RAX);
+    uint8_t *often = put_jcc(a, CC_EQUAL);
     PUT(a, 0xf8, 0xc3); /* clc; ret */
+
+    patch_jump(often, a->p);
+    save_guest(a);
+    put_helper(a, (uint64_t)learn_refilled);
+    put8(a, 0xc3);
 
     patch_jump(wide, a->p);
     op_rr(a, OPC(0x89), T0, H_RAX);
@@ -335,7 +351,10 @@ static void make_refill(struct translator *jit, struct assembler *a, bool write)
     op_rm(a, OPCW(0x8b), H_RAX, H_RAX, offsetof(struct wide_entry, addend));
     mov_rr(a, H_RCX, T0);
     alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
-    patch_jump(put_jmp(a), found);
+    put_fill_slot(a);
+    put_pop(a, H_RCX);
+    put_pop(a, H_RAX);
+    PUT(a, 0xf8, 0xc3); /* clc; ret */
 
     patch_jump(miss, a->p);
     put_pop(a, H_RCX);
@@ -408,6 +427,9 @@ static struct translator *jit_create(struct cpu *cpu, const struct cpu_options *
     jit->count = options->count_instructions;
     jit->perf_map = cpu->callbacks.name_code;
     jit->counts = &cpu->counts;
+    for (unsigned i = 0; i < ARRAY_LEN(cpu->slot_refills); i++)
+        cpu->slot_refills[i] = LEARN_REFILLS;
+    cpu->trial_left = UINT32_MAX;
     bool good = code_memory_map(&jit->memory, jit_code_bytes(options->count, options->code_bytes), jit->perf_map, err) == 0;
     if (good) {
         jit->writable = jit->memory.writable;

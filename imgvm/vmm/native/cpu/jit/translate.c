@@ -173,7 +173,7 @@ static void put_lea(struct emitter *e, const struct uop *u)
 {
     const struct insn *in = &u->in;
     unsigned r = host_register(in->reg);
-    memory_offset(e, in);
+    memory_offset(e, in, in->disp);
     if (r == NO_REG && in->osize == 2) {
         load_temp(e, T1, in->reg);
         op_rr(&e->a, OPCS(0x89, 2), T0, T1);

@@ -5,6 +5,7 @@
 
 #include "assembler.h"
 #include "jit.h"
+#include "learn.h"
 
 #define JIT_CODE_BYTES_MAX (32u << 20)
 #define JIT_CODE_BYTES_MIN (4u << 20)
@@ -86,6 +87,7 @@ struct translator {
     struct block *across; /* those that go on in another page */
     uint32_t seen_code_epoch;
     unsigned next_slot;
+    struct learner learner;
     bool count, perf_map;
     struct cpu_counts *counts;
 };
@@ -93,6 +95,14 @@ struct translator {
 static inline const uint8_t *jit_rx(const struct translator *jit, const uint8_t *writable)
 {
     return jit->executable + (writable - jit->writable);
+}
+
+/* `reg` := offset in a bank of the TLB's entry for the linear address in it. */
+static inline void put_tlb_index(struct assembler *a, unsigned reg)
+{
+    _Static_assert(sizeof(struct tlb_entry) == 32, "the index is made by one shift, of 12 - 5");
+    shift_imm(a, SHIFT_SHR, false, reg, 7);
+    alu_imm(a, ALU_AND, false, reg, (TLB_ENTRIES - 1) << 5);
 }
 
 /* Translates `block`, which starts at linear address `rip`. false: never (block->interpret). */
