@@ -16,14 +16,12 @@ import os
 import stat
 import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgvm import units
 from imgvm.config import MAX_RESOLVED_BYTES, Config
-from imgvm.config.document import Path as KeyPath
 from imgvm.config.overrides import parse_path
 from imgvm.errors import (
     STATUS_CANNOT_RUN,
@@ -36,8 +34,10 @@ from imgvm.errors import (
     UsageError,
     errno_hint,
 )
+from imgvm.record import Record
 
 if TYPE_CHECKING:
+    from imgvm.config.tree import Path as KeyPath
     from imgvm.machine import Disk, Machine
     from imgvm.qcow2 import Image
     from imgvm.vmm.vm import Drive, Program, Vm, Watch
@@ -57,8 +57,7 @@ RUN_KEYS = ("machine", "console", "devices", "exit", "name")
 RUN_PATHS = (("boot", "cmdline"),)
 
 
-@dataclass
-class Opened:
+class Opened(Record):
     """An image and its config; whoever holds it closes `image`."""
 
     path: Path
@@ -322,13 +321,15 @@ def run(
     watch: Watch | None = None,
 ) -> Vm:
     """Starts an image with its console captured. `accel` None: what its config says."""
+    from dataclasses import replace
+
     from imgvm.vmm import engine
 
     opened = open_image(path, overrides, allow=allow)
     try:
         if accel is not None:
             hardware = replace(opened.machine.hardware, accel=accel)
-            opened.machine = replace(opened.machine, hardware=hardware)
+            opened = replace(opened, machine=replace(opened.machine, hardware=hardware))
         vm = build(opened, engine.choose(opened.machine.hardware.accel).engine, watch)
     except BaseException:
         opened.image.close()

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from imgvm import units
-from imgvm.config.document import Path, Tree
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.suggest import did_you_mean
+from imgvm.config.tree import Path, Tree
 from imgvm.errors import Problem
 from imgvm.machine import ROOT_DISK, SEED_DISK
 

@@ -8,9 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imgvm import units
-from imgvm.config import Config, report, resolved_text
+from imgvm.config import Config, document, overrides, report, resolved_text
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.schema import schema, schema_text
 from imgvm.errors import ConfigError, ImgvmError, UsageError
@@ -369,3 +371,11 @@ def test_no_key_is_both_supported_and_planned() -> None:
                 walk(child)
 
     walk(schema())
+
+
+@given(st.from_regex(overrides._WORD, fullmatch=True) | st.from_regex(overrides._QUOTED, fullmatch=True))
+@settings(max_examples=300, deadline=None)
+def test_plain_values_of_overrides_are_what_yaml_says(text: str) -> None:
+    read = document.parse(text, "f")
+    found = overrides._value(text, f"a={text}")
+    assert found == read.data and type(found) is type(read.data)
