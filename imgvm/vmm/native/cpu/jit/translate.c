@@ -43,6 +43,22 @@ static bool serves_in_memory(const struct insn *in, const struct shape *s)
     }
 }
 
+/* MOV, and what has a form for either direction, from a register in memory to one of the host's: in one instruction. */
+static bool put_from_memory_register(struct emitter *e, const struct insn *in, const struct shape *s)
+{
+    bool either = (in->op == OP_ADD || in->op == OP_OR || in->op == OP_ADC || in->op == OP_SBB || in->op == OP_AND ||
+                   in->op == OP_SUB || in->op == OP_XOR || in->op == OP_CMP || in->op == OP_MOV);
+    if (!either || in->form != FORM_RM_REG || (in->flags & INSN_MEM) || in->osize == 1 || host_register(s->reg) != NO_REG)
+        return false;
+    unsigned r = host_register(in->rm);
+    if (r == NO_REG)
+        return false;
+    struct opcode op = s->op;
+    op.code |= 2; /* r, r/m */
+    op_gs(&e->a, op, r, CPU(gpr) + 8 * s->reg);
+    return true;
+}
+
 static void put_shape(struct emitter *e, unsigned i)
 {
     struct assembler *a = &e->a;
@@ -51,11 +67,16 @@ static void put_shape(struct emitter *e, unsigned i)
     const struct shape *s = &e->plans[i].shape;
     const struct op_info *info = &op_infos[in->op];
     bool mem = in->flags & INSN_MEM;
+    const uint8_t *start = a->p;
     struct place at = {NO_REG, NO_REG, 0, 0};
     unsigned reg = s->reg, rm = T0;
     bool reg_in_memory = !s->digit && host_register(s->reg) == NO_REG;
     /* flags it reads, or leaves some of as they were */
     bool needs_flags = info->flags_read || (info->flags_written && (e->wanted[i + 1] & ~flags_killed(u)));
+    if (!needs_flags && put_from_memory_register(e, in, s)) {
+        memory_keep_addend(e, start);
+        return;
+    }
     if (mem) {
         if (needs_flags)
             flags_before_operand(e);
@@ -94,6 +115,8 @@ static void put_shape(struct emitter *e, unsigned i)
         store_temp(e, T1, s->reg);
     if (!mem && !in_place && rm == T0 && s->rm_written)
         store_temp(e, T0, in->rm);
+    if (reg != T1 && !needs_flags)
+        memory_keep_addend(e, start);
 }
 
 /* ---- rows that run as themselves ---- */
@@ -138,17 +161,18 @@ static void put_native(struct emitter *e, unsigned i)
     const struct op_info *info = &op_infos[u->in.op];
     bool mem = u->in.flags & INSN_MEM;
     put_unit_check(e, i, u->unit);
+    const uint8_t *start = a->p;
     bool needs_flags = info->flags_read || (info->flags_written && ((e->wanted[i + 1] & ~flags_killed(u)) || info->flags_undefined));
+    bool takes_temps = needs_flags || plan->native_used >> 13;
+    struct place at = {T0, NO_REG, 0, 0};
     if (mem) {
         if (needs_flags)
             flags_before_operand(e);
-        struct place at = memory_operand(e, i, true);
-        if (at.base != T0 || at.index != NO_REG || at.disp)
-            op_place(a, OPCW(0x8d), T0, at);
+        at = memory_operand(e, i, takes_temps);
     }
     if (needs_flags)
         flags_to_eflags(e);
-    struct native_registers registers;
+    struct native_registers registers = {.base = at.base, .index = at.index, .disp = at.disp};
     unsigned temps[] = {T1, T0}, used = 0;
     for (unsigned r = 0; r < 16; r++) {
         registers.host[r] = (uint8_t)host_register(r);
@@ -165,6 +189,8 @@ static void put_native(struct emitter *e, unsigned i)
     for (unsigned r = 13; r < 16; r++)
         if (plan->written >> r & 1)
             store_temp(e, registers.host[r], r);
+    if (!takes_temps)
+        memory_keep_addend(e, start);
 }
 
 /* ---- rows of their own ---- */
@@ -491,9 +517,7 @@ static void put_cold_paths(struct emitter *e)
                 PUT(a, 0x0f, 0x0b); /* a branch: its executor set cpu->rip and the call did not come back */
                 continue;
             }
-            if (cold->restore)
-                flags_restore(e);
-            patch_jump(put_jmp(a), cold->resume);
+            memory_resume(e, cold);
         } else {
             branch_cold(e, cold);
         }
@@ -551,6 +575,7 @@ static void put_body(struct emitter *e)
 static void put_loop(struct emitter *e)
 {
     memory_forget(e);
+    e->held_at = NULL;
     e->flags = e->loop_flags;
     patch_jump(e->loop_patch, e->a.p);
     e->loop_head = e->a.p;
@@ -591,7 +616,8 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     e.rip_mask = cpu_rip_mask(cpu);
     e.code_limit = cpu->s.segment[CS].limit;
     e.bank = cpu->mmu.mode_key >> MODE_KEY_BANK & 3;
-    e.fpu_units = e.next_group = e.colds = 0;
+    e.fpu_units = e.next_group = e.colds = e.held = 0;
+    e.held_at = NULL;
     memory_forget(&e);
     for (unsigned i = 0; i < 16; i++)
         e.moved[i] = 0;
