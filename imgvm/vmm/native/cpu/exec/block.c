@@ -191,6 +191,7 @@ static void uop_prepare(struct cpu *cpu, struct uop *u, unsigned offset, unsigne
     u->native = NULL;
     u->unit = 0;
     u->mem_size = 0;
+    u->pages = 0;
     bool moffs = (in->flags & INSN_MEM) && !in->modrm && in->base == INSN_REG_NONE && in->index == INSN_REG_NONE;
     u->ea_slow = !cpu->code64 || in->asize != 8 || moffs;
     if (in->base == INSN_REG_RIP && !u->ea_slow) {

@@ -58,11 +58,13 @@ struct uop {
     bool ea_slow;      /* address size is not 64, or not 64-bit mode, or moffs */
     uint8_t unit;      /* OPK_NATIVE: of OPA_X87, OPA_MMX, OPA_SSE, OPA_AVX, what it needs of cpu->fpu_ready */
     uint16_t mem_size; /* OPK_NATIVE: bytes of the memory operand */
+    uint8_t pages;     /* the translator's: what it has learnt of the memory operand (jit/learn.h) */
 };
 
 #define UNIT_VEX 0x80 /* of uop.unit and cpu.fpu_ready: VEX prefixes are #UD in real and virtual-8086 mode */
 
 #define BLOCK_MAX_INSNS 64
+#define LEADS 4 /* groups of operands at a time in translated code */
 #define MODE_SINGLE 0x80 /* a block of one instruction, never cached */
 
 /* A block found before by its linear address, good while `key` is the processor's (block_key). */
@@ -169,6 +171,10 @@ struct cpu {
     unsigned translate_after; /* of struct cpu_options */
     void *translated_jumps;
     uint64_t call_target, refilled; /* its temporaries that do not fit a register */
+    /* of operands that go to several pages by turns (jit/check.c, jit/learn.h) */
+    uint64_t lead[LEADS];
+    uint32_t next_of_few, trial_left;
+    uint16_t slot_refills[TLB_BANKS * ACCESS_SLOTS]; /* each slot's, counted down */
     /* Outside 64-bit mode, for reading and for writing, by segment: the last byte of an operand may have this offset at
      * most; -1: whether it may be accessed takes a closer look. */
     int64_t seg_last[2][8];
