@@ -87,6 +87,7 @@ class Rootfs:
     oci: str | None = None  # a layout or an archive
     registry: str | None = None  # host/name:tag
     format: str = "ext4"  # ext4 | erofs | squashfs | initramfs
+    compression: str = "none"  # of an erofs: none | lz4
     size_bytes: int | None = None  # None: what the files need, and free_bytes
     free_bytes: int = 64 * units.MIB
     partition_table: str = "none"  # none | gpt | mbr
@@ -319,6 +320,7 @@ def _rootfs(doc: Document) -> Rootfs:
         oci=oci if isinstance(oci, str) else None,
         registry=oci["registry"] if isinstance(oci, dict) else None,
         format=doc.get("format", Rootfs.format),
+        compression=doc.get("compression", Rootfs.compression),
         size_bytes=None if doc.get("size") == "auto" else _size(doc, "size"),
         free_bytes=units.parse_size(doc["free"]) if "free" in doc else Rootfs.free_bytes,
         partition_table=doc.get("partition_table", Rootfs.partition_table),
@@ -490,6 +492,7 @@ def _rootfs_document(rootfs: Rootfs) -> Document:
         "tar": list(rootfs.tar) or None,
         "oci": rootfs.oci if rootfs.registry is None else {"registry": rootfs.registry},
         "format": rootfs.format,
+        "compression": rootfs.compression if rootfs.format == "erofs" else None,
         **(on_disk if rootfs.is_disk else {}),
         "owner": rootfs.owner,
         "exclude": list(rootfs.exclude),

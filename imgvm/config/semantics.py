@@ -186,6 +186,9 @@ def _rootfs(tree: Tree) -> Iterator[Problem]:
         return
     yield from _files(tree, "rootfs")
     yield from _bootloader(tree, rootfs)
+    if rootfs.get("compression", "none") != "none" and rootfs.get("format", "ext4") != "erofs":
+        hint = "format: erofs; or compress the image: image.compression"
+        yield tree.problem(("rootfs", "compression"), "only an erofs is compressed so", hint, key=True)
     if _root_is_disk(tree):
         return
     for name in ("size", "free", "partition_table", "label", "bootloader"):
