@@ -20,6 +20,7 @@ Document = dict[str, Any]
 DEFAULT_DISTRO = "debian:bookworm"
 DEFAULT_PACKAGE = "linux-image-cloud-amd64"
 ROOT_DISK = "root"
+BOOT_ORDER = ("disk", "cdrom")
 
 
 class Cpu(Record):
@@ -30,6 +31,13 @@ class Cpu(Record):
     vendor: str = "auto"  # auto | intel | amd
 
 
+class Firmware(Record):
+    """`machine.firmware`: auto is the built-in BIOS where there is no kernel to load."""
+
+    kind: str = "auto"  # auto | none | bios
+    path: str | None = None  # another BIOS, relative to the config's folder
+
+
 class Hardware(Record):
     """`machine:` in the config."""
 
@@ -38,6 +46,7 @@ class Hardware(Record):
     accel: str = "auto"  # auto | kvm | jit | interp
     entropy: bool = True  # a virtio-rng device
     cpu: Cpu = Cpu()
+    firmware: Firmware = Firmware()
 
 
 class Kernel(Record):
@@ -80,10 +89,11 @@ class Rootfs(Record):
     tar: tuple[str, ...] = ()
     oci: str | None = None  # a layout or an archive
     registry: str | None = None  # host/name:tag
-    format: str = "ext4"  # ext4 | squashfs | initramfs
+    format: str = "ext4"  # ext4 | erofs | squashfs | initramfs
     size_bytes: int | None = None  # None: what the files need, and free_bytes
     free_bytes: int = 64 * units.MIB
     partition_table: str = "none"  # none | gpt | mbr
+    bootloader: str = "none"  # none | grub
     label: str = "root"
     owner: str = "root"  # of a folder's files: root | keep
     exclude: tuple[str, ...] = ()
@@ -96,7 +106,7 @@ class Rootfs(Record):
 
     @property
     def is_read_only(self) -> bool:
-        return self.read_only or self.format == "squashfs"
+        return self.read_only or self.format in ("erofs", "squashfs")
 
     @property
     def device(self) -> str:
@@ -113,6 +123,12 @@ class Disk(Record):
     serial: str = ""  # the name, unless given
     cache: str = "writeback"  # writeback | writethrough | unsafe
     embed: bool = True  # False: the source is a file of the host that runs it
+    persist: str = "image"  # image | discard: what becomes of what the guest writes
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what the guest writes is still there after the run."""
+        return not self.read_only and self.persist == "image"
 
 
 SEED_DISK = Disk("cidata", read_only=True, serial="cidata")
@@ -124,7 +140,8 @@ class CloudInit(Record):
     user_data: str = ""
     meta_data: str = ""
     network_config: str = ""
-    attach: str = "iso"
+    vendor_data: str = ""
+    attach: str = "iso"  # iso | vfat
 
 
 class Console(Record):
@@ -151,7 +168,7 @@ class Exit(Record):
 class ImageOptions(Record):
     size_bytes: int | None = None  # the image's own disk is at least this large
     cluster_bytes: int = 64 * units.KIB
-    compression: str = "none"
+    compression: str = "none"  # none | zlib | zstd
     pristine: bool = False  # a snapshot of the disks as packed
 
 
@@ -160,7 +177,8 @@ class Machine(Record):
     description: str = ""
     labels: Mapping[str, str] = NOTHING
     hardware: Hardware = Hardware()
-    boot: Boot | None = None
+    boot: Boot | None = None  # None: the firmware boots from a disk
+    boot_order: tuple[str, ...] = BOOT_ORDER  # of the built-in BIOS: disk | cdrom
     rootfs: Rootfs | None = None
     disks: tuple[Disk, ...] = ()
     cloud_init: CloudInit | None = None
@@ -196,17 +214,19 @@ class Machine(Record):
 
     @property
     def kernel_cmdline(self) -> str:
-        """`boot.cmdline`, and where the root file system is unless that says it."""
-        if self.boot is None:
-            return ""
+        """`boot.cmdline`, and unless that says it, where the root file system and cloud-init's data are."""
+        if self.boot is None or self.boot.protocol == "multiboot":
+            return "" if self.boot is None else self.boot.cmdline
         words = self.boot.cmdline.split()
         further = []
         root = self.root_on_disk
-        if root is not None and self.boot.protocol != "multiboot":
+        if root is not None:
             if not any(word.startswith("root=") for word in words):
                 further.append(f"root={root.device}")
             if not {"ro", "rw"} & set(words):
                 further.append("ro" if root.is_read_only else "rw")
+        if self.cloud_init is not None and not any(word.startswith("ds=") for word in words):
+            further.append("ds=nocloud")  # which spares it the search for other clouds
         return " ".join(filter(None, [self.boot.cmdline, *further]))
 
 
@@ -217,7 +237,8 @@ def from_document(doc: Document, default_name: str = "machine") -> Machine:
         description=doc.get("description", ""),
         labels=dict(doc.get("labels", {})),
         hardware=_hardware(doc.get("machine", {})),
-        boot=_boot(doc["boot"]) if "boot" in doc else None,
+        boot=_boot(doc["boot"]) if "kernel" in doc.get("boot", {}) else None,
+        boot_order=tuple(doc.get("boot", {}).get("order", BOOT_ORDER)),
         rootfs=_rootfs(doc["rootfs"]) if "rootfs" in doc else None,
         disks=tuple(_disk(disk) for disk in doc.get("disks", [])),
         cloud_init=_cloud_init(doc["cloud_init"]) if "cloud_init" in doc else None,
@@ -240,7 +261,12 @@ def _hardware(doc: Document) -> Hardware:
         accel=doc.get("accel", "auto"),
         entropy=doc.get("entropy", True),
         cpu=_cpu(doc.get("cpu", {})),
+        firmware=_firmware(doc.get("firmware", "auto")),
     )
+
+
+def _firmware(value: str | Document) -> Firmware:
+    return Firmware(value) if isinstance(value, str) else Firmware(path=value["path"])
 
 
 def _cpu(doc: Document) -> Cpu:
@@ -298,6 +324,7 @@ def _rootfs(doc: Document) -> Rootfs:
         size_bytes=None if doc.get("size") == "auto" else _size(doc, "size"),
         free_bytes=units.parse_size(doc["free"]) if "free" in doc else Rootfs.free_bytes,
         partition_table=doc.get("partition_table", Rootfs.partition_table),
+        bootloader=doc.get("bootloader", Rootfs.bootloader),
         label=doc.get("label", Rootfs.label),
         owner=doc.get("owner", Rootfs.owner),
         exclude=tuple(doc.get("exclude", [])),
@@ -316,6 +343,7 @@ def _disk(doc: Document) -> Disk:
         serial=doc.get("serial") or doc["name"],
         cache=doc.get("cache", Disk.cache),
         embed=doc.get("embed", Disk.embed),
+        persist=doc.get("persist", Disk.persist),
     )
 
 
@@ -330,6 +358,7 @@ def _cloud_init(doc: Document) -> CloudInit:
         user_data=text("user_data", "#cloud-config\n"),
         meta_data=text("meta_data"),
         network_config=text("network_config"),
+        vendor_data=text("vendor_data", "#cloud-config\n"),
         attach=doc.get("attach", CloudInit.attach),
     )
 
@@ -383,9 +412,10 @@ def to_document(machine: Machine) -> Document:
             "features": list(hardware.cpu.features),
             "vendor": hardware.cpu.vendor,
         },
+        "firmware": _firmware_document(hardware.firmware),
     }
-    if machine.boot is not None:
-        doc["boot"] = _boot_document(machine.boot)
+    order: Document = {"order": list(machine.boot_order)}
+    doc["boot"] = order if machine.boot is None else _boot_document(machine.boot)
     if machine.rootfs is not None:
         doc["rootfs"] = _rootfs_document(machine.rootfs)
     if machine.disks:
@@ -396,6 +426,7 @@ def to_document(machine: Machine) -> Document:
             "user_data": seed.user_data or None,
             "meta_data": seed.meta_data or None,
             "network_config": seed.network_config or None,
+            "vendor_data": seed.vendor_data or None,
             "attach": seed.attach,
         })
     doc["console"] = {"device": machine.console.device, "escape": machine.console.escape}
@@ -423,6 +454,10 @@ def to_document(machine: Machine) -> Document:
 
 def _without_none(doc: Document) -> Document:
     return {key: value for key, value in doc.items() if value is not None}
+
+
+def _firmware_document(firmware: Firmware) -> str | Document:
+    return firmware.kind if firmware.path is None else {"path": firmware.path}
 
 
 def _boot_document(boot: Boot) -> Document:
@@ -453,6 +488,7 @@ def _rootfs_document(rootfs: Rootfs) -> Document:
         "size": "auto" if rootfs.size_bytes is None else units.format_size(rootfs.size_bytes),
         "free": units.format_size(rootfs.free_bytes),
         "partition_table": rootfs.partition_table,
+        "bootloader": rootfs.bootloader,
         "label": rootfs.label,
         "read_only": rootfs.read_only,
     }
@@ -478,4 +514,5 @@ def _disk_document(disk: Disk) -> Document:
         "serial": disk.serial,
         "cache": disk.cache,
         "embed": disk.embed,
+        "persist": disk.persist,
     })

@@ -123,8 +123,6 @@ def _required(tree: Tree, path: Path, error: Violation, rule: dict[str, Any]) ->
     missing = next(key for key in rule["required"] if f"{key!r} is" in error.message)
     if not path and missing == "version":
         return tree.problem(path, "version is missing", "a config begins with `version: 1`")
-    if not path and missing == "boot":
-        return tree.problem(path, "boot is missing", "boot.kernel names the kernel to boot")
     return tree.problem(path, f"{missing} is missing")
 
 

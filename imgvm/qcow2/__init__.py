@@ -86,6 +86,7 @@ class Image:
         self._handle = handle
         self._disks: list[Image] = []  # open further disks
         self._owner: Image | None = None  # of a further disk: what it lies in, which lives as long
+        self._below: Image | None = None  # what it was laid over, and closes behind itself
         self.path = path
         self.writable = writable
 
@@ -172,6 +173,16 @@ class Image:
         handle = binding.open_handle(ImageError, "imgvm_image_open", binding.path_bytes(name), mode)
         return cls(handle, name, writable=writable)
 
+    def under(self, path: str | os.PathLike[str]) -> Image:
+        """A layer over this image or further disk that takes all writes, in a new file that is of use with it
+        alone. It closes this handle, too."""
+        handle = binding.open_handle(
+            ImageError, "imgvm_image_lay_over", self.handle, binding.path_bytes(os.fspath(path))
+        )
+        layer = Image(handle, os.fspath(path), writable=True)
+        layer._below = self
+        return layer
+
     @property
     def handle(self) -> Any:
         """The core's `imgvm_image *`, for a machine that borrows the image while it lives."""
@@ -186,7 +197,12 @@ class Image:
             for disk in reversed(disks):
                 disk.close()
             handle, self._handle = self._handle, None
-            binding.call(ImageError, "imgvm_image_close", handle)
+            below, self._below = self._below, None
+            try:
+                binding.call(ImageError, "imgvm_image_close", handle)
+            finally:
+                if below is not None:
+                    below.close()
 
     def __enter__(self) -> Self:
         return self

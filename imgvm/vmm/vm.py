@@ -54,9 +54,10 @@ class Result(Record, unshown=("console", "counts")):
 class Program(Record):
     """What is loaded into memory before the start."""
 
-    kernel: bytes
+    kernel: bytes = b""
     initrd: bytes | None = None
     modules: tuple[bytes, ...] = ()
+    firmware: bytes | None = None  # in place of a kernel
 
 
 class Drive(Record):
@@ -177,6 +178,7 @@ class Vm:
         config.count = self._watch.count
         config.lockstep = self._watch.lockstep
         config.perf_map_fd = _perf_map(os.getpid()) if self._watch.perf_map else 0
+        config.firmware_shadow = machine.hardware.firmware.path is not None
         config.reset_is_exit = machine.exit.on_reboot == "exit"
         if debug_exit is not None:
             mappings = {"raw": lib.IMGVM_DEBUG_EXIT_RAW, "qemu": lib.IMGVM_DEBUG_EXIT_QEMU}
@@ -191,6 +193,12 @@ class Vm:
 
     def _load(self, program: Program) -> None:
         boot, ffi = self.machine.boot, binding.ffi()
+        if program.firmware is not None:
+            kinds = (f"IMGVM_BOOT_{kind.upper()}" for kind in self.machine.boot_order)
+            order = bytes(getattr(binding.lib(), kind) for kind in kinds)
+            rom = ffi.from_buffer(program.firmware)
+            self._call("load_firmware", rom, len(program.firmware), ffi.from_buffer(order), len(order))
+            return
         cmdline = self.machine.kernel_cmdline.encode("utf-8", "surrogateescape")
         protocol = boot.protocol if boot else "auto"
         if protocol == "auto":
@@ -290,7 +298,7 @@ class Vm:
         if handle is not None:
             binding.lib().imgvm_vm_destroy(handle)
         drives, self._drives = self._drives, ()
-        for drive in drives:
+        for drive in reversed(drives):  # the image that others lie in is the first
             if drive.owner is not None:
                 drive.owner.close()
         if self._capture is not None:
