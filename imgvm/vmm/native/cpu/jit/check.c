@@ -108,7 +108,7 @@ void check_begin(struct emitter *e, unsigned i, const struct check *check)
 {
     if (!check->trial)
         return;
-    op_gs(&e->a, OPC(0xff), 1, CPU(trial_left)); /* dec */
+    op_cpu(&e->a, OPC(0xff), 1, CPU(trial_left)); /* dec */
     struct cold *cold = emit_cold(e, COLD_LIMIT, i);
     cold->patch = put_jcc(&e->a, CC_EQUAL);
     cold->group = check->group;
@@ -127,7 +127,7 @@ static struct cold *put_miss(struct emitter *e, unsigned i, const struct insn *i
 /* T1: linear, and lost. "Above": it is not in the slot. */
 static void put_compare(struct emitter *e, unsigned slot, unsigned bytes)
 {
-    op_gs(&e->a, OPCW(0x33), T1, slot_at(e, slot));
+    op_cpu(&e->a, OPCW(0x33), T1, slot_at(e, slot));
     alu_imm(&e->a, ALU_CMP, true, T1, GUEST_PAGE_SIZE - bytes);
 }
 
@@ -149,7 +149,7 @@ static void hold_addend(struct emitter *e, const struct check *check)
     if (!check->group)
         return;
     if (check->pages != ONE_PAGE)
-        op_gs(&e->a, OPCW(0x89), T1, check->lead);
+        op_cpu(&e->a, OPCW(0x89), T1, check->lead);
     e->held = check_addend(e, check);
     e->held_at = e->a.p;
 }
@@ -161,10 +161,10 @@ static void put_tlb_check(struct emitter *e, unsigned i, const struct insn *in, 
     uint32_t tag = check->write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
     op_rr(a, OPC(0x89), T0, T1);
     put_tlb_index(a, T1);
-    op_gs_at(a, OPCW(0x33), T0, T1, bank + tag);
+    op_cpu_at(a, OPCW(0x33), T0, T1, bank + tag);
     alu_imm(a, ALU_CMP, true, T0, GUEST_PAGE_SIZE - check->bytes);
     struct cold *cold = put_miss(e, i, in, check);
-    op_gs_at(a, OPCW(0x8b), T1, T1, bank + (uint32_t)offsetof(struct tlb_entry, addend));
+    op_cpu_at(a, OPCW(0x8b), T1, T1, bank + (uint32_t)offsetof(struct tlb_entry, addend));
     cold->done = a->p;
 }
 
@@ -185,7 +185,7 @@ struct place check_put_direct(struct emitter *e, unsigned i, const struct insn *
             mov_rr(a, T1, base);
         put_compare(e, check->slot, check->bytes);
         struct cold *cold = put_miss(e, i, in, check);
-        op_gs(a, OPCW(0x8b), T1, addend_at(e, check->slot));
+        op_cpu(a, OPCW(0x8b), T1, addend_at(e, check->slot));
         cold->done = a->p;
     }
     hold_addend(e, check);
@@ -206,7 +206,7 @@ struct place check_put(struct emitter *e, unsigned i, const struct insn *in, str
         mov_rr(a, T1, T0);
         put_compare(e, check->slot, check->bytes);
         struct cold *cold = put_miss(e, i, in, check);
-        op_gs(a, check->adds ? OPCW(0x03) : OPCW(0x8b), check->adds ? T0 : T1, addend_at(e, check->slot));
+        op_cpu(a, check->adds ? OPCW(0x03) : OPCW(0x8b), check->adds ? T0 : T1, addend_at(e, check->slot));
         cold->done = a->p;
     }
     if (check->adds)
@@ -228,10 +228,10 @@ static void put_next_slot(struct emitter *e, const struct check *check)
         mov_imm64(a, T1, slot_at(e, check->slot));
         return;
     }
-    op_gs(a, OPC(0x8b), T1, CPU(next_of_few));
+    op_cpu(a, OPC(0x8b), T1, CPU(next_of_few));
     alu_imm(a, ALU_ADD, false, T1, SLOT_BYTES);
     alu_imm(a, ALU_AND, false, T1, (FEW - 1) * SLOT_BYTES);
-    op_gs(a, OPC(0x89), T1, CPU(next_of_few));
+    op_cpu(a, OPC(0x89), T1, CPU(next_of_few));
     alu_imm(a, ALU_ADD, false, T1, slot_at(e, check->slot));
 }
 
@@ -245,7 +245,7 @@ void check_cold(struct emitter *e, const struct cold *cold)
         mov_rr(a, T1, T0);
         put_compare(e, check->slot + k, check->bytes);
         uint8_t *next = put_jcc(a, CC_ABOVE);
-        op_gs(a, OPCW(0x8b), T1, addend_at(e, check->slot + k));
+        op_cpu(a, OPCW(0x8b), T1, addend_at(e, check->slot + k));
         patch_jump(put_jmp(a), cold->done);
         patch_jump(next, a->p);
     }
@@ -259,7 +259,7 @@ void check_cold(struct emitter *e, const struct cold *cold)
         patch_jump(put_jcc(a, CC_AE), cold->done);
     } else {
         uint8_t *refused = put_jcc(a, CC_BELOW);
-        op_gs_at(a, OPCW(0x8b), T1, T1, offsetof(struct access_slot, addend));
+        op_cpu_at(a, OPCW(0x8b), T1, T1, offsetof(struct access_slot, addend));
         if (!check->remade)
             op_rr(a, OPCW(0x29), T1, T0);
         patch_jump(put_jmp(a), cold->done);

@@ -119,12 +119,12 @@ static inline unsigned host_register(unsigned guest)
 
 static inline void load_temp(struct emitter *e, unsigned temp, unsigned guest)
 {
-    op_gs(&e->a, OPCW(0x8b), temp, CPU(gpr) + 8 * guest);
+    op_cpu(&e->a, OPCW(0x8b), temp, CPU(gpr) + 8 * guest);
 }
 
 static inline void store_temp(struct emitter *e, unsigned temp, unsigned guest)
 {
-    op_gs(&e->a, OPCW(0x89), temp, CPU(gpr) + 8 * guest);
+    op_cpu(&e->a, OPCW(0x89), temp, CPU(gpr) + 8 * guest);
 }
 
 /* The register's host register, or `temp` with its value. */

@@ -50,12 +50,12 @@ static void put_segment(struct emitter *e, unsigned i, unsigned segment, unsigne
         unsigned last = T0;
         if (bytes > 1)
             op_rm(a, OPCW(0x8d), last = T1, T0, (int32_t)bytes - 1);
-        op_gs(a, OPCW(0x3b), last, CPU(seg_last) + (uint32_t)sizeof(int64_t) * (write * 8u + segment));
+        op_cpu(a, OPCW(0x3b), last, CPU(seg_last) + (uint32_t)sizeof(int64_t) * (write * 8u + segment));
         struct cold *cold = emit_cold(e, COLD_LIMIT, i);
         cold->patch = put_jcc(a, CC_GREATER);
         cold->group = group;
     }
-    op_gs(a, OPCS(0x03, e->code64 ? 8 : 4), T0, CPU(seg_base) + 8 * segment);
+    op_cpu(a, OPCS(0x03, e->code64 ? 8 : 4), T0, CPU(seg_base) + 8 * segment);
 }
 
 void memory_move_stack(struct emitter *e, int32_t by, unsigned temp)
@@ -143,7 +143,7 @@ static struct place narrow_place(struct emitter *e, const struct insn *in, uint3
     struct assembler *a = &e->a;
     memory_offset(e, in, in->disp);
     e->held_at = NULL;
-    op_gs(a, OPCW(0x8b), T1, addend);
+    op_cpu(a, OPCW(0x8b), T1, addend);
     if (!keep_t1)
         return (struct place){T0, T1, 0, 0};
     op_place(a, OPCW(0x8d), T0, (struct place){T0, T1, 0, 0});
@@ -167,14 +167,14 @@ static struct place place_of(struct emitter *e, unsigned i, const struct referen
             return narrow_place(e, in, addend, keep_t1);
         if (!keep_t1 && base != NO_REG && in->index == INSN_REG_NONE && in->segment == INSN_SEG_FLAT) {
             if (e->held != addend || e->held_at != a->p)
-                op_gs(a, OPCW(0x8b), T1, addend);
+                op_cpu(a, OPCW(0x8b), T1, addend);
             e->held = addend;
             e->held_at = a->p;
             return (struct place){(uint8_t)base, T1, 0, in->disp};
         }
         if (in->segment != INSN_SEG_FLAT || in->index != INSN_REG_NONE || in->base >= 16)
             continue; /* would lose flags or a temporary: a check of its own */
-        op_gs(a, OPCW(0x8b), T0, addend);
+        op_cpu(a, OPCW(0x8b), T0, addend);
         if (base != NO_REG) {
             op_place(a, OPCW(0x8d), T0, (struct place){(uint8_t)base, T0, 0, in->disp});
             return (struct place){T0, NO_REG, 0, 0};
@@ -258,7 +258,7 @@ void memory_resume(struct emitter *e, const struct cold *cold)
     if (cold->restore)
         flags_restore(e);
     if (cold->held)
-        op_gs(&e->a, OPCW(0x8b), T1, cold->held);
+        op_cpu(&e->a, OPCW(0x8b), T1, cold->held);
     patch_jump(put_jmp(&e->a), cold->resume);
 }
 
