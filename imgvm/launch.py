@@ -14,15 +14,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgvm import units
 from imgvm.config import MAX_RESOLVED_BYTES, Config
-from imgvm.config.document import Path as KeyPath
 from imgvm.config.overrides import parse_path
 from imgvm.errors import (
     STATUS_CANNOT_RUN,
@@ -35,8 +34,10 @@ from imgvm.errors import (
     UsageError,
     errno_hint,
 )
+from imgvm.record import Record
 
 if TYPE_CHECKING:
+    from imgvm.config.tree import Path as KeyPath
     from imgvm.machine import Disk, Machine
     from imgvm.qcow2 import Image
     from imgvm.vmm.vm import Drive, Program, Vm, Watch
@@ -56,8 +57,7 @@ RUN_KEYS = ("machine", "console", "devices", "exit", "name")
 RUN_PATHS = (("boot", "cmdline"),)
 
 
-@dataclass
-class Opened:
+class Opened(Record):
     """An image and its config; whoever holds it closes `image`."""
 
     path: Path
@@ -157,7 +157,7 @@ def open_image(
         image.close()
         raise
     if writable is None:
-        writable = any(not disk.read_only and disk.embed for disk in machine.attached)
+        writable = any(disk.embed and (disk.is_kept or scratch) for disk in machine.attached)
     if writable:
         image.close()
         if scratch is None:
@@ -245,13 +245,29 @@ def drives(opened: Opened) -> list[Drive]:
     try:
         for disk in opened.machine.attached:
             image = opened.image if disk == opened.machine.own_disk else _further_disk(opened, disk)
+            if not disk.read_only and not disk.is_kept and opened.scratch is None:
+                image = _thrown_away(image)
             found.append(Drive(image.handle, disk.read_only, disk.serial, image, disk.cache))
     except BaseException:
-        for drive in found:
-            if drive.owner is not opened.image:
-                drive.owner.close()
+        for drive in reversed(found):
+            drive.owner.close()
         raise
     return found
+
+
+def _thrown_away(image: Image) -> Image:
+    """A layer over a disk for what the guest writes. Its file has no name, and is gone with the handle."""
+    import platformdirs
+
+    folder = platformdirs.user_cache_path("imgvm") / "run"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="layer-", dir=folder) as scratch:
+            return image.under(Path(scratch) / "layer")
+    except OSError as error:
+        message = f"{folder}, where what the guest writes is to go: {error.strerror}"
+        hint = "set XDG_CACHE_HOME to another folder"
+        raise ImageError(message, hint, STATUS_CANNOT_RUN, errno=error.errno or 0) from error
 
 
 def _further_disk(opened: Opened, disk: Disk) -> Image:
@@ -263,7 +279,7 @@ def _further_disk(opened: Opened, disk: Disk) -> Image:
     if DISKS not in opened.allow:
         raise ConsentError(f"{opened.path}: its disk {disk.name} is a file of this host, {path}", DISKS)
     raw = disk.format == "raw"
-    writable = not disk.read_only and opened.scratch is None
+    writable = disk.is_kept and opened.scratch is None
     image = Image.open(path, writable=writable, raw=raw, keep_to_folder=BACKING not in opened.allow)
     if image.info.format != disk.format:
         image.close()
@@ -305,13 +321,15 @@ def run(
     watch: Watch | None = None,
 ) -> Vm:
     """Starts an image with its console captured. `accel` None: what its config says."""
+    from dataclasses import replace
+
     from imgvm.vmm import engine
 
     opened = open_image(path, overrides, allow=allow)
     try:
         if accel is not None:
             hardware = replace(opened.machine.hardware, accel=accel)
-            opened.machine = replace(opened.machine, hardware=hardware)
+            opened = replace(opened, machine=replace(opened.machine, hardware=hardware))
         vm = build(opened, engine.choose(opened.machine.hardware.accel).engine, watch)
     except BaseException:
         opened.image.close()

@@ -63,6 +63,8 @@ def domain(parts: Parts, files: Sequence[tuple[Disk, str]], *, has_initrd: bool)
         _add(entry, "target", dev=f"vd{ascii_lowercase[index]}", bus="virtio")
         if disk.read_only:
             _add(entry, "readonly")
+        elif not disk.is_kept:
+            _add(entry, "transient")
         if _SERIAL.fullmatch(disk.serial):
             _add(entry, "serial", disk.serial)
         else:

@@ -133,7 +133,7 @@ class Parts:
         size_bytes = source.info.disk_bytes
         with Image.create(self.folder / name, size_bytes) as copy:
             opened = disks.DiskSource(size_bytes, image=source)
-            disks.copy(opened, name, copy, source.info.cluster_bytes, Progress())
+            disks.copy(opened, name, disks.Target(copy, source.info.cluster_bytes), Progress())
         self.files.append(name)
 
     def qcow2_disk(self, name: str) -> None:

@@ -8,9 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imgvm import units
-from imgvm.config import Config, report, resolved_text
+from imgvm.config import Config, document, overrides, report, resolved_text
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.schema import schema, schema_text
 from imgvm.errors import ConfigError, ImgvmError, UsageError
@@ -122,8 +124,8 @@ def test_examples_are_valid(path: Path) -> None:
         ("networks: none", "f:3:1: networks: unknown key: this version of imgvm does not support it yet"),
         ("netwroks: none",
          "f:3:1: netwroks: unknown key (did you mean networks? This version of imgvm does not support that yet)"),
-        ("image: {compression: zlib}", "f:3:22: image.compression: zlib is not supported by this version of imgvm yet"
-                                       " (supported: none)"),
+        ("cloud_init: {attach: smbios}", "f:3:22: cloud_init.attach: smbios is not supported by this version of imgvm yet"
+                                         " (supported: iso, vfat)"),
         ("machine: {accel: intrep}",
          'f:3:18: machine.accel: must be one of auto, kvm, jit, interp, not "intrep" (did you mean interp?)'),
         ("machine:\n  cpu: {model: x86-64-v4}",
@@ -179,7 +181,7 @@ def test_examples_are_valid(path: Path) -> None:
         ('exec: {command: "a\\0b"}', "f:3:17: exec.command: the text contains a NUL character"),
         ("image: {cluster_size: 3KiB}", "f:3:23: image.cluster_size: 3KiB is not a power of two"),
         ("image: {cluster_size: 4MiB}", "f:3:23: image.cluster_size: must be at most 2MiB, not 4MiB"),
-        ("image: {compression: zstd}", "zstd is not supported by this version of imgvm yet (supported: none)"),
+        ("image: {compression: lzo}", "image.compression: must be one of none, zlib, zstd"),
     ],
 )  # fmt: skip
 def test_faults(text: str, message: str) -> None:
@@ -369,3 +371,11 @@ def test_no_key_is_both_supported_and_planned() -> None:
                 walk(child)
 
     walk(schema())
+
+
+@given(st.from_regex(overrides._WORD, fullmatch=True) | st.from_regex(overrides._QUOTED, fullmatch=True))
+@settings(max_examples=300, deadline=None)
+def test_plain_values_of_overrides_are_what_yaml_says(text: str) -> None:
+    read = document.parse(text, "f")
+    found = overrides._value(text, f"a={text}")
+    assert found == read.data and type(found) is type(read.data)

@@ -65,6 +65,9 @@ typedef struct {
 } imgvm_image_options;
 int imgvm_image_create_with(const char *path, const imgvm_image_options *options, imgvm_error *err);
 int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error *err);
+/* A new image at `path` in which only what differs from `below` is kept; the file does not say so: it is of use with this
+ * handle alone. `below`, an image or a further disk of one, stays its owner's, who closes it later. */
+int imgvm_image_lay_over(imgvm_image *below, const char *path, imgvm_image **out, imgvm_error *err);
 /* Flushes; the handle is gone whatever is returned. */
 int imgvm_image_close(imgvm_image *image, imgvm_error *err);
 int imgvm_image_get_info(imgvm_image *image, imgvm_image_info *out);

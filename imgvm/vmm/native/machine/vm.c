@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../base/bits.h"
 #include "../dev/virtio/blk.h"
 #include "keep.h"
 
@@ -430,10 +431,14 @@ int imgvm_vm_start(imgvm_vm *vm, imgvm_error *err)
     }
     if ((result = board_power_on(&vm->board, err)) < 0 || (result = vm_set_first_states(vm, err)) < 0)
         return result;
-    /* Signals are the business of the threads that were here before: ours inherit a mask that blocks all. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* Signals are the business of the threads that were here before: ours inherit a mask that blocks all but traps, of which a
+     * guest's instructions have some; one that is blocked ends the process. */
+    static const int traps[] = {SIGFPE, SIGSEGV, SIGBUS, SIGILL};
+    sigset_t others, before;
+    sigfillset(&others);
+    for (unsigned i = 0; i < ARRAY_LEN(traps); i++)
+        sigdelset(&others, traps[i]);
+    pthread_sigmask(SIG_SETMASK, &others, &before);
     vm->result.run_ns = clock_now_ns(&vm->board.clock);
     vm->started = true;
     result = start_threads(vm, err);

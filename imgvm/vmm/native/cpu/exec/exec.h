@@ -154,6 +154,9 @@ struct cpu {
     _Atomic uint32_t requests;
     _Atomic bool running; /* inside cpu_run */
     _Atomic uint32_t pending; /* something may want a look between instructions: what translated code polls */
+    /* Pages with code that its last two slow stores went to; NO_PAGE: none. Since its last flush: then they are made. */
+    _Atomic uint64_t store_pages[2];
+    unsigned store_page; /* the later of them */
     uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
     int32_t budget;        /* blocks until the clock is looked at */
     uint32_t blocks_evicted; /* times that some went (block.c) */
@@ -241,6 +244,7 @@ struct cpu {
 };
 
 #define NO_VECTOR 0xff
+#define NO_PAGE UINT64_MAX
 _Static_assert(offsetof(struct cpu, gpr) == 0 && offsetof(struct cpu, cc) == CPU_CC_OFFSET, "struct native_head");
 
 #define NEXT return u[1].fn(cpu, u + 1)
@@ -601,10 +605,17 @@ struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
 
 /* What a linear address means: the epoch (struct mmu), mode and privilege (6 bits), and the number of writes to code and of
  * evictions of blocks so far, which only grow, cut to 26 bits. */
+static inline uint32_t code_written(const struct cpu *cpu)
+{
+    return atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire);
+}
+static inline uint64_t block_key_at(const struct cpu *cpu, uint32_t written)
+{
+    return mmu_code_key(&cpu->mmu) | (uint64_t)(written + cpu->blocks_evicted) << 38;
+}
 static inline uint64_t block_key(const struct cpu *cpu)
 {
-    uint32_t written = atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire);
-    return mmu_code_key(&cpu->mmu) | (uint64_t)(written + cpu->blocks_evicted) << 38;
+    return block_key_at(cpu, code_written(cpu));
 }
 static inline struct block *block_find(struct cpu *cpu)
 {

@@ -2,13 +2,14 @@
 /* The check of a memory operand's address, and its translation. Each operand has an access slot, which remembers the page it
  * went to last:
  *
- *     lea  r14, [operand]
- *     mov  r15, r14
+ *     lea  r15, [operand]
  *     xor  r15, gs:[slot.tag]
  *     cmp  r15, 4096 - bytes        the same page, and the operand does not leave it
  *     ja   cold                     refilled from the TLB, the TLB from the tables; or the executor
- *     add  r14, gs:[slot.addend]
- *     OP   ..., [r14]
+ *     mov  r15, gs:[slot.addend]
+ *     OP   ..., [operand + r15]
+ *
+ * The sum at the end needs the operand to be a single register and a constant; of others the address is kept in r14.
  *
  * (It could be checked as r14 - tag and end so as well. That waits less and is an instruction shorter, but was slower by
  * 5 % on the host that it was measured on.)
@@ -107,85 +108,113 @@ void check_begin(struct emitter *e, unsigned i, const struct check *check)
 {
     if (!check->trial)
         return;
-    op_gs(&e->a, OPC(0xff), 1, CPU(trial_left)); /* dec */
+    op_cpu(&e->a, OPC(0xff), 1, CPU(trial_left)); /* dec */
     struct cold *cold = emit_cold(e, COLD_LIMIT, i);
     cold->patch = put_jcc(&e->a, CC_EQUAL);
     cold->group = check->group;
 }
 
-static struct cold *put_miss(struct emitter *e, unsigned i, const struct check *check)
+static struct cold *put_miss(struct emitter *e, unsigned i, const struct insn *in, const struct check *check)
 {
     struct cold *cold = emit_cold(e, COLD_ACCESS, i);
+    cold->in = *in;
     cold->patch = put_jcc(&e->a, CC_ABOVE);
     cold->check = *check;
     cold->group = check->group;
     return cold;
 }
 
-/* T0: linear; the jump is taken where it is not in the slot. T1 is lost. */
+/* T1: linear, and lost. "Above": it is not in the slot. */
 static void put_compare(struct emitter *e, unsigned slot, unsigned bytes)
 {
-    mov_rr(&e->a, T1, T0);
-    op_gs(&e->a, OPCW(0x33), T1, slot_at(e, slot));
+    op_cpu(&e->a, OPCW(0x33), T1, slot_at(e, slot));
     alu_imm(&e->a, ALU_CMP, true, T1, GUEST_PAGE_SIZE - bytes);
 }
 
-/* As the operand of instruction i, with T1 in it. T0 is lost. */
-static struct place with_addend(struct emitter *e, const struct insn *in, const struct check *check, bool keep_t1)
+/* Is the operand's register the host's, so that its address need not be kept until the addend is there? */
+bool check_is_direct(const struct emitter *e, const struct insn *in, bool keep_t1)
 {
-    unsigned base = in->base < 16 ? host_register(in->base) : NO_REG;
-    if (base != NO_REG && in->index == INSN_REG_NONE && !keep_t1)
-        return (struct place){(uint8_t)base, T1, 0, (int32_t)check->low};
-    memory_offset(e, in, check->low);
-    if (!keep_t1)
-        return (struct place){T0, T1, 0, 0};
-    op_rr(&e->a, OPCW(0x01), T1, T0);
-    return (struct place){T0, NO_REG, 0, 0};
+    return !keep_t1 && e->code64 && in->asize == 8 && in->segment == INSN_SEG_FLAT && in->base < 16 &&
+           host_register(in->base) != NO_REG && in->index == INSN_REG_NONE;
 }
 
-static struct place put_tlb_check(struct emitter *e, unsigned i, const struct check *check, bool keep_t1)
+static struct place beside_base(const struct insn *in, const struct check *check)
+{
+    return (struct place){(uint8_t)host_register(in->base), T1, 0, (int32_t)check->low};
+}
+
+/* T1 is the addend from here on, until something is emitted that changes it. */
+static void hold_addend(struct emitter *e, const struct check *check)
+{
+    if (!check->group)
+        return;
+    if (check->pages != ONE_PAGE)
+        op_cpu(&e->a, OPCW(0x89), T1, check->lead);
+    e->held = check_addend(e, check);
+    e->held_at = e->a.p;
+}
+
+static void put_tlb_check(struct emitter *e, unsigned i, const struct insn *in, const struct check *check)
 {
     struct assembler *a = &e->a;
     uint32_t bank = CPU(mmu.tlb) + e->bank * (uint32_t)sizeof(((struct mmu *)0)->tlb[0]);
     uint32_t tag = check->write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
     op_rr(a, OPC(0x89), T0, T1);
     put_tlb_index(a, T1);
-    op_gs_at(a, OPCW(0x33), T0, T1, bank + tag);
+    op_cpu_at(a, OPCW(0x33), T0, T1, bank + tag);
     alu_imm(a, ALU_CMP, true, T0, GUEST_PAGE_SIZE - check->bytes);
-    struct cold *cold = put_miss(e, i, check);
-    op_gs_at(a, OPCW(0x8b), T1, T1, bank + (uint32_t)offsetof(struct tlb_entry, addend));
+    struct cold *cold = put_miss(e, i, in, check);
+    op_cpu_at(a, OPCW(0x8b), T1, T1, bank + (uint32_t)offsetof(struct tlb_entry, addend));
     cold->done = a->p;
-    if (check->group)
-        op_gs(a, OPCW(0x89), T1, check->lead);
-    return with_addend(e, &e->plans[i].memory.in, check, keep_t1);
 }
 
-static struct place put_few_check(struct emitter *e, unsigned i, const struct check *check, bool keep_t1)
+struct place check_put_direct(struct emitter *e, unsigned i, const struct insn *in, struct check *check)
 {
     struct assembler *a = &e->a;
-    put_compare(e, check->slot, check->bytes);
-    struct cold *cold = put_miss(e, i, check);
-    op_gs(a, OPCW(0x8b), T1, addend_at(e, check->slot));
-    cold->done = a->p;
-    if (check->group)
-        op_gs(a, OPCW(0x89), T1, check->lead);
+    forget_slots(e, check);
+    e->held_at = NULL;
+    check->remade = true;
+    if (check->pages == MANY_PAGES) {
+        memory_offset(e, in, check->low);
+        put_tlb_check(e, i, in, check);
+    } else {
+        unsigned base = host_register(in->base);
+        if (check->low)
+            op_rm(a, OPCW(0x8d), T1, base, (int32_t)check->low);
+        else
+            mov_rr(a, T1, base);
+        put_compare(e, check->slot, check->bytes);
+        struct cold *cold = put_miss(e, i, in, check);
+        op_cpu(a, OPCW(0x8b), T1, addend_at(e, check->slot));
+        cold->done = a->p;
+    }
+    hold_addend(e, check);
+    return beside_base(in, check);
+}
+
+struct place check_put(struct emitter *e, unsigned i, const struct insn *in, struct check *check, bool keep_t1)
+{
+    struct assembler *a = &e->a;
+    forget_slots(e, check);
+    e->held_at = NULL;
+    check->adds = check->pages == ONE_PAGE;
+    check->remade = check->pages == MANY_PAGES;
+    if (check->remade) {
+        put_tlb_check(e, i, in, check);
+        memory_offset(e, in, check->low);
+    } else {
+        mov_rr(a, T1, T0);
+        put_compare(e, check->slot, check->bytes);
+        struct cold *cold = put_miss(e, i, in, check);
+        op_cpu(a, check->adds ? OPCW(0x03) : OPCW(0x8b), check->adds ? T0 : T1, addend_at(e, check->slot));
+        cold->done = a->p;
+    }
+    if (check->adds)
+        return (struct place){T0, NO_REG, 0, 0};
+    hold_addend(e, check);
     if (!keep_t1)
         return (struct place){T0, T1, 0, 0};
     op_rr(a, OPCW(0x01), T1, T0);
-    return (struct place){T0, NO_REG, 0, 0};
-}
-
-struct place check_put(struct emitter *e, unsigned i, const struct check *check, bool keep_t1)
-{
-    forget_slots(e, check);
-    if (check->pages == MANY_PAGES)
-        return put_tlb_check(e, i, check, keep_t1);
-    if (check->pages == FEW_PAGES)
-        return put_few_check(e, i, check, keep_t1);
-    put_compare(e, check->slot, check->bytes);
-    struct cold *cold = put_miss(e, i, check);
-    op_gs(&e->a, OPCW(0x03), T0, addend_at(e, check->slot));
-    cold->done = e->a.p;
     return (struct place){T0, NO_REG, 0, 0};
 }
 
@@ -199,10 +228,10 @@ static void put_next_slot(struct emitter *e, const struct check *check)
         mov_imm64(a, T1, slot_at(e, check->slot));
         return;
     }
-    op_gs(a, OPC(0x8b), T1, CPU(next_of_few));
+    op_cpu(a, OPC(0x8b), T1, CPU(next_of_few));
     alu_imm(a, ALU_ADD, false, T1, SLOT_BYTES);
     alu_imm(a, ALU_AND, false, T1, (FEW - 1) * SLOT_BYTES);
-    op_gs(a, OPC(0x89), T1, CPU(next_of_few));
+    op_cpu(a, OPC(0x89), T1, CPU(next_of_few));
     alu_imm(a, ALU_ADD, false, T1, slot_at(e, check->slot));
 }
 
@@ -210,12 +239,13 @@ void check_cold(struct emitter *e, const struct cold *cold)
 {
     struct assembler *a = &e->a;
     const struct check *check = &cold->check;
-    if (check->pages == MANY_PAGES)
-        memory_offset(e, &e->plans[cold->index].memory.in, check->low);
+    if (check->remade)
+        memory_offset(e, &cold->in, check->low);
     for (unsigned k = 1; check->pages == FEW_PAGES && k < FEW; k++) {
+        mov_rr(a, T1, T0);
         put_compare(e, check->slot + k, check->bytes);
         uint8_t *next = put_jcc(a, CC_ABOVE);
-        op_gs(a, OPCW(0x8b), T1, addend_at(e, check->slot + k));
+        op_cpu(a, OPCW(0x8b), T1, addend_at(e, check->slot + k));
         patch_jump(put_jmp(a), cold->done);
         patch_jump(next, a->p);
     }
@@ -225,12 +255,13 @@ void check_cold(struct emitter *e, const struct cold *cold)
     uint8_t *crosses = put_jcc(a, CC_ABOVE);
     put_next_slot(e, check);
     jit_put_call(e->jit, a, e->jit->refill[check->write]);
-    if (check->pages == ONE_PAGE) {
+    if (check->adds) {
         patch_jump(put_jcc(a, CC_AE), cold->done);
     } else {
         uint8_t *refused = put_jcc(a, CC_BELOW);
-        op_gs_at(a, OPCW(0x8b), T1, T1, offsetof(struct access_slot, addend));
-        op_rr(a, OPCW(0x29), T1, T0);
+        op_cpu_at(a, OPCW(0x8b), T1, T1, offsetof(struct access_slot, addend));
+        if (!check->remade)
+            op_rr(a, OPCW(0x29), T1, T0);
         patch_jump(put_jmp(a), cold->done);
         patch_jump(refused, a->p);
     }

@@ -6,8 +6,9 @@
 #include "../exec/exec.h"
 
 /* uop.pages: a check, and two bits beside it. */
-enum pages { ONE_PAGE, FEW_PAGES, MANY_PAGES, PAGES_MASK = 3, PAGES_TRIAL = 4, PAGES_SETTLED = 8 };
+enum pages { ONE_PAGE, FEW_PAGES, MANY_PAGES, CHECKS, PAGES_MASK = 3, PAGES_TRIAL = 4, PAGES_SETTLED = 8 };
 
+#define LEARN_ROUNDS 3
 #define LEARN_REFILLS 1024u /* of a slot, then learn_refilled is asked */
 
 /* One operand of a processor at a time has its checks tried in turn, in the very code that needs it. */
@@ -17,7 +18,7 @@ struct learner {
     const struct block *block; /* the operand that is tried; NULL: none is */
     unsigned index, window;
     enum pages tried;
-    uint64_t began, ticks[MANY_PAGES + 1]; /* this window; the best of each check */
+    uint64_t began, ticks[CHECKS][LEARN_ROUNDS]; /* this window; what those that count took */
 };
 
 /* A slot was refilled from the TLB LEARN_REFILLS times. 0: its operand's executor is to be called, which knows whose it is. */

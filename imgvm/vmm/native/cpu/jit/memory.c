@@ -50,12 +50,12 @@ static void put_segment(struct emitter *e, unsigned i, unsigned segment, unsigne
         unsigned last = T0;
         if (bytes > 1)
             op_rm(a, OPCW(0x8d), last = T1, T0, (int32_t)bytes - 1);
-        op_gs(a, OPCW(0x3b), last, CPU(seg_last) + (uint32_t)sizeof(int64_t) * (write * 8u + segment));
+        op_cpu(a, OPCW(0x3b), last, CPU(seg_last) + (uint32_t)sizeof(int64_t) * (write * 8u + segment));
         struct cold *cold = emit_cold(e, COLD_LIMIT, i);
         cold->patch = put_jcc(a, CC_GREATER);
         cold->group = group;
     }
-    op_gs(a, OPCS(0x03, e->code64 ? 8 : 4), T0, CPU(seg_base) + 8 * segment);
+    op_cpu(a, OPCS(0x03, e->code64 ? 8 : 4), T0, CPU(seg_base) + 8 * segment);
 }
 
 void memory_move_stack(struct emitter *e, int32_t by, unsigned temp)
@@ -142,7 +142,8 @@ static struct place narrow_place(struct emitter *e, const struct insn *in, uint3
 {
     struct assembler *a = &e->a;
     memory_offset(e, in, in->disp);
-    op_gs(a, OPCW(0x8b), T1, addend);
+    e->held_at = NULL;
+    op_cpu(a, OPCW(0x8b), T1, addend);
     if (!keep_t1)
         return (struct place){T0, T1, 0, 0};
     op_place(a, OPCW(0x8d), T0, (struct place){T0, T1, 0, 0});
@@ -165,17 +166,21 @@ static struct place place_of(struct emitter *e, unsigned i, const struct referen
         if (!e->code64)
             return narrow_place(e, in, addend, keep_t1);
         if (!keep_t1 && base != NO_REG && in->index == INSN_REG_NONE && in->segment == INSN_SEG_FLAT) {
-            op_gs(a, OPCW(0x8b), T1, addend);
+            if (e->held != addend || e->held_at != a->p)
+                op_cpu(a, OPCW(0x8b), T1, addend);
+            e->held = addend;
+            e->held_at = a->p;
             return (struct place){(uint8_t)base, T1, 0, in->disp};
         }
         if (in->segment != INSN_SEG_FLAT || in->index != INSN_REG_NONE || in->base >= 16)
             continue; /* would lose flags or a temporary: a check of its own */
-        op_gs(a, OPCW(0x8b), T0, addend);
+        op_cpu(a, OPCW(0x8b), T0, addend);
         if (base != NO_REG) {
             op_place(a, OPCW(0x8d), T0, (struct place){(uint8_t)base, T0, 0, in->disp});
             return (struct place){T0, NO_REG, 0, 0};
         }
         load_temp(e, T1, in->base);
+        e->held_at = NULL;
         op_place(a, OPCW(0x8d), T0, (struct place){T1, T0, 0, in->disp});
         return (struct place){T0, NO_REG, 0, 0};
     }
@@ -193,9 +198,14 @@ static struct place place_of(struct emitter *e, unsigned i, const struct referen
     check.group = members > 0;
     check.lead = CPU(lead) + 8 * lead;
     check_begin(e, i, &check);
-    memory_offset(e, in, low);
-    put_segment(e, i, in->segment, check.bytes, r->write, check.group);
-    struct place at = check_put(e, i, &check, keep_t1);
+    struct place at;
+    if (check_is_direct(e, in, keep_t1)) {
+        at = check_put_direct(e, i, in, &check);
+    } else {
+        memory_offset(e, in, low);
+        put_segment(e, i, in->segment, check.bytes, r->write, check.group);
+        at = check_put(e, i, in, &check, keep_t1);
+    }
     at.disp += (int32_t)(in->disp - low);
     if (members) {
         e->next_group++;
@@ -225,7 +235,7 @@ struct place memory_bit_string(struct emitter *e, unsigned i)
     op_rr(a, in->osize == 8 ? OPCW(0x89) : OPCW(0x63), in->osize == 8 ? index : T1, in->osize == 8 ? T1 : index);
     shift_imm(a, SHIFT_SAR, true, T1, log_bits);
     op_place(a, OPCW(0x8d), T0, (struct place){T0, T1, (uint8_t)(log_bits - 3), 0});
-    return check_put(e, i, &check, true);
+    return check_put(e, i, in, &check, true);
 }
 
 struct place memory_push(struct emitter *e, unsigned i)
@@ -235,7 +245,22 @@ struct place memory_push(struct emitter *e, unsigned i)
     return place_of(e, i, &r, true);
 }
 
+void memory_keep_addend(struct emitter *e, const uint8_t *start)
+{
+    if (e->held_at >= start)
+        e->held_at = e->a.p;
+}
+
 /* ---- the slow way ---- */
+
+void memory_resume(struct emitter *e, const struct cold *cold)
+{
+    if (cold->restore)
+        flags_restore(e);
+    if (cold->held)
+        op_cpu(&e->a, OPCW(0x8b), T1, cold->held);
+    patch_jump(put_jmp(&e->a), cold->resume);
+}
 
 void memory_cold(struct emitter *e, const struct cold *cold)
 {
@@ -254,7 +279,5 @@ void memory_cold(struct emitter *e, const struct cold *cold)
         PUT(a, 0x0f, 0x0b); /* a branch: its executor set cpu->rip and the call did not come back */
         return;
     }
-    if (cold->restore)
-        flags_restore(e);
-    patch_jump(put_jmp(a), cold->resume);
+    memory_resume(e, cold);
 }

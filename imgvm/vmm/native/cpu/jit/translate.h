@@ -69,6 +69,8 @@ struct translator {
     struct code_memory memory;
     uint8_t *writable; /* those */
     const uint8_t *executable;
+    int64_t cpu_from_start; /* struct cpu, seen from `executable` */
+    bool far;               /* more than 2 GiB */
     size_t used, cold_used, first_free;
     const void *enter, *leave, *leave_at, *leave_dead, *leave_by_exit, *dispatch, *return_miss, *stray_return, *callout;
     const void *refill[2]; /* read, write */
@@ -103,6 +105,11 @@ static inline void put_tlb_index(struct assembler *a, unsigned reg)
     _Static_assert(sizeof(struct tlb_entry) == 32, "the index is made by one shift, of 12 - 5");
     shift_imm(a, SHIFT_SHR, false, reg, 7);
     alu_imm(a, ALU_AND, false, reg, (TLB_ENTRIES - 1) << 5);
+}
+
+static inline struct assembler jit_assembler(const struct translator *jit, uint8_t *p)
+{
+    return (struct assembler){p, jit->cpu_from_start, jit->writable, jit->far};
 }
 
 /* Translates `block`, which starts at linear address `rip`. false: never (block->interpret). */
@@ -140,7 +147,7 @@ void jit_kill_stale(struct translator *jit);
 void jit_register(struct translator *jit, struct block *block);
 /* A block that goes on in another page begins with a check of the TLB's epoch, for links inside of its first page have none.
  * It is about to be entered, found by way of the TLB: this is the epoch that it is good in. */
-#define JIT_EPOCH_AT 8 /* imm32 of cmp dword gs:[disp32], imm32 */
+#define JIT_EPOCH_AT(jit) ((jit)->far ? 8 : 6) /* imm32 of cmp dword [cpu + mmu.epoch], imm32 */
 void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block);
 /* Supervisor's code is about to run. */
 void jit_follow_epoch(const struct cpu *cpu, struct translator *jit);
