@@ -32,7 +32,7 @@ class Cpu(Record):
 
 
 class Firmware(Record):
-    """`machine.firmware`: auto is the built-in BIOS where there is no kernel to load; others are what they say."""
+    """`machine.firmware`: auto is the built-in BIOS where there is no kernel to load."""
 
     kind: str = "auto"  # auto | none | bios
     path: str | None = None  # another BIOS, relative to the config's folder
