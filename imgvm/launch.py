@@ -209,7 +209,7 @@ def program(opened: Opened) -> Program:
     from imgvm.vmm.vm import Program
 
     image, sizes = opened.image, {blob.name: blob.bytes for blob in opened.image.config_blobs()}
-    if opened.machine.boot is None:
+    if opened.machine.loaded is None:
         return Program(firmware=_firmware(opened, sizes.get(FIRMWARE)))
     if KERNEL not in sizes:
         raise ImageError(f"{opened.path} has a config but no kernel", "pack it again", STATUS_CANNOT_RUN)

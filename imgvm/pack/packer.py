@@ -176,9 +176,10 @@ class Packer:
         written = composed.text_of(self._config)
         if written is not None:
             blobs[COMPOSED] = written.encode()
+        if machine.hardware.firmware.path is not None:
+            blobs[FIRMWARE] = self._firmware(machine.hardware.firmware.path)
         if boot is None or parts is None:
-            firmware = self._firmware()
-            return {**blobs, **({} if firmware is None else {FIRMWARE: firmware})}, None
+            return blobs, None
         self._sources.append(parts.source)
         blobs[KERNEL] = parts.kernel.data
         initrd = self._initrd(boot, parts)
@@ -195,11 +196,8 @@ class Packer:
         _check_memory(self._machine, blobs)
         return blobs, parts
 
-    def _firmware(self) -> bytes | None:
+    def _firmware(self, path: str) -> bytes:
         """One that is not the built-in BIOS."""
-        path = self._machine.hardware.firmware.path
-        if path is None:
-            return None
         part = "machine.firmware"
         data = sources.read(part, path, self._folder)
         if not data or len(data) > firmware.MAX_BYTES or len(data) % firmware.PAGE_BYTES:
