@@ -121,6 +121,15 @@ uint64_t cpu_tsc(struct cpu *cpu)
     return cpu->callbacks.time_ns(cpu->opaque) + cpu->s.tsc_offset;
 }
 
+uint64_t cpu_tsc_in_piece(struct cpu *cpu)
+{
+    if (!cpu->callbacks.time_piece || (cpu->s.cr4 & CR4_TSD))
+        return cpu_tsc(cpu);
+    uint64_t now_ns = cpu->callbacks.time_piece(cpu->opaque, &cpu->tsc_piece);
+    cpu->tsc_piece.ns += cpu->s.tsc_offset;
+    return now_ns + cpu->s.tsc_offset;
+}
+
 void cpu_get_state(struct cpu *cpu, struct x86_state *state)
 {
     if (state != &cpu->s)
