@@ -247,7 +247,8 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     cpu->exec_table = calloc(OP_COUNT, sizeof *cpu->exec_table);
     if (options->translator)
         cpu->mmu.wide = calloc(TLB_BANKS, sizeof *cpu->mmu.wide);
-    if (!cpu->blocks || !cpu->native || !cpu->exec_table || (options->translator && !cpu->mmu.wide)) {
+    bool tracked = !options->translator || mmu_track_stores(&cpu->mmu);
+    if (!cpu->blocks || !cpu->native || !cpu->exec_table || !tracked || (options->translator && !cpu->mmu.wide)) {
         if (cpu->native)
             error_set(err, ENOMEM, "out of memory for a processor");
         cpu_destroy(cpu);
@@ -281,6 +282,7 @@ void cpu_destroy(struct cpu *cpu)
     free(cpu->points.point);
     free(cpu->mmu.held_page);
     free(cpu->mmu.wide);
+    free(cpu->mmu.stored);
     free(cpu->exec_table);
     free(cpu);
 }

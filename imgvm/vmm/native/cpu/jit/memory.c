@@ -48,7 +48,9 @@ static unsigned slot_for(struct emitter *e, const struct reference *r)
         return shared_slot(STACK_SLOTS, SEGMENT_SLOTS, address / GUEST_PAGE_SIZE ^ in->segment, r->write);
     if (constant)
         return shared_slot(STACK_SLOTS + SEGMENT_SLOTS, CONSTANT_SLOTS, address / GUEST_PAGE_SIZE, r->write);
-    return SHARED_SLOTS + e->jit->next_slot++ % (ACCESS_SLOTS - SHARED_SLOTS);
+    if (r->write)
+        return SHARED_SLOTS + e->jit->next_store_slot++ % (STORE_SLOTS - SHARED_SLOTS);
+    return STORE_SLOTS + e->jit->next_load_slot++ % (ACCESS_SLOTS - STORE_SLOTS);
 }
 
 /* ---- addresses ---- */
