@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 
 from imgvm import units
 from imgvm.errors import PackError
-from imgvm.machine import Disk
+from imgvm.machine import Disk, ImageOptions
 from imgvm.pack import sources
 from imgvm.pack.progress import Progress
 from imgvm.pack.sources import Source
@@ -118,13 +118,33 @@ def disk_bytes(disk: Disk | None, source: DiskSource | None, part: str = "disks[
     return max(size, least)
 
 
+@dataclass(frozen=True)
+class Target:
+    """A disk in a new image."""
+
+    image: Image
+    cluster_bytes: int
+    compressed: bool = False
+
+
+def create_image(path: Path, disk_bytes: int, options: ImageOptions) -> Image:
+    """An empty image of the form that a config wants."""
+    kind = options.compression if options.compression != "none" else "zlib"
+    return Image.create(path, disk_bytes, cluster_bytes=options.cluster_bytes, compression=kind)
+
+
+def target(disk: Image, options: ImageOptions) -> Target:
+    """A disk of such an image, to be filled."""
+    return Target(disk, options.cluster_bytes, options.compression != "none")
+
+
 class Plan(Protocol):
     """A disk in the image, before there is an image."""
 
     @property
     def size_bytes(self) -> int: ...
 
-    def write(self, image: Image, cluster_bytes: int, progress: Progress) -> list[Source]:
+    def write(self, target: Target, progress: Progress) -> list[Source]:
         """Writes it, and returns the lock's rows."""
 
 
@@ -141,10 +161,10 @@ class CopiedDisk:
             stack.callback(self._source.close)
         self.size_bytes = disk_bytes(disk, self._source, part, least_bytes)
 
-    def write(self, image: Image, cluster_bytes: int, progress: Progress) -> list[Source]:
+    def write(self, target: Target, progress: Progress) -> list[Source]:
         if self._source is None:
             return []
-        return [copy(self._source, self._origin, image, cluster_bytes, progress, self._part)]
+        return [copy(self._source, self._origin, target, progress, self._part)]
 
 
 class MadeDisk:
@@ -154,54 +174,51 @@ class MadeDisk:
         self._data = data
         self.size_bytes = len(data)
 
-    def write(self, image: Image, cluster_bytes: int, progress: Progress) -> list[Source]:
-        out = Ascending(image, cluster_bytes)
+    def write(self, target: Target, progress: Progress) -> list[Source]:
+        out = Ascending(target)
         out.write(0, self._data)
         out.flush()
         return []
 
 
 def copy(
-    source: DiskSource,
-    origin: str,
-    image: Image,
-    cluster_bytes: int,
-    progress: Progress,
-    part: str = "disks[0]",
+    source: DiskSource, origin: str, target: Target, progress: Progress, part: str = "disks[0]"
 ) -> Source:
     """Writes the clusters that are not zero. Returns the lock's row, with the digest of the guest's view."""
     progress.step("copying the disk", source.size_bytes)
+    out = Ascending(target)
     digest = sha256()
     hashed = 0
     for offset, data in source.pieces():
         hashed = _hash_zeroes(digest.update, hashed, offset)
         digest.update(data)
         hashed += len(data)
-        for start, end in runs(data, offset, cluster_bytes):
-            image.write(offset + start, data[start:end])
+        out.write(offset, data)
         progress.advance(hashed)
+    out.flush()
     _hash_zeroes(digest.update, hashed, source.size_bytes)
     return Source(part, origin, digest.hexdigest(), source.size_bytes)
 
 
 class Ascending:
-    """Writes a disk from its start to its end, in whatever pieces it comes, just as `copy` would."""
+    """Writes a disk from its start to its end, in whatever pieces it comes, but for clusters of zeros."""
 
-    def __init__(self, image: Image, cluster_bytes: int) -> None:
-        self._image = image
-        self._cluster_bytes = cluster_bytes
-        self._chunk = bytearray(_CHUNK_BYTES)
+    def __init__(self, target: Target) -> None:
+        self._image = target.image
+        self._cluster_bytes = target.cluster_bytes
+        self._put = target.image.write_compressed if target.compressed else target.image.write
+        self._chunk = bytearray(max(_CHUNK_BYTES, target.cluster_bytes))
         self._start = 0  # of the chunk on the disk
         self._filled = 0  # so much of it may be other than zero
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         while len(data):
             inside = offset - self._start
-            if inside >= _CHUNK_BYTES:
+            if inside >= len(self._chunk):
                 self.flush()
-                self._start = offset - offset % _CHUNK_BYTES
+                self._start = offset - offset % len(self._chunk)
                 inside = offset - self._start
-            count = min(len(data), _CHUNK_BYTES - inside)
+            count = min(len(data), len(self._chunk) - inside)
             self._chunk[inside : inside + count] = data[:count]
             self._filled = inside + count
             data, offset = data[count:], offset + count
@@ -210,11 +227,11 @@ class Ascending:
         """What has been given is in the image; called once more at the end."""
         if not self._filled:
             return
-        end = min(self._filled + -self._filled % self._cluster_bytes, _CHUNK_BYTES)
+        end = min(self._filled + -self._filled % self._cluster_bytes, len(self._chunk))
         end = min(end, self._image.info.disk_bytes - self._start)
         data = bytes(memoryview(self._chunk)[:end])
         for start, stop in runs(data, self._start, self._cluster_bytes):
-            self._image.write(self._start + start, data[start:stop])
+            self._put(self._start + start, data[start:stop])
         self._chunk[: self._filled] = bytes(self._filled)
         self._filled = 0
 

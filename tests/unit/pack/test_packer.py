@@ -16,16 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from builders import elf64, kernel, module_tree, read_cpio, vmlinux
+from builders import read_cpio, vmlinux
 
 from imgvm.config import Config
 from imgvm.errors import ImageError, PackError
+from imgvm.exchange.folder import assemble, unpack
 from imgvm.pack import PackResult, disk, initramfs, packer
 from imgvm.pack.deb import Deb, DebCache
 from imgvm.qcow2 import Image
 
 KIB, MIB = 1 << 10, 1 << 20
-BUSYBOX = elf64([(0x400000, b"busybox", 7)])
 BASE = "version: 1\nname: box\nmachine: {memory: 64MiB}\n"
 
 
@@ -41,18 +41,6 @@ def blobs(path: Path) -> dict[str, bytes]:
 
 def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kernel with its modules, and a busybox that is the same everywhere."""
-    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-    source = initramfs.Source.of("boot.initrd", "busybox of the test", BUSYBOX)
-    monkeypatch.setattr(initramfs, "find_busybox", lambda cache, distro, pin: (BUSYBOX, source))
-    (tmp_path / "boot").mkdir()
-    (tmp_path / "boot/vmlinuz").write_bytes(kernel())
-    module_tree(tmp_path)
-    return tmp_path
 
 
 def test_everything_is_in_the_image(folder: Path) -> None:
@@ -239,6 +227,41 @@ def test_further_disks_lie_in_the_same_file(folder: Path) -> None:
     assert [row["part"] for row in rows if row["part"].startswith("disks")] == ["disks[1]", "disks[2]"]
     if shutil.which("qemu-img"):
         subprocess.run(["qemu-img", "check", "-q", result.path], check=True)
+
+
+@pytest.mark.parametrize(("kind", "cluster"), [("zlib", "64KiB"), ("zstd", "64KiB"), ("zstd", "2MiB"), ("zlib", "512B")])
+def test_compressed_disks(folder: Path, kind: str, cluster: str) -> None:
+    """All disks of the image; what compresses and what does not, in clusters of any size."""
+    data = b"a line of text\n" * 200_000 + random.Random(1).randbytes(MIB) + bytes(3 * MIB) + b"end"
+    for name in ("first", "more"):
+        (folder / f"{name}.raw").write_bytes(name.encode() + data)
+    text = (
+        "boot: {kernel: boot/vmlinuz}\ndisks: [{name: first, source: first.raw, size: 9MiB}, {name: more, source: more.raw}]\n"
+        f"image: {{cluster_size: {cluster}, compression: %s, pristine: true}}\n"
+    )
+    plain = pack(folder, text % "none", folder / "plain.img")
+    result = pack(folder, text % kind)
+    assert result.file_bytes < plain.file_bytes - 4 * MIB
+    assert [row.sha256 for row in result.sources] == [row.sha256 for row in plain.sources]
+    with Image.open(result.path) as image, Image.open(plain.path) as other:
+        assert image.check().clean
+        for disk_name in (None, "more"):
+            ours, theirs = (opened.open_disk(disk_name) if disk_name else opened for opened in (image, other))
+            size = theirs.info.disk_bytes
+            assert ours.read(0, size) == theirs.read(0, size)
+    assert pack(folder, text % kind, folder / "again.img").path.read_bytes() == result.path.read_bytes()
+    unpack(result.path, folder / "unpacked")
+    assert assemble(folder / "unpacked", folder / "assembled.img").read_bytes() == result.path.read_bytes()
+    if shutil.which("qemu-img"):
+        subprocess.run(["qemu-img", "check", "-q", result.path], check=True)
+        subprocess.run(["qemu-img", "compare", "-q", result.path, plain.path], check=True)
+    with Image.open(result.path, writable=True) as image:
+        opened = image.open_disk("more")
+        whole = opened.read(0, MIB)
+        opened.write(100, b"changed")
+        assert opened.read(0, MIB) == whole[:100] + b"changed" + whole[107:]
+    with Image.open(result.path) as image:
+        assert image.check().clean and image.read(0, 5) == b"first"
 
 
 def test_disks_outside_are_found_from_the_images_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,7 @@ struct mmu {
     struct access_slot slots[TLB_BANKS][ACCESS_SLOTS];
     _Alignas(8) uint8_t slots_filled[TLB_BANKS][SLOT_GROUPS]; /* SLOT_LOCAL, SLOT_HIGH; by whoever fills one */
     uint8_t nowhere[GUEST_PAGE_SIZE]; /* where empty slots lead */
+    uint64_t empty_page;              /* and what their tags are */
     struct wide_entry (*wide)[WIDE_ENTRIES]; /* TLB_BANKS of them, zeros at first; NULL: nobody asks. High ones are global */
     uint64_t wide_key[2]; /* low, high: | WIDE_WRITABLE; of all bits below a page number */
     struct tlb_strays strays[TLB_BANKS];
