@@ -223,6 +223,7 @@ struct cpu {
     uint32_t native_generation;
     struct cpuid_config cpuid;
     struct cpuid_memo cpuid_memo[CPUID_MEMOS];
+    struct clock_piece tsc_piece; /* of the guest's TSC; no ticks: ask the executor */
 
     _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
     uint64_t bounce_linear;
@@ -594,6 +595,8 @@ void cpu_select_tlb(struct cpu *cpu);
 void cpu_set_pkru(struct cpu *cpu, uint32_t value);
 /* Guest TSC: nanoseconds of the machine's clock, plus the offset the guest set. */
 uint64_t cpu_tsc(struct cpu *cpu);
+/* The same, and translated code may go on by itself (cpu->tsc_piece) if every privilege may read it. */
+uint64_t cpu_tsc_in_piece(struct cpu *cpu);
 
 /* ---- block.c ---- */
 

@@ -121,6 +121,15 @@ uint64_t cpu_tsc(struct cpu *cpu)
     return cpu->callbacks.time_ns(cpu->opaque) + cpu->s.tsc_offset;
 }
 
+uint64_t cpu_tsc_in_piece(struct cpu *cpu)
+{
+    if (!cpu->callbacks.time_piece || (cpu->s.cr4 & CR4_TSD))
+        return cpu_tsc(cpu);
+    uint64_t now_ns = cpu->callbacks.time_piece(cpu->opaque, &cpu->tsc_piece);
+    cpu->tsc_piece.ns += cpu->s.tsc_offset;
+    return now_ns + cpu->s.tsc_offset;
+}
+
 void cpu_get_state(struct cpu *cpu, struct x86_state *state)
 {
     if (state != &cpu->s)
@@ -241,7 +250,8 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     cpu->exec_table = calloc(OP_COUNT, sizeof *cpu->exec_table);
     if (options->translator)
         cpu->mmu.wide = calloc(TLB_BANKS, sizeof *cpu->mmu.wide);
-    if (!cpu->blocks || !cpu->native || !cpu->exec_table || (options->translator && !cpu->mmu.wide)) {
+    bool tracked = !options->translator || mmu_track_stores(&cpu->mmu);
+    if (!cpu->blocks || !cpu->native || !cpu->exec_table || !tracked || (options->translator && !cpu->mmu.wide)) {
         if (cpu->native)
             error_set(err, ENOMEM, "out of memory for a processor");
         cpu_destroy(cpu);
@@ -275,6 +285,7 @@ void cpu_destroy(struct cpu *cpu)
     free(cpu->points.point);
     free(cpu->mmu.held_page);
     free(cpu->mmu.wide);
+    free(cpu->mmu.stored);
     free(cpu->exec_table);
     free(cpu);
 }

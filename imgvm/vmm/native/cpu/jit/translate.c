@@ -434,6 +434,12 @@ static void put_special(struct emitter *e, unsigned i)
     case SPECIAL_CPUID:
         put_cpuid(e, i);
         break;
+    case SPECIAL_RDTSC:
+        time_read(e, i);
+        break;
+    case SPECIAL_LFENCE:
+        time_fence(e);
+        break;
     case SPECIAL_POP:
         put_pop(e, i);
         break;
@@ -623,6 +629,7 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     e.rip_mask = cpu_rip_mask(cpu);
     e.code_limit = cpu->s.segment[CS].limit;
     e.bank = cpu->mmu.mode_key >> MODE_KEY_BANK & 3;
+    e.read_tsc = false;
     e.fpu_units = e.next_group = e.colds = e.held = 0;
     e.held_at = NULL;
     memory_forget(&e);
