@@ -14,15 +14,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgvm import units
 from imgvm.config import MAX_RESOLVED_BYTES, Config
-from imgvm.config.document import Path as KeyPath
 from imgvm.config.overrides import parse_path
 from imgvm.errors import (
     STATUS_CANNOT_RUN,
@@ -35,15 +34,17 @@ from imgvm.errors import (
     UsageError,
     errno_hint,
 )
+from imgvm.record import Record
 
 if TYPE_CHECKING:
+    from imgvm.config.tree import Path as KeyPath
     from imgvm.machine import Disk, Machine
     from imgvm.qcow2 import Image
     from imgvm.vmm.vm import Drive, Program, Vm, Watch
 
 CONFIG_SNAPSHOT = "imgvm.config"
 CONFIG_TEXT, CONFIG_RESOLVED = "config.yaml", "machine.json"
-KERNEL, INITRD, MODULE = "kernel", "initrd", "module-{}"
+KERNEL, INITRD, MODULE, FIRMWARE = "kernel", "initrd", "module-{}", "firmware"
 QCOW2_MAGIC = b"QFI\xfb"
 
 # What an image may use of this host once its user agrees (`--allow`).
@@ -56,8 +57,7 @@ RUN_KEYS = ("machine", "console", "devices", "exit", "name")
 RUN_PATHS = (("boot", "cmdline"),)
 
 
-@dataclass
-class Opened:
+class Opened(Record):
     """An image and its config; whoever holds it closes `image`."""
 
     path: Path
@@ -157,7 +157,7 @@ def open_image(
         image.close()
         raise
     if writable is None:
-        writable = any(not disk.read_only and disk.embed for disk in machine.attached)
+        writable = any(disk.embed and (disk.is_kept or scratch) for disk in machine.attached)
     if writable:
         image.close()
         if scratch is None:
@@ -209,6 +209,8 @@ def program(opened: Opened) -> Program:
     from imgvm.vmm.vm import Program
 
     image, sizes = opened.image, {blob.name: blob.bytes for blob in opened.image.config_blobs()}
+    if opened.machine.loaded is None:
+        return Program(firmware=_firmware(opened, sizes.get(FIRMWARE)))
     if KERNEL not in sizes:
         raise ImageError(f"{opened.path} has a config but no kernel", "pack it again", STATUS_CANNOT_RUN)
     modules = list(takewhile(sizes.__contains__, map(MODULE.format, count())))
@@ -217,8 +219,22 @@ def program(opened: Opened) -> Program:
     if wanted > memory:  # a blob can be far larger than the file: not even to be read
         message = f"{opened.path}: its kernel and initrd ({wanted >> 20} MiB) do not fit into its memory"
         raise ImageError(message, f"give it more than {units.format_size(memory)} with -m", STATUS_CANNOT_RUN)
-    initrd = image.read_config(INITRD) if INITRD in sizes else None
-    return Program(image.read_config(KERNEL), initrd, tuple(map(image.read_config, modules)))
+    initrd = image.load_config(INITRD) if INITRD in sizes else None
+    return Program(image.load_config(KERNEL), initrd, tuple(map(image.load_config, modules)))
+
+
+def _firmware(opened: Opened, packed_bytes: int | None) -> bytes:
+    from imgvm.vmm.firmware import MAX_BYTES, built_in
+
+    if opened.machine.hardware.firmware.path is None:
+        return built_in()
+    if packed_bytes is None:
+        hint = "machine.firmware: bios is the built-in one; pack the config again with the other"
+        raise ImageError(f"{opened.path} has no firmware in it", hint, STATUS_CANNOT_RUN)
+    if packed_bytes > MAX_BYTES:
+        message = f"{opened.path}: its firmware is larger than {units.format_size(MAX_BYTES)}"
+        raise ImageError(message, "pack it again", STATUS_CANNOT_RUN)
+    return opened.image.read_config(FIRMWARE)
 
 
 def drives(opened: Opened) -> list[Drive]:
@@ -229,13 +245,29 @@ def drives(opened: Opened) -> list[Drive]:
     try:
         for disk in opened.machine.attached:
             image = opened.image if disk == opened.machine.own_disk else _further_disk(opened, disk)
+            if not disk.read_only and not disk.is_kept and opened.scratch is None:
+                image = _thrown_away(image)
             found.append(Drive(image.handle, disk.read_only, disk.serial, image, disk.cache))
     except BaseException:
-        for drive in found:
-            if drive.owner is not opened.image:
-                drive.owner.close()
+        for drive in reversed(found):
+            drive.owner.close()
         raise
     return found
+
+
+def _thrown_away(image: Image) -> Image:
+    """A layer over a disk for what the guest writes. Its file has no name, and is gone with the handle."""
+    import platformdirs
+
+    folder = platformdirs.user_cache_path("imgvm") / "run"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="layer-", dir=folder) as scratch:
+            return image.under(Path(scratch) / "layer")
+    except OSError as error:
+        message = f"{folder}, where what the guest writes is to go: {error.strerror}"
+        hint = "set XDG_CACHE_HOME to another folder"
+        raise ImageError(message, hint, STATUS_CANNOT_RUN, errno=error.errno or 0) from error
 
 
 def _further_disk(opened: Opened, disk: Disk) -> Image:
@@ -247,7 +279,7 @@ def _further_disk(opened: Opened, disk: Disk) -> Image:
     if DISKS not in opened.allow:
         raise ConsentError(f"{opened.path}: its disk {disk.name} is a file of this host, {path}", DISKS)
     raw = disk.format == "raw"
-    writable = not disk.read_only and opened.scratch is None
+    writable = disk.is_kept and opened.scratch is None
     image = Image.open(path, writable=writable, raw=raw, keep_to_folder=BACKING not in opened.allow)
     if image.info.format != disk.format:
         image.close()
@@ -289,13 +321,15 @@ def run(
     watch: Watch | None = None,
 ) -> Vm:
     """Starts an image with its console captured. `accel` None: what its config says."""
+    from dataclasses import replace
+
     from imgvm.vmm import engine
 
     opened = open_image(path, overrides, allow=allow)
     try:
         if accel is not None:
             hardware = replace(opened.machine.hardware, accel=accel)
-            opened.machine = replace(opened.machine, hardware=hardware)
+            opened = replace(opened, machine=replace(opened.machine, hardware=hardware))
         vm = build(opened, engine.choose(opened.machine.hardware.accel).engine, watch)
     except BaseException:
         opened.image.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The machine as data: frozen dataclasses, and the plain document (the YAML's shape) they come from.
+"""The machine as data: frozen records, and the plain document (the YAML's shape) they come from.
 
 `from_document` trusts the document's types, because imgvm.config has checked it against the schema; what a
 schema cannot say (units, sums) raises ValueError there, before. `to_document` writes every value out, so its
@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from imgvm import units
+from imgvm.record import NOTHING, Record
 
 Document = dict[str, Any]
 
 DEFAULT_DISTRO = "debian:bookworm"
 DEFAULT_PACKAGE = "linux-image-cloud-amd64"
 ROOT_DISK = "root"
+BOOT_ORDER = ("disk", "cdrom")
 
 
-@dataclass(frozen=True)
-class Cpu:
+class Cpu(Record):
     """`machine.cpu`: which features each processor has."""
 
     model: str = "portable"  # portable | x86-64 | x86-64-v2 | x86-64-v3 | host
@@ -31,19 +31,29 @@ class Cpu:
     vendor: str = "auto"  # auto | intel | amd
 
 
-@dataclass(frozen=True)
-class Hardware:
+class Firmware(Record):
+    """`machine.firmware`: auto is the built-in BIOS where there is no kernel to load."""
+
+    kind: str = "auto"  # auto | none | bios
+    path: str | None = None  # another BIOS, relative to the config's folder
+
+    @property
+    def is_asked_for(self) -> bool:
+        return self.path is not None or self.kind == "bios"
+
+
+class Hardware(Record):
     """`machine:` in the config."""
 
     cpus: int = 1
     memory_bytes: int = 512 * units.MIB
     accel: str = "auto"  # auto | kvm | jit | interp
     entropy: bool = True  # a virtio-rng device
-    cpu: Cpu = field(default_factory=Cpu)
+    cpu: Cpu = Cpu()
+    firmware: Firmware = Firmware()
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(Record):
     """Where the kernel comes from: exactly one of path, bundled, from_rootfs, and (distro with package)."""
 
     path: str | None = None  # relative to the config's folder
@@ -51,10 +61,10 @@ class Kernel:
     package: str | None = None
     bundled: bool = False  # imgvm's own greeting guest
     from_rootfs: bool = False  # the newest of the root file system's /boot
+    sha256: str | None = None  # of the file or package
 
 
-@dataclass(frozen=True)
-class File:
+class File(Record):
     """A file of the automatic initramfs or the root file system: exactly one of source, content and link."""
 
     path: str  # absolute, in the guest
@@ -64,8 +74,7 @@ class File:
     mode: int | None = None  # permission bits; None: those of the source, else 0644
 
 
-@dataclass(frozen=True)
-class Boot:
+class Boot(Record):
     kernel: Kernel
     initrd: tuple[str, ...] | None = ()  # (): automatic; None: none; else files to be joined
     cmdline: str = ""
@@ -78,18 +87,19 @@ class Boot:
         return self.initrd == ()
 
 
-@dataclass(frozen=True)
-class Rootfs:
+class Rootfs(Record):
     """The root file system: exactly one of dir, tar, oci and registry."""
 
     dir: str | None = None  # paths are relative to the config's folder
     tar: tuple[str, ...] = ()
     oci: str | None = None  # a layout or an archive
     registry: str | None = None  # host/name:tag
-    format: str = "ext4"  # ext4 | squashfs | initramfs
+    format: str = "ext4"  # ext4 | erofs | squashfs | initramfs
+    compression: str = "none"  # of an erofs: none | lz4
     size_bytes: int | None = None  # None: what the files need, and free_bytes
     free_bytes: int = 64 * units.MIB
     partition_table: str = "none"  # none | gpt | mbr
+    bootloader: str = "none"  # none | grub
     label: str = "root"
     owner: str = "root"  # of a folder's files: root | keep
     exclude: tuple[str, ...] = ()
@@ -102,7 +112,7 @@ class Rootfs:
 
     @property
     def is_read_only(self) -> bool:
-        return self.read_only or self.format == "squashfs"
+        return self.read_only or self.format in ("erofs", "squashfs")
 
     @property
     def device(self) -> str:
@@ -110,80 +120,88 @@ class Rootfs:
         return "/dev/vda" if self.partition_table == "none" else "/dev/vda1"
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(Record):
     name: str
     source: str | None = None  # relative to the config's folder
     size_bytes: int | None = None  # None: that of the source; else at least that
-    format: str = "auto"  # of the source: auto | raw | qcow2
+    format: str = "auto"  # of the source: auto | raw | qcow2 | vmdk | vdi | vhdx
+    sha256: str | None = None  # of the source's file
+    filesystem: str = "none"  # of a disk without a source: none | ext4 | swap
     read_only: bool = False
     serial: str = ""  # the name, unless given
     cache: str = "writeback"  # writeback | writethrough | unsafe
     embed: bool = True  # False: the source is a file of the host that runs it
+    persist: str = "image"  # image | discard: what becomes of what the guest writes
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what the guest writes is still there after the run."""
+        return not self.read_only and self.persist == "image"
 
 
 SEED_DISK = Disk("cidata", read_only=True, serial="cidata")
 
 
-@dataclass(frozen=True)
-class CloudInit:
+class CloudInit(Record):
     """The files of a NoCloud seed; "": the default."""
 
     user_data: str = ""
     meta_data: str = ""
     network_config: str = ""
-    attach: str = "iso"
+    vendor_data: str = ""
+    attach: str = "iso"  # iso | vfat
 
 
-@dataclass(frozen=True)
-class Console:
+class Console(Record):
     device: str = "serial"  # serial | none
     escape: str = "ctrl-a"  # none | ctrl-<key>
 
 
-@dataclass(frozen=True)
-class DebugExit:
+class DebugExit(Record):
     port: int = 0xF4
     mapping: str = "raw"  # raw: status = value; qemu: status = (value << 1) | 1
 
 
-@dataclass(frozen=True)
-class Exec:
+class Exec(Record):
     command: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = NOTHING
     cwd: str = "/"
 
 
-@dataclass(frozen=True)
-class Exit:
+class Exit(Record):
     timeout_ns: int | None = None
     on_reboot: str = "reset"  # reset | exit
 
 
-@dataclass(frozen=True)
-class ImageOptions:
+class ImageOptions(Record):
     size_bytes: int | None = None  # the image's own disk is at least this large
     cluster_bytes: int = 64 * units.KIB
-    compression: str = "none"
+    compression: str = "none"  # none | zlib | zstd
     pristine: bool = False  # a snapshot of the disks as packed
+    source_date_epoch: int | None = None  # unless the environment has SOURCE_DATE_EPOCH
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(Record):
     name: str = "machine"
     description: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    hardware: Hardware = field(default_factory=Hardware)
+    labels: Mapping[str, str] = NOTHING
+    hardware: Hardware = Hardware()
     boot: Boot | None = None
+    boot_order: tuple[str, ...] = BOOT_ORDER  # of the built-in BIOS: disk | cdrom
     rootfs: Rootfs | None = None
     disks: tuple[Disk, ...] = ()
     cloud_init: CloudInit | None = None
-    console: Console = field(default_factory=Console)
+    console: Console = Console()
     debug_exit: DebugExit | None = None
     exec: Exec | None = None
-    exit: Exit = field(default_factory=Exit)
-    image: ImageOptions = field(default_factory=ImageOptions)
+    exit: Exit = Exit()
+    image: ImageOptions = ImageOptions()
     version: int = 1
+
+    @property
+    def loaded(self) -> Boot | None:
+        """What is loaded into memory; None: the firmware boots from a disk."""
+        return None if self.hardware.firmware.is_asked_for else self.boot
 
     @property
     def root_on_disk(self) -> Rootfs | None:
@@ -210,17 +228,19 @@ class Machine:
 
     @property
     def kernel_cmdline(self) -> str:
-        """`boot.cmdline`, and where the root file system is unless that says it."""
-        if self.boot is None:
-            return ""
+        """`boot.cmdline`, and unless that says it, where the root file system and cloud-init's data are."""
+        if self.boot is None or self.boot.protocol == "multiboot":
+            return "" if self.boot is None else self.boot.cmdline
         words = self.boot.cmdline.split()
         further = []
         root = self.root_on_disk
-        if root is not None and self.boot.protocol != "multiboot":
+        if root is not None:
             if not any(word.startswith("root=") for word in words):
                 further.append(f"root={root.device}")
             if not {"ro", "rw"} & set(words):
                 further.append("ro" if root.is_read_only else "rw")
+        if self.cloud_init is not None and not any(word.startswith("ds=") for word in words):
+            further.append("ds=nocloud")  # which spares it the search for other clouds
         return " ".join(filter(None, [self.boot.cmdline, *further]))
 
 
@@ -231,7 +251,8 @@ def from_document(doc: Document, default_name: str = "machine") -> Machine:
         description=doc.get("description", ""),
         labels=dict(doc.get("labels", {})),
         hardware=_hardware(doc.get("machine", {})),
-        boot=_boot(doc["boot"]) if "boot" in doc else None,
+        boot=_boot(doc["boot"]) if "kernel" in doc.get("boot", {}) else None,
+        boot_order=tuple(doc.get("boot", {}).get("order", BOOT_ORDER)),
         rootfs=_rootfs(doc["rootfs"]) if "rootfs" in doc else None,
         disks=tuple(_disk(disk) for disk in doc.get("disks", [])),
         cloud_init=_cloud_init(doc["cloud_init"]) if "cloud_init" in doc else None,
@@ -254,7 +275,12 @@ def _hardware(doc: Document) -> Hardware:
         accel=doc.get("accel", "auto"),
         entropy=doc.get("entropy", True),
         cpu=_cpu(doc.get("cpu", {})),
+        firmware=_firmware(doc.get("firmware", "auto")),
     )
+
+
+def _firmware(value: str | Document) -> Firmware:
+    return Firmware(value) if isinstance(value, str) else Firmware(path=value["path"])
 
 
 def _cpu(doc: Document) -> Cpu:
@@ -269,12 +295,16 @@ def _kernel(value: str | Document) -> Kernel:
     if isinstance(value, str):
         return Kernel(path=value)
     if "path" in value:
-        return Kernel(path=value["path"])
+        return Kernel(path=value["path"], sha256=value.get("sha256"))
     if value.get("bundled"):
         return Kernel(bundled=True)
     if value.get("from_rootfs"):
         return Kernel(from_rootfs=True)
-    return Kernel(distro=value.get("distro", DEFAULT_DISTRO), package=value.get("package", DEFAULT_PACKAGE))
+    return Kernel(
+        distro=value.get("distro", DEFAULT_DISTRO),
+        package=value.get("package", DEFAULT_PACKAGE),
+        sha256=value.get("sha256"),
+    )
 
 
 def _file(doc: Document) -> File:
@@ -309,9 +339,11 @@ def _rootfs(doc: Document) -> Rootfs:
         oci=oci if isinstance(oci, str) else None,
         registry=oci["registry"] if isinstance(oci, dict) else None,
         format=doc.get("format", Rootfs.format),
+        compression=doc.get("compression", Rootfs.compression),
         size_bytes=None if doc.get("size") == "auto" else _size(doc, "size"),
         free_bytes=units.parse_size(doc["free"]) if "free" in doc else Rootfs.free_bytes,
         partition_table=doc.get("partition_table", Rootfs.partition_table),
+        bootloader=doc.get("bootloader", Rootfs.bootloader),
         label=doc.get("label", Rootfs.label),
         owner=doc.get("owner", Rootfs.owner),
         exclude=tuple(doc.get("exclude", [])),
@@ -326,10 +358,13 @@ def _disk(doc: Document) -> Disk:
         source=doc.get("source"),
         size_bytes=_size(doc, "size"),
         format=doc.get("format", "auto"),
+        sha256=doc.get("sha256"),
+        filesystem=doc.get("filesystem", Disk.filesystem),
         read_only=doc.get("read_only", False),
         serial=doc.get("serial") or doc["name"],
         cache=doc.get("cache", Disk.cache),
         embed=doc.get("embed", Disk.embed),
+        persist=doc.get("persist", Disk.persist),
     )
 
 
@@ -344,6 +379,7 @@ def _cloud_init(doc: Document) -> CloudInit:
         user_data=text("user_data", "#cloud-config\n"),
         meta_data=text("meta_data"),
         network_config=text("network_config"),
+        vendor_data=text("vendor_data", "#cloud-config\n"),
         attach=doc.get("attach", CloudInit.attach),
     )
 
@@ -376,6 +412,7 @@ def _image(doc: Document) -> ImageOptions:
         cluster_bytes=_size(doc, "cluster_size") or ImageOptions.cluster_bytes,
         compression=doc.get("compression", "none"),
         pristine=doc.get("pristine", False),
+        source_date_epoch=doc.get("source_date_epoch"),
     )
 
 
@@ -397,9 +434,11 @@ def to_document(machine: Machine) -> Document:
             "features": list(hardware.cpu.features),
             "vendor": hardware.cpu.vendor,
         },
+        "firmware": _firmware_document(hardware.firmware),
     }
-    if machine.boot is not None:
-        doc["boot"] = _boot_document(machine.boot)
+    doc["boot"] = {} if machine.boot is None else _boot_document(machine.boot)
+    if machine.boot is None or machine.boot_order != BOOT_ORDER:
+        doc["boot"]["order"] = list(machine.boot_order)
     if machine.rootfs is not None:
         doc["rootfs"] = _rootfs_document(machine.rootfs)
     if machine.disks:
@@ -410,6 +449,7 @@ def to_document(machine: Machine) -> Document:
             "user_data": seed.user_data or None,
             "meta_data": seed.meta_data or None,
             "network_config": seed.network_config or None,
+            "vendor_data": seed.vendor_data or None,
             "attach": seed.attach,
         })
     doc["console"] = {"device": machine.console.device, "escape": machine.console.escape}
@@ -431,6 +471,7 @@ def to_document(machine: Machine) -> Document:
         "cluster_size": units.format_size(machine.image.cluster_bytes),
         "compression": machine.image.compression,
         "pristine": machine.image.pristine,
+        "source_date_epoch": machine.image.source_date_epoch,
     })
     return doc
 
@@ -439,11 +480,16 @@ def _without_none(doc: Document) -> Document:
     return {key: value for key, value in doc.items() if value is not None}
 
 
+def _firmware_document(firmware: Firmware) -> str | Document:
+    return firmware.kind if firmware.path is None else {"path": firmware.path}
+
+
 def _boot_document(boot: Boot) -> Document:
     kernel = boot.kernel
     where: Document = {"bundled": True} if kernel.bundled else {}
     where.update({"from_rootfs": True} if kernel.from_rootfs else {})
-    where.update(_without_none({"path": kernel.path, "distro": kernel.distro, "package": kernel.package}))
+    keys = ("path", "distro", "package", "sha256")
+    where.update(_without_none({key: getattr(kernel, key) for key in keys}))
     none = boot.initrd is None or (boot.initrd_is_auto and boot.protocol == "multiboot")
     return {
         "kernel": where,
@@ -467,6 +513,7 @@ def _rootfs_document(rootfs: Rootfs) -> Document:
         "size": "auto" if rootfs.size_bytes is None else units.format_size(rootfs.size_bytes),
         "free": units.format_size(rootfs.free_bytes),
         "partition_table": rootfs.partition_table,
+        "bootloader": rootfs.bootloader,
         "label": rootfs.label,
         "read_only": rootfs.read_only,
     }
@@ -475,6 +522,7 @@ def _rootfs_document(rootfs: Rootfs) -> Document:
         "tar": list(rootfs.tar) or None,
         "oci": rootfs.oci if rootfs.registry is None else {"registry": rootfs.registry},
         "format": rootfs.format,
+        "compression": rootfs.compression if rootfs.format == "erofs" else None,
         **(on_disk if rootfs.is_disk else {}),
         "owner": rootfs.owner,
         "exclude": list(rootfs.exclude),
@@ -488,8 +536,11 @@ def _disk_document(disk: Disk) -> Document:
         "source": disk.source,
         "size": None if disk.size_bytes is None else units.format_size(disk.size_bytes),
         "format": disk.format,
+        "sha256": disk.sha256,
+        "filesystem": disk.filesystem,
         "read_only": disk.read_only,
         "serial": disk.serial,
         "cache": disk.cache,
         "embed": disk.embed,
+        "persist": disk.persist,
     })

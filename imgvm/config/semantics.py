@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from imgvm import units
-from imgvm.config.document import Path, Tree
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.suggest import did_you_mean
+from imgvm.config.tree import Path, Tree
 from imgvm.errors import Problem
 from imgvm.machine import ROOT_DISK, SEED_DISK
 
@@ -106,6 +106,11 @@ def _disks(tree: Tree) -> Iterator[Problem]:
         first = seen.setdefault(disk["name"], index)
         if first != index:
             yield tree.problem((*at, "name"), f"{disk['name']} is given twice", f"first as disks[{first}]")
+        if disk.get("filesystem", "none") != "none" and "source" in disk:
+            message = "is for a disk without a source"
+            yield tree.problem((*at, "filesystem"), message, "take it or the source out", key=True)
+        if "sha256" in disk and ("source" not in disk or not disk.get("embed", True)):
+            yield tree.problem((*at, "sha256"), "is that of a source which is packed", key=True)
         if disk.get("embed", True):
             continue
         if index == 0 and not _root_is_disk(tree):
@@ -113,7 +118,7 @@ def _disks(tree: Tree) -> Iterator[Problem]:
         if "source" not in disk:
             yield tree.problem(at, "a disk outside the image needs a source", "name the file of the host")
             continue
-        if disk.get("format", "auto") == "auto":
+        if disk.get("format", "auto") not in ("raw", "qcow2"):
             # A guest could write a header into a raw disk that makes it another's disk.
             hint = "format: raw or format: qcow2"
             yield tree.problem(at, "a disk outside the image needs its format", hint)
@@ -125,10 +130,11 @@ def _cloud_init(tree: Tree) -> Iterator[Problem]:
     seed = tree.data.get("cloud_init")
     if seed is None:
         return
-    text = seed.get("user_data")
-    if isinstance(text, str) and not text.startswith(USER_DATA_BEGINNINGS):
-        hint = "begin it with #cloud-config or #!, or write it as a map"
-        yield tree.problem(("cloud_init", "user_data"), "is text that cloud-init would pass over", hint)
+    for key in ("user_data", "vendor_data"):
+        text = seed.get(key)
+        if isinstance(text, str) and not text.startswith(USER_DATA_BEGINNINGS):
+            hint = "begin it with #cloud-config or #!, or write it as a map"
+            yield tree.problem(("cloud_init", key), "is text that cloud-init would pass over", hint)
 
 
 def _timeout(tree: Tree) -> Iterator[Problem]:
@@ -138,7 +144,43 @@ def _timeout(tree: Tree) -> Iterator[Problem]:
         yield tree.problem(path, "must be longer than nothing", "write none for no timeout")
 
 
+def _kernel(tree: Tree) -> Any:
+    return _get(tree.data, ("boot", "kernel"))
+
+
+def _firmware(tree: Tree) -> Iterator[Problem]:
+    """Either a kernel is loaded, or a firmware boots from a disk."""
+    firmware = _get(tree.data, ("machine", "firmware")) or "auto"
+    at: Path = ("machine", "firmware")
+    if _kernel(tree) is not None and firmware in ("auto", "none"):
+        if "order" in tree.data["boot"]:
+            hint = "take out boot.kernel, or say machine.firmware: bios, to boot from a disk"
+            message = "the kernel is loaded, and nothing else booted"
+            yield tree.problem(("boot", "order"), message, hint, key=True)
+        return
+    if _kernel(tree) is not None:
+        if not tree.data.get("disks") and _get(tree.data, ("rootfs", "bootloader")) in (None, "none"):
+            hint = "rootfs.bootloader: grub makes one; firmware: none loads the kernel"
+            yield tree.problem(at, "there is no disk that the firmware could boot from", hint)
+        return
+    for key in sorted(set(tree.data.get("boot", {})) - {"order"}):
+        yield tree.problem(("boot", key), "needs a kernel", "boot.kernel names the kernel to boot", key=True)
+    if "exec" in tree.data:
+        hint = "boot.kernel names the kernel to boot"
+        yield tree.problem(("exec",), "needs a kernel, whose automatic initrd runs it", hint, key=True)
+    if firmware == "none":
+        hint = "boot.kernel names the kernel to boot; firmware: bios boots from a disk"
+        yield tree.problem(at, "without a kernel and a firmware nothing is booted", hint)
+    elif not tree.data.get("disks"):
+        hint = "boot.kernel names the kernel to boot; or give the BIOS a disk to boot from"
+        place: Path = ("boot",) if "boot" in tree.data else ()
+        yield tree.problem(place, "nothing to boot: there is neither boot.kernel nor a disk", hint)
+
+
 def _boot(tree: Tree) -> Iterator[Problem]:
+    yield from _firmware(tree)
+    if _kernel(tree) is None:
+        return
     boot = tree.data["boot"]
     cmdline = boot.get("cmdline", "")
     text = cmdline if isinstance(cmdline, str) else " ".join(cmdline)
@@ -146,6 +188,7 @@ def _boot(tree: Tree) -> Iterator[Problem]:
     if "\n" in text:
         yield tree.problem(at, "must be one line", "write a list to spread it over lines")
     ours = len(" root=/dev/vda1 rw") if "rootfs" in tree.data else 0
+    ours += len(" ds=nocloud") if "cloud_init" in tree.data else 0
     if len(text.encode("utf-8", "replace")) + ours > MAX_CMDLINE_BYTES:
         yield tree.problem(at, f"is longer than {MAX_CMDLINE_BYTES} bytes")
 
@@ -174,7 +217,7 @@ def _boot(tree: Tree) -> Iterator[Problem]:
 
 
 def _rootfs(tree: Tree) -> Iterator[Problem]:
-    kernel = tree.data["boot"]["kernel"]
+    kernel = _kernel(tree)
     from_rootfs = isinstance(kernel, dict) and "from_rootfs" in kernel
     rootfs = tree.data.get("rootfs")
     if rootfs is None:
@@ -183,17 +226,41 @@ def _rootfs(tree: Tree) -> Iterator[Problem]:
             yield tree.problem(at, "there is no rootfs", "give a rootfs", key=True)
         return
     yield from _files(tree, "rootfs")
+    yield from _bootloader(tree, rootfs)
+    if rootfs.get("compression", "none") != "none" and rootfs.get("format", "ext4") != "erofs":
+        hint = "format: erofs; or compress the image: image.compression"
+        yield tree.problem(("rootfs", "compression"), "only an erofs is compressed so", hint, key=True)
     if _root_is_disk(tree):
         return
-    for name in ("size", "free", "partition_table", "label"):
+    for name in ("size", "free", "partition_table", "label", "bootloader"):
         if name in rootfs and rootfs[name] not in ("auto", "none"):
             yield tree.problem(("rootfs", name), "an initramfs is not on a disk", "take it out", key=True)
     if rootfs.get("read_only"):
         yield tree.problem(("rootfs", "read_only"), "an initramfs is memory of the guest's own", key=True)
     bundled = isinstance(kernel, dict) and bool(kernel.get("bundled"))
-    if tree.data["boot"].get("initrd", "auto") != "auto" or bundled:
+    if kernel is None:
+        yield tree.problem(("rootfs", "format"), "an initramfs needs a kernel", "boot.kernel names it")
+    elif tree.data["boot"].get("initrd", "auto") != "auto" or bundled:
         message = "an initramfs takes the place of the initrd"
         yield tree.problem(("rootfs", "format"), message, "boot.initrd: auto")
+
+
+def _bootloader(tree: Tree, rootfs: dict[str, Any]) -> Iterator[Problem]:
+    if rootfs.get("bootloader", "none") == "none" or not _root_is_disk(tree):
+        return
+    at: Path = ("rootfs", "bootloader")
+    if rootfs.get("partition_table", "none") == "none":
+        message = "a boot loader needs the room before a partition"
+        yield tree.problem(at, message, "partition_table: gpt, or mbr", key=True)
+    if rootfs.get("format", "ext4") != "ext4":
+        message = f"GRUB does not read {rootfs['format']} as imgvm writes it"
+        yield tree.problem(at, message, "format: ext4", key=True)
+    boot = tree.data.get("boot", {})
+    if _kernel(tree) is None:
+        yield tree.problem(at, "there is no kernel for it to start", "boot.kernel names one", key=True)
+    bundled = isinstance(_kernel(tree), dict) and _kernel(tree).get("bundled")
+    if bundled or boot.get("protocol") == "multiboot":
+        yield tree.problem(at, "GRUB is made to start Linux", "take it out, or name a Linux kernel", key=True)
 
 
 def _root_is_disk(tree: Tree) -> bool:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from hashlib import sha256
@@ -28,7 +28,7 @@ from imgvm.config.revise import revise, set_values
 from imgvm.edit import PACKED_TEXT, config_date, may_change
 from imgvm.errors import ImageError, ImgvmError, PackError
 from imgvm.launch import CONFIG_RESOLVED, CONFIG_TEXT, KERNEL
-from imgvm.machine import Disk, Machine
+from imgvm.machine import Disk, ImageOptions, Machine
 from imgvm.pack import disk as disks
 from imgvm.pack import kernel as kernels
 from imgvm.pack.output import Replacement, check_output, host_error, sync
@@ -159,14 +159,14 @@ def assemble(
             opened = {name: stack.enter_context(_raw_file(source, file)) for name, file in files.items()}
             first = stack.enter_context(_raw_file(source, DISK))
             temporary = stack.enter_context(Replacement(target))
-            cluster_bytes = manifest.cluster_bytes
-            with Image.create(temporary, first.size_bytes, cluster_bytes=cluster_bytes) as image:
+            options = ImageOptions(cluster_bytes=manifest.cluster_bytes, compression=_compression(blobs))
+            with disks.create_image(temporary, first.size_bytes, options) as image:
                 for name, disk in opened.items():
                     image.add_disk(name, disk.size_bytes, date=manifest.date)
-                disks.copy(first, DISK, image, cluster_bytes, shown)
+                disks.copy(first, DISK, disks.target(image, options), shown)
                 for name, disk in opened.items():
                     with image.open_disk(name) as target_disk:
-                        disks.copy(disk, files[name], target_disk, cluster_bytes, shown)
+                        disks.copy(disk, files[name], disks.target(target_disk, options), shown)
                 if manifest.pristine:
                     snapshots.create(image, snapshots.PRISTINE, date=manifest.date)
                 image.set_config(blobs, date=manifest.date)
@@ -180,6 +180,10 @@ def assemble(
 
 def _raw_file(folder: Path, name: str) -> closing[disks.DiskSource]:
     return closing(disks.open_source(Disk(name="disk", source=name, format="raw"), folder))
+
+
+def _compression(blobs: Mapping[str, bytes]) -> str:
+    return Config.from_resolved(blobs[CONFIG_RESOLVED], CONFIG_RESOLVED).machine.image.compression
 
 
 def name_of(folder: str | Path) -> str:

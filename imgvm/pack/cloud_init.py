@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 
 from imgvm.machine import CloudInit
-from imgvm.pack import iso9660
+from imgvm.pack import iso9660, vfat
 
 LABEL = "CIDATA"
 
 
 def files(seed: CloudInit, hostname: str) -> dict[str, bytes]:
-    """user-data and meta-data must be there; network-config may be."""
+    """user-data and meta-data must be there; the others may be."""
     found = {"user-data": seed.user_data or "#cloud-config\n{}\n"}
     if seed.network_config:
         found["network-config"] = seed.network_config
+    if seed.vendor_data:
+        found["vendor-data"] = seed.vendor_data
     meta_data = seed.meta_data
     if not meta_data:
         # Another instance, for whom all is done again, when anything of it changes.
@@ -29,4 +31,5 @@ def files(seed: CloudInit, hostname: str) -> dict[str, bytes]:
 
 
 def image(seed: CloudInit, hostname: str, mtime_sec: int) -> bytes:
-    return iso9660.image(LABEL, files(seed, hostname), mtime_sec)
+    write = vfat.image if seed.attach == "vfat" else iso9660.image
+    return write(LABEL, files(seed, hostname), mtime_sec)

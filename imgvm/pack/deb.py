@@ -3,7 +3,7 @@
 
     cache/deb/<sha256>.deb                 the packages
     cache/deb/records/<suite>/<name>.json  which package a name meant when it was last looked up
-    cache/unpacked/<sha256>/               kernels, modules and busybox out of them
+    cache/unpacked/<sha256>/               kernels, modules, busybox and GRUB out of them
     cache/apt/<suite>/                     apt's package lists
 
 A name is looked up again after a day; without a network, what the cache has is used.
@@ -30,7 +30,7 @@ from imgvm.pack.progress import Progress
 from imgvm.pack.sources import Source
 
 _NUMBERS = {"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}
-_WANTED = re.compile(r"(?:usr/)?(?:boot/vmlinuz-|lib/modules/|bin/busybox$)")
+_WANTED = re.compile(r"(?:usr/)?(?:boot/vmlinuz-|lib/modules/|bin/busybox$|lib/grub/i386-pc/)")
 _KERNEL_NAME = re.compile(r"linux-image-[a-z0-9.+-]+")
 _MAX_HOPS = 4
 _RECORD_VERSION = 1
@@ -117,7 +117,7 @@ class DebCache:
                 ) from error
 
     def unpacked(self, deb: Deb) -> Path:
-        """A folder with the package's kernels, modules and busybox."""
+        """A folder with the package's kernels, modules, busybox and GRUB."""
         target = self.folder / "unpacked" / deb.sha256
         if target.is_dir():
             return target

@@ -19,7 +19,7 @@ from imgvm.pack.ext4_blocks import Blocks, FullError, bits, extents_of
 from imgvm.pack.ext4_files import LOST_AND_FOUND, File, block_count, grow_extent_tree, number, ranges, row_of
 from imgvm.pack.ext4_folder import FolderError, folder_blocks
 from imgvm.pack.ext4_format import BLOCK_BYTES, BLOCKS_PER_GROUP, InodeRow
-from imgvm.pack.tree import Content, FileTree, folder, shown
+from imgvm.pack.tree import Content, FileTree, folder, placed, shown
 
 MAX_BYTES = 16 * units.TIB - BLOCK_BYTES
 _BYTES_PER_INODE = 16384  # of the disk, as mke2fs has it; besides those that are used from the start
@@ -281,32 +281,18 @@ def _write_content(file: File, write: Write, read: Read) -> None:
     """A file's bytes to its blocks: pieces go where the extents say; rests of blocks stay zero."""
     content = file.node.content
     if len(file.extents) == 1 and content.extents() == [(0, content.size_bytes)]:
-        at = file.extents[0].start * BLOCK_BYTES
-        end = at + content.size_bytes
-        for data in read(content):
-            if at + len(data) > end:
-                raise _longer(file)
-            write(at, data)
-            at += len(data)
+        start = file.extents[0].start * BLOCK_BYTES
+        for offset, piece in placed(content, read(content), shown(file.path)):
+            write(start + offset, piece)
         return
     extents = iter(file.extents)
     extent = next(extents, None)
-    pieces = read(content)
-    for offset, length in content.extents():
-        while length:
-            piece = memoryview(next(pieces))
-            length -= len(piece)
-            while len(piece):
-                while extent is not None and offset >= (extent.logical + extent.count) * BLOCK_BYTES:
-                    extent = next(extents, None)
-                assert extent is not None
-                inside = offset - extent.logical * BLOCK_BYTES
-                part = piece[: extent.count * BLOCK_BYTES - inside]
-                write(extent.start * BLOCK_BYTES + inside, part)
-                piece, offset = piece[len(part) :], offset + len(part)
-    for _ in pieces:
-        raise _longer(file)
-
-
-def _longer(file: File) -> PackError:
-    return PackError(f"{shown(file.path)} became longer while it was packed", hint="pack again")
+    for offset, piece in placed(content, read(content), shown(file.path)):
+        while len(piece):
+            while extent is not None and offset >= (extent.logical + extent.count) * BLOCK_BYTES:
+                extent = next(extents, None)
+            assert extent is not None
+            inside = offset - extent.logical * BLOCK_BYTES
+            part = piece[: extent.count * BLOCK_BYTES - inside]
+            write(extent.start * BLOCK_BYTES + inside, part)
+            piece, offset = piece[len(part) :], offset + len(part)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imgvm.errors import PackError
 from imgvm.pack import elf
@@ -47,10 +47,15 @@ class Kernel:
     data: bytes
     form: str
     version: str | None = None
+    image: bytes = b""  # the source as it was
 
 
 def load(data: bytes, name: str, protocol: str = "auto") -> Kernel:
     """Recognises and unpacks a kernel. `name` is what messages call it; `protocol` is the config's wish."""
+    return replace(_load(data, name, protocol), image=data)
+
+
+def _load(data: bytes, name: str, protocol: str) -> Kernel:
     if protocol == MULTIBOOT:
         return _multiboot(data, name)
     if is_bzimage(data):

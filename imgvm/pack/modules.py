@@ -21,7 +21,8 @@ _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 # What the machine's own devices need: virtio over PCI, then the devices on it.
 DEVICE_MODULES = ("virtio_pci", "virtio_blk")
 ENTROPY_MODULES = ("virtio_rng",)
-SEED_MODULES = ("isofs",)
+# What reads the seed of cloud-init, by its kind.
+SEED_MODULES = {"iso": ("isofs",), "vfat": ("vfat", "nls_cp437", "nls_ascii")}
 # Nothing waits for the power button, and checking a module's signature takes the guest a while.
 LATE_MODULES = ("button", "evdev")
 

@@ -17,10 +17,11 @@ import platformdirs
 from imgvm import units
 from imgvm.config import Config, composed, resolved_text
 from imgvm.errors import ImageError, PackError
-from imgvm.machine import SEED_DISK, Boot, Disk, Machine
-from imgvm.pack import cloud_init, cpio, disk, from_oci, initramfs, lock, rootfs, sources
+from imgvm.machine import Boot, Machine
+from imgvm.pack import bios_boot, cpio, disk, from_oci, initramfs, lock, plan, rootfs, sources
 from imgvm.pack import kernel as kernels
 from imgvm.pack.deb import DebCache
+from imgvm.pack.grub import NO_LOADER
 from imgvm.pack.modules import (
     DEVICE_MODULES,
     ENTROPY_MODULES,
@@ -31,14 +32,16 @@ from imgvm.pack.modules import (
 )
 from imgvm.pack.output import Replacement, check_output, full, host_error, sync
 from imgvm.pack.progress import Progress, choose
-from imgvm.pack.rootfs import Root
+from imgvm.pack.rootfs import Root, RootKernel
 from imgvm.pack.sources import Source
 from imgvm.pack.tree import FileTree
 from imgvm.qcow2 import Image, snapshots
+from imgvm.vmm import firmware
 
 CONFIG, MACHINE, KERNEL, INITRD, LOCK = "config.yaml", "machine.json", "kernel", "initrd", "lock.json"
-COMPOSED = "composed.json"
+COMPOSED, FIRMWARE = "composed.json", "firmware"
 BUNDLED_KERNEL = "hello.elf"
+BIOS = "bios"
 _SLACK_BYTES = 16 * units.MIB  # page tables, boot parameters and a first few allocations of the kernel
 
 
@@ -54,7 +57,7 @@ class PackResult:
     path: Path
     disk_bytes: int
     file_bytes: int
-    protocol: str
+    protocol: str  # linux, multiboot; bios: no kernel
     form: str
     kernel_version: str | None
     sources: tuple[Source, ...]
@@ -67,7 +70,7 @@ class _KernelParts:
     modules: ModuleTree | None  # of a Linux kernel, where they were found
     source: Source
     distro: str | None = None
-    initrd: bytes | None = None  # that came with it
+    in_root: RootKernel | None = None  # where it is one of the rootfs
 
 
 class Packer:
@@ -91,18 +94,21 @@ class Packer:
         self._lock_path = frozen
         self._locked = lock.read(frozen) if frozen is not None else ()
         self._root: Root | None = None
-        self._mtime_sec = source_date_epoch()
+        self._loader = NO_LOADER
+        self._epoch_sec = source_date_epoch(config.machine)
+        self._mtime_sec = self._epoch_sec or 0
 
     def write(self, output: Path, *, force: bool) -> PackResult:
         check_output(output, force=force)
-        self._machine = _settled(self._machine, self._folder, output)
+        self._machine = plan.settled(self._machine, self._folder, output)
         with _no_collections(), ExitStack() as stack:
             self._root = self._load_root(stack)
             blobs, parts = self._blobs()
-            own, further = self._plan_disks(stack)
+            own, further = plan.disks(
+                self._machine, self._root, self._loader, self._folder, self._mtime_sec, stack
+            )
             with Replacement(output) as temporary:
-                cluster_bytes = self._machine.image.cluster_bytes
-                with Image.create(temporary, own.size_bytes, cluster_bytes=cluster_bytes) as image:
+                with disk.create_image(temporary, own.size_bytes, self._machine.image) as image:
                     self._fill_disks(image, own, further)
                     if self._machine.image.pristine:
                         snapshots.create(image, snapshots.PRISTINE, date=self._mtime_sec)
@@ -116,9 +122,9 @@ class Packer:
             path=output,
             disk_bytes=own.size_bytes,
             file_bytes=output.stat().st_size,
-            protocol=parts.kernel.protocol,
-            form=parts.kernel.form,
-            kernel_version=parts.kernel.version,
+            protocol=parts.kernel.protocol if parts else BIOS,
+            form=parts.kernel.form if parts else self._machine.hardware.firmware.path or "built-in",
+            kernel_version=parts.kernel.version if parts else None,
             sources=tuple(self._sources),
             blobs={name: len(data) for name, data in blobs.items()},
         )
@@ -138,7 +144,7 @@ class Packer:
     def _load_root(self, stack: ExitStack) -> Root | None:
         if self._machine.rootfs is None:
             return None
-        epoch_sec = self._mtime_sec if "SOURCE_DATE_EPOCH" in os.environ else None
+        epoch_sec = self._epoch_sec
 
         def fetch(name: str) -> tuple[FileTree, Source]:
             cache, pin = self._cache, self._locked_pin(from_oci.PART, name)
@@ -148,51 +154,40 @@ class Packer:
 
         return rootfs.load(self._machine.rootfs, self._folder, fetch, self._progress, stack, epoch_sec)
 
-    def _plan_disks(self, stack: ExitStack) -> tuple[disk.Plan, dict[str, disk.Plan]]:
-        """The image's own disk, which is there in any case, and by their names the further ones in it."""
-        machine, folder = self._machine, self._folder
-        rows = [(f"disks[{index}]", wish) for index, wish in enumerate(machine.disks)]
-        if self._root is not None and machine.root_on_disk is not None:
-            own: disk.Plan = rootfs.RootDisk(machine, self._root, self._mtime_sec, stack)
-        else:
-            part, first = rows.pop(0) if rows else ("", None)
-            own = disk.CopiedDisk(first, part, folder, stack, machine.image.size_bytes or 0)
-        further: dict[str, disk.Plan] = {
-            wish.name: disk.CopiedDisk(wish, part, folder, stack) for part, wish in rows if wish.embed
-        }
-        if machine.cloud_init is not None:
-            seed = cloud_init.image(machine.cloud_init, machine.name, self._mtime_sec)
-            further[SEED_DISK.name] = disk.MadeDisk(seed)
-        return own, further
-
     def _fill_disks(self, image: Image, own: disk.Plan, further: Mapping[str, disk.Plan]) -> None:
-        cluster_bytes = self._machine.image.cluster_bytes
-        for name, plan in further.items():
-            image.add_disk(name, plan.size_bytes, date=self._mtime_sec)
-        self._sources += own.write(image, cluster_bytes, self._progress)
-        for name, plan in further.items():
-            with image.open_disk(name) as target:
-                self._sources += plan.write(target, cluster_bytes, self._progress)
+        for name, planned in further.items():
+            image.add_disk(name, planned.size_bytes, date=self._mtime_sec)
+        self._sources += own.write(disk.target(image, self._machine.image), self._progress)
+        for name, planned in further.items():
+            with image.open_disk(name) as further_disk:
+                row = disk.target(further_disk, self._machine.image)
+                self._sources += planned.write(row, self._progress)
 
-    def _blobs(self) -> tuple[dict[str, bytes], _KernelParts]:
+    def _blobs(self) -> tuple[dict[str, bytes], _KernelParts | None]:
         """Everything but the disk. No file is written before all of it is there."""
         boot = self._machine.boot
-        if boot is None:
-            raise PackError("boot: the config names nothing to boot", hint="give it a boot.kernel")
-        parts = self._kernel(boot)
-        self._sources.append(parts.source)
-        machine = replace(self._machine, boot=replace(boot, protocol=parts.kernel.protocol))
-        blobs = {
-            CONFIG: self._config.text.encode(),
-            MACHINE: resolved_text(machine).encode(),
-            KERNEL: parts.kernel.data,
-        }
+        parts = self._kernel(boot) if boot is not None else None
+        machine = self._machine
+        if boot is not None and parts is not None:
+            if boot.kernel.sha256 not in (None, parts.source.sha256):
+                message = f"boot.kernel.sha256: {parts.source.origin} has SHA-256 {parts.source.sha256}"
+                raise PackError(message, hint="is it the right one?")
+            machine = replace(machine, boot=replace(boot, protocol=parts.kernel.protocol))
+        blobs = {CONFIG: self._config.text.encode(), MACHINE: resolved_text(machine).encode()}
         written = composed.text_of(self._config)
         if written is not None:
             blobs[COMPOSED] = written.encode()
+        if machine.hardware.firmware.path is not None:
+            blobs[FIRMWARE] = self._firmware(machine.hardware.firmware.path)
+        if boot is None or parts is None:
+            return blobs, None
+        self._sources.append(parts.source)
+        blobs[KERNEL] = parts.kernel.data
         initrd = self._initrd(boot, parts)
         if initrd is not None:
             blobs[INITRD] = initrd
+        if machine.rootfs is not None and machine.rootfs.bootloader != "none":
+            self._install_bootloader(machine, parts, initrd)
         if parts.kernel.protocol == kernels.MULTIBOOT:
             for index, words in enumerate(boot.modules):
                 path = words.split(None, 1)[0]
@@ -201,6 +196,16 @@ class Packer:
                 blobs[module_blob(index)] = data
         _check_memory(self._machine, blobs)
         return blobs, parts
+
+    def _firmware(self, path: str) -> bytes:
+        """One that is not the built-in BIOS."""
+        part = "machine.firmware"
+        data = sources.read(part, path, self._folder)
+        if not data or len(data) > firmware.MAX_BYTES or len(data) % firmware.PAGE_BYTES:
+            hint = "a BIOS for PCs has whole pages of 4096 bytes, at most 256KiB"
+            raise PackError(f"{part}: {path} is no such thing: it has {len(data)} bytes", hint=hint)
+        self._sources.append(Source.of(part, path, data))
+        return data
 
     def _kernel(self, boot: Boot) -> _KernelParts:
         wish = boot.kernel
@@ -237,11 +242,11 @@ class Packer:
 
     def _kernel_of_root(self, boot: Boot) -> _KernelParts:
         assert self._root is not None
-        path, data, initrd = self._root.kernel()
-        self._progress.step(f"unpacking the kernel {path}")
-        kernel = kernels.load(data, f"boot.kernel: {path} of the rootfs", boot.protocol)
-        source = Source.of("boot.kernel", f"rootfs {path}", data)
-        return _KernelParts(kernel, self._modules_of_root(kernel.version), source, initrd=initrd)
+        found = self._root.kernel()
+        self._progress.step(f"unpacking the kernel {found.path}")
+        kernel = kernels.load(found.data, f"boot.kernel: {found.path} of the rootfs", boot.protocol)
+        source = Source.of("boot.kernel", f"rootfs {found.path}", found.data)
+        return _KernelParts(kernel, self._modules_of_root(kernel.version), source, in_root=found)
 
     def _modules_of_root(self, version: str | None) -> ModuleTree | None:
         files = self._root.module_files(version) if self._root is not None and version is not None else {}
@@ -263,20 +268,41 @@ class Packer:
             raise PackError("boot.initrd: Multiboot kernels take boot.modules instead")
         return None
 
-    def _automatic_initrd(self, boot: Boot, parts: _KernelParts) -> bytes:
+    def _install_bootloader(self, machine: Machine, parts: _KernelParts, initrd: bytes | None) -> None:
+        assert machine.boot is not None and machine.rootfs is not None and self._root is not None
+        self._progress.step("installing GRUB")
+        distro = parts.distro or initramfs.FALLBACK_DISTRO
+        pin = self._locked_pin(bios_boot.PART, bios_boot.wish(distro))
+        table = machine.rootfs.partition_table
+        self._loader, source = bios_boot.fetch(self._cache, distro, table, pin)
+        self._sources.append(source)
+        found = parts.in_root or RootKernel("", b"")
+        if self._initrd_of_root(machine.boot, parts) is None:
+            found = replace(found, initrd_path="")
+        bios_boot.add_files(self._root.tree, machine, parts.kernel, initrd, found, self._mtime_sec)
+
+    def _initrd_of_root(self, boot: Boot, parts: _KernelParts) -> bytes | None:
+        """The initrd beside a kernel of the root, where that is enough."""
         root = self._machine.rootfs
         ours = self._machine.exec or boot.files or boot.modules or (root is not None and not root.is_disk)
-        if parts.initrd is not None and not ours:
-            data = initramfs.unpacked(parts.initrd, "that of the rootfs")
-            self._sources.append(Source.of("boot.initrd", "rootfs", parts.initrd))
-            return data
+        if parts.in_root is None or ours or not boot.initrd_is_auto:
+            return None
+        return parts.in_root.initrd
+
+    def _automatic_initrd(self, boot: Boot, parts: _KernelParts) -> bytes:
+        root = self._machine.rootfs
+        theirs = self._initrd_of_root(boot, parts)
+        if theirs is not None:
+            self._sources.append(Source.of("boot.initrd", "rootfs", theirs))
+            return initramfs.unpacked(theirs, "that of the rootfs")
         self._progress.step("building the initrd")
         pin = self._pin("boot.initrd", initramfs.busybox_wish(parts.distro))
         busybox, source = initramfs.find_busybox(self._cache, parts.distro, pin)
         self._sources.append(source)
         entropy = ENTROPY_MODULES if self._machine.hardware.entropy else ()
-        seed = SEED_MODULES if self._machine.cloud_init is not None else ()
-        wanted = [*DEVICE_MODULES, *entropy, *seed, *LATE_MODULES]
+        seed = SEED_MODULES[self._machine.cloud_init.attach] if self._machine.cloud_init else ()
+        made = {wish.filesystem for wish in self._machine.disks} - {"none", "swap"}
+        wanted = [*DEVICE_MODULES, *entropy, *seed, *sorted(made), *LATE_MODULES]
         modules = []
         if parts.modules is not None:
             drivers = (root.format,) if root is not None and root.is_disk else ()
@@ -353,9 +379,11 @@ def pack(
         shown.finish()
 
 
-def source_date_epoch() -> int:
-    """SOURCE_DATE_EPOCH in seconds, else 0: what the image says of time depends on nothing else."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
+def source_date_epoch(machine: Machine) -> int | None:
+    """SOURCE_DATE_EPOCH, else the config's: what the image says of time depends on nothing else."""
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text is None:
+        return machine.image.source_date_epoch
     if not text.isascii() or not text.isdigit() or int(text) > 0xFFFFFFFF:
         raise PackError(f"SOURCE_DATE_EPOCH is {text!r}, not seconds since 1970")
     return int(text)
@@ -379,17 +407,3 @@ def _check_memory(machine: Machine, blobs: Mapping[str, bytes]) -> None:
             f"and its initrd ({needed >> 20} MiB with what they unpack)",
             hint=f"give at least {-(-needed // (64 * units.MIB)) * 64}MiB",
         )
-
-
-def _settled(machine: Machine, folder: Path, output: Path) -> Machine:
-    """Disks outside the image are found from the image's folder, as everything that an image names."""
-
-    def moved(wish: Disk) -> Disk:
-        if wish.embed or wish.source is None:
-            return wish
-        named = Path(wish.source).expanduser()
-        if named.is_absolute():
-            return replace(wish, source=str(named))
-        return replace(wish, source=os.path.relpath((folder / named).resolve(), output.resolve().parent))
-
-    return replace(machine, disks=tuple(map(moved, machine.disks)))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A disk with one partition: an MBR, or a GPT (UEFI specification, chapter 5) with its protective MBR."""
+"""A disk with one partition: an MBR, or a GPT (UEFI specification, chapter 5) with its protective MBR. What a
+BIOS starts lies between the MBR and the partition; in a GPT, in a partition of its own there."""
 
 from __future__ import annotations
 
@@ -17,7 +18,12 @@ _ENTRIES, _ENTRY_BYTES = 128, 128
 _TABLE_SECTORS = _ENTRIES * _ENTRY_BYTES // SECTOR_BYTES
 # The type of a root partition in the Discoverable Partitions Specification.
 _ROOT_X86_64 = uuid.UUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709")
+_BIOS_BOOT = uuid.UUID("21686148-6449-6e6f-744e-656564454649")
+_BIOS_BOOT_NUMBER = 14  # so that the root is the first
 _LINUX_MBR, _PROTECTIVE = 0x83, 0xEE
+_ACTIVE = 0x80
+# Where a boot loader's core may lie, up to the partition.
+CORE_SECTORS = {"mbr": 1, "gpt": 2 + _TABLE_SECTORS}
 _NO_CHS = b"\xfe\xff\xff"  # the place cannot be said in cylinders, heads and sectors
 
 
@@ -36,8 +42,17 @@ def around_bytes(kind: str) -> int:
     return {"none": 0, "mbr": START_BYTES, "gpt": 2 * START_BYTES}[kind]
 
 
-def layout(kind: str, size_bytes: int, disk_bytes: int, seed: str, name: str) -> Layout:
-    """A table of that kind for a partition of `size_bytes` on a disk that is at least so much larger."""
+def layout(
+    kind: str,
+    size_bytes: int,
+    disk_bytes: int,
+    seed: str,
+    name: str,
+    boot_code: bytes = b"",
+    core: bytes = b"",
+) -> Layout:
+    """A table of that kind for a partition of `size_bytes` on a disk that is at least so much larger. A boot
+    loader has up to 440 bytes in the MBR, and its core at the sector of CORE_SECTORS."""
     if kind == "none":
         return Layout(disk_bytes, 0, b"", b"")
     start, sectors = START_BYTES // SECTOR_BYTES, size_bytes // SECTOR_BYTES
@@ -45,23 +60,38 @@ def layout(kind: str, size_bytes: int, disk_bytes: int, seed: str, name: str) ->
     if kind == "mbr":
         if start + sectors > 0xFFFFFFFF:
             raise PackError("rootfs.partition_table: an MBR ends at 2 TiB", hint="use gpt")
-        return Layout(disk_bytes, START_BYTES, _mbr(_LINUX_MBR, start, sectors, disk_id.bytes[:4]), b"")
+        head = _mbr(_LINUX_MBR, start, sectors, disk_id.bytes[:4], boot_code) + core
+        return Layout(disk_bytes, START_BYTES, _before_partition(head), b"")
     total = disk_bytes // SECTOR_BYTES
-    part_id = uuid.uuid5(disk_id, "1")
-    entry = struct.pack(
-        "<16s16sQQQ72s", _ROOT_X86_64.bytes_le, part_id.bytes_le, start, start + sectors - 1, 0,
-        name.encode("utf-16-le"),
-    )  # fmt: skip
-    entries = entry.ljust(_ENTRIES * _ENTRY_BYTES, b"\0")
-    protective = _mbr(_PROTECTIVE, 1, min(total - 1, 0xFFFFFFFF), bytes(4))
+    rows = bytearray(_ENTRIES * _ENTRY_BYTES)
+    rows[:_ENTRY_BYTES] = _entry(_ROOT_X86_64, uuid.uuid5(disk_id, "1"), start, start + sectors, name)
+    if core:
+        at = (_BIOS_BOOT_NUMBER - 1) * _ENTRY_BYTES
+        own = uuid.uuid5(disk_id, str(_BIOS_BOOT_NUMBER))
+        rows[at : at + _ENTRY_BYTES] = _entry(_BIOS_BOOT, own, CORE_SECTORS[kind], start, "bios")
+    entries = bytes(rows)
+    protective = _mbr(_PROTECTIVE, 1, min(total - 1, 0xFFFFFFFF), bytes(4), boot_code)
     first = _gpt(1, total - 1, 2, total, disk_id, entries)
     last = _gpt(total - 1, 1, total - 1 - _TABLE_SECTORS, total, disk_id, entries)
-    return Layout(disk_bytes, START_BYTES, protective + first + entries, entries + last)
+    head = _before_partition(protective + first + entries + core)
+    return Layout(disk_bytes, START_BYTES, head, entries + last)
 
 
-def _mbr(kind: int, start: int, sectors: int, disk_id: bytes) -> bytes:
-    entry = struct.pack("<B3sB3sII", 0, _NO_CHS, kind, _NO_CHS, start, sectors)
-    return bytes(440) + disk_id + bytes(2) + entry.ljust(64, b"\0") + b"\x55\xaa"
+def _before_partition(head: bytes) -> bytes:
+    if len(head) > START_BYTES:
+        raise PackError("rootfs.bootloader: it does not fit before the partition")
+    return head
+
+
+def _entry(kind: uuid.UUID, own: uuid.UUID, start: int, end: int, name: str) -> bytes:
+    label = name.encode("utf-16-le")
+    return struct.pack("<16s16sQQQ72s", kind.bytes_le, own.bytes_le, start, end - 1, 0, label)
+
+
+def _mbr(kind: int, start: int, sectors: int, disk_id: bytes, boot_code: bytes) -> bytes:
+    active = _ACTIVE if boot_code and kind != _PROTECTIVE else 0
+    entry = struct.pack("<B3sB3sII", active, _NO_CHS, kind, _NO_CHS, start, sectors)
+    return boot_code.ljust(440, b"\0") + disk_id + bytes(2) + entry.ljust(64, b"\0") + b"\x55\xaa"
 
 
 def _gpt(own: int, other: int, table: int, total: int, disk_id: uuid.UUID, entries: bytes) -> bytes:

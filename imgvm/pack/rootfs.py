@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from imgvm import units
@@ -14,19 +15,31 @@ from imgvm.errors import PackError
 from imgvm.machine import File, Machine, Rootfs
 from imgvm.pack import from_dir, from_oci, from_tar, partition, sources
 from imgvm.pack.digest import Digest
-from imgvm.pack.disk import ascending
+from imgvm.pack.disk import Target, ascending
+from imgvm.pack.erofs import Erofs
+from imgvm.pack.erofs_lz4 import Store
 from imgvm.pack.ext4 import Ext4
+from imgvm.pack.grub import NO_LOADER, Loader
 from imgvm.pack.progress import Progress
 from imgvm.pack.read_ahead import ReadAhead
 from imgvm.pack.sources import Source
 from imgvm.pack.squashfs import SquashFs
 from imgvm.pack.tree import Content, FileTree, Node, Text, excluding
-from imgvm.qcow2 import Image
 
 PART = "rootfs"
 Fetch = Callable[[str], tuple[FileTree, Source]]  # of an image of a registry
 # What a system mounts on or writes to before anything else could make it.
 _MOUNT_POINTS = ((b"dev", 0o755), (b"proc", 0o555), (b"sys", 0o555), (b"run", 0o755), (b"tmp", 0o1777))
+
+
+@dataclass(frozen=True)
+class RootKernel:
+    """A kernel of a root file system, and the initrd that lies beside it."""
+
+    path: str
+    data: bytes
+    initrd_path: str = ""
+    initrd: bytes | None = None
 
 
 class Root:
@@ -73,8 +86,8 @@ class Root:
             self._digest.update(repr(facts).encode())
         return Source(row.part, row.origin, self._digest.hexdigest(), self._done_bytes)
 
-    def kernel(self) -> tuple[str, bytes, bytes | None]:
-        """The newest kernel in /boot: its path, its bytes, and those of the initrd that belongs to it."""
+    def kernel(self) -> RootKernel:
+        """The newest kernel in /boot, with the initrd that belongs to it."""
         boot = self.tree.find(b"boot")
         names = [name for name in (boot.entries if boot is not None else {}) if name.startswith(b"vmlinuz")]
         for name in sorted(names, key=_version_key, reverse=True):
@@ -82,10 +95,15 @@ class Root:
             if node is not None and node.is_file:
                 suffix = name.removeprefix(b"vmlinuz")
                 forms = (b"initrd.img%s", b"initrd%s", b"initramfs%s.img", b"initramfs%s")
-                initrds = (self.tree.find(b"boot/" + form % suffix) for form in forms)
-                initrd = next((found for found in initrds if found is not None and found.is_file), None)
-                path = "/boot/" + name.decode(errors="replace")
-                return path, _bytes(node.content), None if initrd is None else _bytes(initrd.content)
+                paths = (b"boot/" + form % suffix for form in forms)
+                initrds = ((path, self.tree.find(path)) for path in paths)
+                initrd = next((row for row in initrds if row[1] is not None and row[1].is_file), None)
+                return RootKernel(
+                    "/boot/" + name.decode(errors="replace"),
+                    _bytes(node.content),
+                    "" if initrd is None else "/" + initrd[0].decode(errors="replace"),
+                    None if initrd is None or initrd[1] is None else _bytes(initrd[1].content),
+                )
         hint = "install one in it, or name another"
         raise PackError("boot.kernel: the rootfs has no kernel (/boot/vmlinuz*)", hint=hint)
 
@@ -177,7 +195,9 @@ def _add_files(tree: FileTree, files: tuple[File, ...], folder: Path, mtime_sec:
 class RootDisk:
     """The disk of a root file system, planned; `write` writes it from its start to its end."""
 
-    def __init__(self, machine: Machine, root: Root, time_sec: int, stack: ExitStack) -> None:
+    def __init__(
+        self, machine: Machine, root: Root, time_sec: int, stack: ExitStack, loader: Loader = NO_LOADER
+    ) -> None:
         rootfs = machine.rootfs
         assert rootfs is not None
         self._root = root
@@ -188,8 +208,18 @@ class RootDisk:
             message = f"rootfs.size: {units.format_size(given)} has no room for a {kind} table and files"
             raise PackError(message)
         root.progress.step("writing the root file system", root.content_bytes)
+        self._fs: Ext4 | Erofs | SquashFs
         if rootfs.format == "squashfs":
-            self._fs: Ext4 | SquashFs = SquashFs(root.tree, root.read, stack)
+            self._fs = SquashFs(root.tree, root.read, stack)
+        elif rootfs.format == "erofs":
+            self._fs = Erofs(
+                root.tree,
+                label=rootfs.label,
+                seed=machine.name,
+                time_sec=time_sec,
+                read=root.read,
+                store=Store(stack) if rootfs.compression == "lz4" else None,
+            )
         else:
             self._fs = Ext4(
                 root.tree,
@@ -206,15 +236,17 @@ class RootDisk:
             raise PackError(message, hint=f"it needs {needed}MiB; or leave size out")
         disk_bytes = max(self._fs.size_bytes + around, given or 0, least)
         disk_bytes += -disk_bytes % partition.SECTOR_BYTES
-        self._layout = partition.layout(kind, self._fs.size_bytes, disk_bytes, machine.name, rootfs.label)
+        self._layout = partition.layout(
+            kind, self._fs.size_bytes, disk_bytes, machine.name, rootfs.label, loader.boot_code, loader.core
+        )
 
     @property
     def size_bytes(self) -> int:
         return self._layout.disk_bytes
 
-    def write(self, image: Image, cluster_bytes: int, progress: Progress) -> list[Source]:
+    def write(self, target: Target, progress: Progress) -> list[Source]:
         layout = self._layout
-        with ascending(image, cluster_bytes) as out:
+        with ascending(target) as out:
             out.write(0, layout.head)
             try:
                 with self._root.reading_ahead():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from imgvm.errors import PackError
-from imgvm.pack.tree import Content, FileTree, Node
+from imgvm.pack.tree import Content, FileTree, Node, placed
 
 TOOL = "mksquashfs"
 _PACKAGE_HINT = "install it: apt install squashfs-tools (4.5 or later); ext4 needs no tool"
@@ -110,17 +110,11 @@ def _member(name: str, node: Node) -> tarfile.TarInfo:
 
 def _write_content(content: Content, read: Read, pipe: IO[bytes]) -> None:
     at = 0
-    pieces = read(content)
-    for offset, length in content.extents():
+    for offset, data in placed(content, read(content), "a file"):
         _write_zeroes(offset - at, pipe)
-        at = offset
-        while at < offset + length:
-            data = next(pieces)
-            pipe.write(data)
-            at += len(data)
+        pipe.write(data)
+        at = offset + len(data)
     _write_zeroes(content.size_bytes - at, pipe)
-    for _ in pieces:
-        raise PackError("a file became longer while it was packed", hint="pack again")
 
 
 def _write_zeroes(count: int, pipe: IO[bytes]) -> None:

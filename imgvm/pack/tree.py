@@ -86,6 +86,18 @@ class Span:
                 start += len(data)
 
 
+def placed(content: Content, pieces: Iterator[bytes], name: str) -> Iterator[tuple[int, memoryview]]:
+    """The pieces of a content with their offsets in it; none reaches over a hole. Messages call it `name`."""
+    for offset, length in content.extents():
+        end = offset + length
+        while offset < end:
+            piece = memoryview(next(pieces))
+            yield offset, piece
+            offset += len(piece)
+    for _ in pieces:
+        raise PackError(f"{name} became longer while it was packed", hint="pack again")
+
+
 @dataclass(slots=True, eq=False)
 class Node:
     """One file of the tree. Hard links are the same node in several places."""

@@ -16,13 +16,13 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from imgvm import binding
 from imgvm.errors import ImageError
+from imgvm.record import Record
 
 __all__ = ["MAX_BLOB_BYTES", "Blob", "Check", "Image", "ImageInfo", "Snapshot"]
 
@@ -31,8 +31,7 @@ MAX_BLOB_BYTES = 4 << 30  # no blob that anybody packs is larger
 Buffer = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True)
-class ImageInfo:
+class ImageInfo(Record):
     """What an image is. Sizes in bytes; `version` is qcow2's (0: a raw file)."""
 
     version: int
@@ -50,8 +49,7 @@ class ImageInfo:
         return "qcow2" if self.version else "raw"
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Record):
     """An internal snapshot. Times: seconds since 1970, nanoseconds of the guest's clock."""
 
     id: str
@@ -62,8 +60,7 @@ class Snapshot:
     vm_clock_ns: int
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Record):
     """Result of a consistency check: leaks only waste space, corruptions are damage."""
 
     leaks: int
@@ -74,8 +71,7 @@ class Check:
         return not self.leaks and not self.corruptions
 
 
-@dataclass(frozen=True)
-class Blob:
+class Blob(Record):
     """One named part of the embedded configuration."""
 
     name: str
@@ -90,6 +86,7 @@ class Image:
         self._handle = handle
         self._disks: list[Image] = []  # open further disks
         self._owner: Image | None = None  # of a further disk: what it lies in, which lives as long
+        self._below: Image | None = None  # what it was laid over, and closes behind itself
         self.path = path
         self.writable = writable
 
@@ -176,6 +173,16 @@ class Image:
         handle = binding.open_handle(ImageError, "imgvm_image_open", binding.path_bytes(name), mode)
         return cls(handle, name, writable=writable)
 
+    def under(self, path: str | os.PathLike[str]) -> Image:
+        """A layer over this image or further disk that takes all writes, in a new file that is of use with it
+        alone. It closes this handle, too."""
+        handle = binding.open_handle(
+            ImageError, "imgvm_image_lay_over", self.handle, binding.path_bytes(os.fspath(path))
+        )
+        layer = Image(handle, os.fspath(path), writable=True)
+        layer._below = self
+        return layer
+
     @property
     def handle(self) -> Any:
         """The core's `imgvm_image *`, for a machine that borrows the image while it lives."""
@@ -190,7 +197,12 @@ class Image:
             for disk in reversed(disks):
                 disk.close()
             handle, self._handle = self._handle, None
-            binding.call(ImageError, "imgvm_image_close", handle)
+            below, self._below = self._below, None
+            try:
+                binding.call(ImageError, "imgvm_image_close", handle)
+            finally:
+                if below is not None:
+                    below.close()
 
     def __enter__(self) -> Self:
         return self
@@ -423,15 +435,18 @@ class Image:
 
     def read_config(self, name: str, limit_bytes: int = MAX_BLOB_BYTES) -> bytes:
         """One blob, its SHA-256 verified. A limit, because a blob can be far larger than its file."""
+        return bytes(self.load_config(name, limit_bytes))
+
+    def load_config(self, name: str, limit_bytes: int = MAX_BLOB_BYTES) -> memoryview:
+        """What read_config returns, where it was read to: a kernel is copied once less."""
         for index, blob in enumerate(self.config_blobs()):
             if blob.name == name:
                 if blob.bytes > limit_bytes:
                     message = f"{self.path}: its blob {name} has {blob.bytes} bytes, more than {limit_bytes}"
                     raise ImageError(message, "do not trust this image", errno=errno.EFBIG)
-                data = bytearray(blob.bytes)
-                view = binding.ffi().from_buffer(data)
-                binding.call(ImageError, "imgvm_image_config_read", self.handle, index, view, blob.bytes)
-                return bytes(data)
+                data = binding.uncleared(blob.bytes)
+                binding.call(ImageError, "imgvm_image_config_read", self.handle, index, data, blob.bytes)
+                return memoryview(binding.ffi().buffer(data, blob.bytes))
         raise ImageError(f"{self.path}: its configuration has no blob {name}", errno=errno.ENOENT)
 
     def set_config(self, blobs: Mapping[str, Buffer], *, date: int) -> None:

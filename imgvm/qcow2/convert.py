@@ -105,20 +105,20 @@ class _Target:
     def add_disk(self, name: str, source: Image) -> None:
         """A further disk, as it is."""
         self.image.add_disk(name, source.info.disk_bytes)
-        disk = self.image.open_disk(name)
-        for offset, data in _disk_parts(source):
-            for start, end in _data_runs(data):
-                disk.write(offset + start, memoryview(data)[start:end])
+        self._fill(self.image.open_disk(name), _disk_parts(source))
 
     def fill(self, parts: Iterator[Part]) -> None:
         """Ascending parts of the disk; the rest is zeros."""
+        self._fill(self.image, parts)
+
+    def _fill(self, disk: Image, parts: Iterator[Part]) -> None:
         if self.compressed:
-            for offset, data in _whole_clusters(parts, self.cluster_bytes, self.image.info.disk_bytes):
-                self.image.write_compressed(offset, data)
+            for offset, data in _whole_clusters(parts, self.cluster_bytes, disk.info.disk_bytes):
+                disk.write_compressed(offset, data)
             return
         for offset, data in parts:
             for start, end in _data_runs(data):
-                self.image.write(offset + start, memoryview(data)[start:end])
+                disk.write(offset + start, memoryview(data)[start:end])
 
 
 def _data_runs(data: bytes) -> Iterator[tuple[int, int]]:

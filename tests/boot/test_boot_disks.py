@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,6 +58,23 @@ def test_four_disks(accel: str, pack_config: Callable[[str], Path], tmp_path: Pa
         assert opened.open_disk("data").read(1536, 7) == b"on vdb\n"
         assert opened.open_disk("cd").read(0, 8192) == (tmp_path / "cd.iso").read_bytes()
     assert (tmp_path / "host.raw").read_bytes()[1536:1543] == b"on vdd\n"
+
+
+def test_what_is_written_is_gone(pack_config: Callable[[str], Path]) -> None:
+    """Each run counts on both disks: on the one that forgets, every run is the first."""
+    count = "for d in vda vdb; do n=$(head -c 1 /dev/$d | tr -d '\\\\0'); n=$((0$n + 1)); echo $d $n; " \
+        "printf $n | dd of=/dev/$d conv=fsync,notrunc 2>/dev/null; done"  # fmt: skip
+    image = pack_config(
+        "version: 1\nname: disks\nboot: {kernel: {distro: 'debian:bookworm'}, cmdline: [console=ttyS0, quiet]}\n"
+        "disks:\n- {name: gone, size: 1MiB, persist: discard}\n- {name: kept, size: 1MiB}\n"
+        f"exec:\n  command:\n  - sh\n  - -ec\n  - {json.dumps(count)}\n"
+    )
+    for number in (1, 2):
+        done = run(image, "--accel", "jit")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.replace("\r", "").splitlines()[-2:] == ["vda 1", f"vdb {number}"]
+    with Image.open(image) as opened:
+        assert opened.check().clean and opened.read(0, 1) == b"\0" and opened.open_disk("kept").read(0, 1) == b"2"
 
 
 def test_a_cloud_init_seed(pack_config: Callable[[str], Path]) -> None:

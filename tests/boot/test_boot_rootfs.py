@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -18,6 +20,7 @@ import pytest
 from boot_images import packed
 
 import imgvm
+from imgvm.cli import main
 from imgvm.config import Config
 from imgvm.pack import initramfs
 from imgvm.pack.deb import DebCache
@@ -59,6 +62,7 @@ def test_the_example(tmp_path: Path, accel: str) -> None:
     assert re.search(r"^/dev/vda / ext4 rw,", output, re.M)
     assert "a root file system of two files" in output
     assert checked(disk_of(image), "/srv/result") == b"the guest was here\n"
+    assert image.stat().st_size % 65536 == 0 and main(["verify", str(image)]) == 0
 
 
 def archive(path: Path, files: dict[str, bytes], links: dict[str, str] | None = None) -> None:
@@ -114,23 +118,26 @@ def test_the_kernel_of_the_root(tmp_path: Path, busybox: str, pack_config: Calla
 LOOK = """
 grep '^/dev/vda / ext4 ' /proc/mounts
 for d in vda vdb vdc; do echo $d $(cat /sys/block/$d/serial) $(cat /sys/block/$d/ro); done
-mount -r /dev/vdc /mnt && cat /mnt/user-data && umount /mnt
+mount -r /dev/vdc /mnt && cat /mnt/user-data && ls -1 /mnt && umount /mnt
+grep -o ds=nocloud /proc/cmdline
 echo on the root > /left && echo on data | dd of=/dev/vdb conv=fsync,notrunc 2>/dev/null
 """
 
 
-def test_a_root_a_disk_and_a_seed(tmp_path: Path, busybox: str, pack_config: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("seed", ["iso", "vfat"])
+def test_a_root_a_disk_and_a_seed(tmp_path: Path, busybox: str, pack_config: Callable[[str], Path], seed: str) -> None:
     image = pack_config(
         "version: 1\nname: three\n"
         f"boot: {{kernel: {{distro: '{DISTRO}'}}, cmdline: [console=ttyS0, quiet]}}\n"
         f"rootfs: {{tar: {busybox}, files: [{{path: /mnt/none, content: ''}}]}}\n"
-        "disks: [{name: data, size: 2MiB}]\ncloud_init: {user_data: \"#cloud-config\\nhostname: three\\n\"}\n"
+        "disks: [{name: data, size: 2MiB}]\ncloud_init: {user_data: \"#cloud-config\\nhostname: three\\n\", "
+        f"vendor_data: {{a: 1}}, attach: {seed}}}\n"
         f"exec: {{command: [sh, -ec, {json.dumps(LOOK)}]}}\n"
     )
     status, output = run(image)
     assert status == 0, output
     assert re.search(r"^/dev/vda / ext4 rw,", output, re.M)
-    for line in ("vda root 0", "vdb data 0", "vdc cidata 1", "hostname: three"):
+    for line in ("vda root 0", "vdb data 0", "vdc cidata 1", "hostname: three", "meta-data", "vendor-data", "ds=nocloud"):
         assert re.search(f"^{line}$", output, re.M), output
     assert checked(disk_of(image), "/left") == b"on the root\n"
     with Image.open(image) as opened:
@@ -182,7 +189,7 @@ def test_a_root_that_cannot_be_mounted(busybox: str, pack_config: Callable[[str]
     assert "imgvm: the root file system /dev/vdz cannot be mounted" in output
 
 
-@pytest.mark.parametrize("root", ["read_only: true", "format: squashfs"])
+@pytest.mark.parametrize("root", ["read_only: true", "format: squashfs", "format: erofs", "format: erofs, compression: lz4"])
 def test_a_root_that_nobody_writes_to(busybox: str, pack_config: Callable[[str], Path], root: str) -> None:
     if "squashfs" in root and not shutil.which("mksquashfs"):
         pytest.skip("squashfs-tools is not installed")
@@ -196,4 +203,66 @@ def test_a_root_that_nobody_writes_to(busybox: str, pack_config: Callable[[str],
     status, output = run(image)
     assert status == 4, output
     assert "Read-only file system" in output
-    assert image.read_bytes() == before
+    many = hashlib.md5(b"line\n" * 3000).hexdigest()
+    assert many in output and image.read_bytes() == before
+
+
+KINDS = """
+cd /kinds
+ls -ln one two null fifo link | sed 's/  */ /g'
+md5sum < holes; find /many -type f | wc -l
+stat -c '%h %i' one two; readlink far | wc -c
+mount -t tmpfs none /tmp && touch /tmp/mine
+for tool in plain capable; do
+start-stop-daemon -S -c 65534:65534 -x /kinds/$tool -a chown -- 7 /tmp/mine && ls -ln /tmp/mine
+done
+"""
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_an_erofs_of_every_kind(tmp_path: Path, busybox: str, pack_config: Callable[[str], Path], compression: str) -> None:
+    """As Debian's kernel reads it: hard links, a device, holes, a capability, many names."""
+    tool, _ = initramfs.find_busybox(DebCache(platformdirs.user_cache_path("imgvm")), DISTRO)
+    capability = struct.pack("<IIIII", 0x02000001, 1 << 0, 0, 0, 0)  # CAP_CHOWN, in effect
+    with tarfile.open(tmp_path / "kinds.tar", "w", format=tarfile.PAX_FORMAT) as out:
+
+        def add(name: str, data: bytes = b"", **fields: object) -> None:
+            member = tarfile.TarInfo(f"kinds/{name}")
+            member.size, member.mtime = len(data), 86400
+            for field, value in fields.items():
+                setattr(member, field, value)
+            out.addfile(member, io.BytesIO(data))
+
+        add("one", b"1", uid=70000, gid=80000, mode=0o4751)
+        add("two", type=tarfile.LNKTYPE, linkname="kinds/one")
+        add("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666)
+        add("fifo", type=tarfile.FIFOTYPE)
+        add("link", type=tarfile.SYMTYPE, linkname="one")
+        add("far", type=tarfile.SYMTYPE, linkname="x/" * 1500)
+        add("plain", tool, mode=0o755)
+        add("capable", tool, mode=0o755, pax_headers={"SCHILY.xattr.security.capability": capability.decode("latin-1")})
+    holes = tmp_path / "root/kinds/holes"
+    holes.parent.mkdir(parents=True)
+    with holes.open("wb") as stream:
+        for offset in (0, 5 << 20, (9 << 20) + 5):
+            stream.seek(offset)
+            stream.write(b"data" * 5000)
+        stream.truncate(12 << 20)
+    subprocess.run(["tar", "-cSf", tmp_path / "holes.tar", "-C", tmp_path / "root", "kinds"], check=True)
+    image = pack_config(
+        "version: 1\nname: kinds\n"
+        f"boot: {{kernel: {{distro: '{DISTRO}'}}, cmdline: [console=ttyS0, quiet]}}\n"
+        f"rootfs:\n  tar: [{busybox}, kinds.tar, holes.tar]\n  format: erofs\n  compression: {compression}\n"
+        "  files: [{path: /etc/passwd, content: 'nobody:x:65534:65534::/:/bin/sh'}]\n"
+        f"exec: {{command: [sh, -c, {json.dumps(KINDS)}]}}\n"
+    )
+    status, output = run(image)
+    assert status == 0, output
+    for line in (
+        r"-rws?r-x--x 2 70000 80000 1 Jan 2 1970 one", r"crw-rw-rw- 1 0 0 1, 3 Jan 2 1970 null", r"prw-r--r-- 1 0 0 0 Jan 2 1970 fifo",
+        r"lrwxrwxrwx 1 0 0 3 Jan 2 1970 link -> one", hashlib.md5(holes.read_bytes()).hexdigest() + "  -", "3000", "3000",
+        "chown: /tmp/mine: Operation not permitted", r"-rw-r--r-- +1 7 +0 +0 .*/tmp/mine", "3001",
+    ):  # fmt: skip
+        assert re.search(f"^{line}$", output, re.M), (line, output)
+    first, second = re.findall(r"^2 (\d+)$", output, re.M)
+    assert first == second

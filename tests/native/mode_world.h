@@ -153,7 +153,8 @@ static inline void world_init_as(struct world *w, enum cpu_vendor vendor)
     static const struct cpu_callbacks callbacks = {
         .port_read = world_port_read, .port_write = world_port_write, .mmio_read = world_mmio_read,
         .mmio_write = world_mmio_write, .interrupt_acknowledge = world_acknowledge, .msr_read = world_msr_read,
-        .msr_write = world_msr_write, .cr8_read = world_cr8_read, .cr8_write = world_cr8_write, .time_ns = world_time_ns, .name_code = WORLD_NAME_CODE};
+        .msr_write = world_msr_write, .cr8_read = world_cr8_read, .cr8_write = world_cr8_write, .time_ns = world_time_ns, .name_code = WORLD_NAME_CODE,
+        .time_piece = WORLD_TIME_PIECE};
     imgvm_error err;
     memset(w, 0, sizeof *w);
     w->vector = -1;
@@ -326,6 +327,13 @@ static inline int world_main_begin(void)
     imgvm_error err;
     CHECK_EQ(cpu_install_trap_handlers(&err), 0);
     return 0;
+}
+
+/* A slot of the stack that an entry has made, from its top. */
+static inline uint64_t frame(struct world *w, const struct x86_state *s, unsigned slot)
+{
+    unsigned size = s->efer & EFER_LMA ? 8 : 4;
+    return get(w, s->gpr[RSP] + slot * size, size);
 }
 
 #endif

@@ -19,6 +19,8 @@ from imgvm.errors import PackError, UsageError
 from imgvm.exchange.export.parts import Parts
 from imgvm.pack.output import host_error
 
+# Those whose disks keep what is written to them in any case.
+_KEEPS_ALL = ("firecracker", "ova", "vagrant")
 # Target -> its module, and what is said of it.
 TARGETS = {
     "qemu": ("qemu", "a script with QEMU's command line"),
@@ -48,6 +50,10 @@ def export(
             inside = Path(temporary) / "export"
             inside.mkdir()
             parts = Parts(opened, inside, output.resolve(), ref or f"{opened.machine.name}:latest")
+            if target in _KEEPS_ALL:
+                for disk in opened.machine.attached:
+                    if not disk.read_only and not disk.is_kept:
+                        parts.note(f"what is written to the disk {disk.name} stays there")
             import_module(f"imgvm.exchange.export.{TARGETS[target][0]}").write(parts, target)
             inside.rename(output)
     except OSError as error:

@@ -80,8 +80,18 @@ class Parts:
             path.chmod(0o755)
         self.files.append(name)
 
-    def program(self, *, multiboot: bool) -> Program:
-        """Writes kernel, initrd and modules as files; refuses what the target cannot load."""
+    def program(self, *, multiboot: bool, bios: bool = False) -> Program:
+        """Writes kernel, initrd and modules as files; refuses what the target cannot load. `bios`: it can do
+        without a kernel, and brings a BIOS of its own."""
+        if self.machine.loaded is None:
+            if not bios:
+                message = f"{self.opened.path}: its machine boots from its disk, which this target cannot"
+                raise PackError(message, "qemu and libvirt can; and ova is such a disk")
+            if self.machine.hardware.firmware.path is not None:
+                self.note("its firmware is not taken along: the target has one of its own")
+            from imgvm.vmm.vm import Program
+
+            return Program()
         program = launch.program(self.opened)
         is_linux = elf.is_x86_64(program.kernel)
         if not is_linux and not multiboot:
@@ -96,7 +106,7 @@ class Parts:
             self.blob(MODULE.format(index), data)
         return program
 
-    def blob(self, name: str, data: bytes) -> None:
+    def blob(self, name: str, data: bytes | memoryview) -> None:
         (self.folder / name).write_bytes(data)
         self.files.append(name)
 
@@ -123,7 +133,7 @@ class Parts:
         size_bytes = source.info.disk_bytes
         with Image.create(self.folder / name, size_bytes) as copy:
             opened = disks.DiskSource(size_bytes, image=source)
-            disks.copy(opened, name, copy, source.info.cluster_bytes, Progress())
+            disks.copy(opened, name, disks.Target(copy, source.info.cluster_bytes), Progress())
         self.files.append(name)
 
     def qcow2_disk(self, name: str) -> None:

@@ -36,18 +36,26 @@ exit $status
 
 
 def write(parts: Parts, _target: str) -> None:
-    program = parts.program(multiboot=True)
+    program = parts.program(multiboot=True, bios=True)
     files = disk_files(parts)
-    lines = [" ".join(words) for words in command(parts, program, files)]
-    if parts.timeout_sec is not None:
-        lines.insert(0, f"timeout --foreground {parts.timeout_sec}")
-    ending = _STATUS if parts.status_port is not None else ""
-    script = _SCRIPT.format(name=parts.machine.name, command=" \\\n    ".join(lines), ending=ending)
-    parts.text("run.sh", script, executable=True)
+    hardware = command(parts, files)
+    parts.text("run.sh", _script(parts, [*hardware, *_program(parts, program)]), executable=True)
+    root = parts.machine.root_on_disk
+    if root is not None and root.bootloader != "none":
+        parts.text("run-bios.sh", _script(parts, hardware), executable=True)
+        parts.note("run-bios.sh starts what lies on the disk, with the command line of its grub.cfg")
     if parts.status_port is not None:
         parts.note("an error of QEMU itself (status 1) cannot be told from a guest's status 0")
     if parts.machine.debug_exit is not None and parts.machine.debug_exit.mapping == "qemu":
         parts.note("run.sh gives what the guest wrote; imgvm gives (value << 1) | 1")
+
+
+def _script(parts: Parts, options: Sequence[Sequence[str]]) -> str:
+    lines = [" ".join(words) for words in options]
+    if parts.timeout_sec is not None:
+        lines.insert(0, f"timeout --foreground {parts.timeout_sec}")
+    ending = _STATUS if parts.status_port is not None else ""
+    return _SCRIPT.format(name=parts.machine.name, command=" \\\n    ".join(lines), ending=ending)
 
 
 def disk_files(parts: Parts) -> list[tuple[Disk, str]]:
@@ -62,8 +70,8 @@ def disk_files(parts: Parts) -> list[tuple[Disk, str]]:
     return files
 
 
-def command(parts: Parts, program: Program, files: Sequence[tuple[Disk, str]]) -> list[list[str]]:
-    """The command line, a list for each option with its value, quoted for a shell."""
+def command(parts: Parts, files: Sequence[tuple[Disk, str]]) -> list[list[str]]:
+    """The command line but for what is loaded, a list for each option with its value, quoted for a shell."""
     machine = parts.machine
     hardware = machine.hardware
     cpu = ",".join([CPU_MODELS[hardware.cpu.model], *hardware.cpu.features])
@@ -71,23 +79,16 @@ def command(parts: Parts, program: Program, files: Sequence[tuple[Disk, str]]) -
         ["qemu-system-x86_64"],
         ["-name", shlex.quote(machine.name)],
         ["-nodefaults", "-no-user-config"],
-        ["-machine", 'pc,accel="${QEMU_ACCEL:-kvm:tcg}"'],
+        # Without graphics, its BIOS speaks on the serial port.
+        ["-machine", f'pc,accel="${{QEMU_ACCEL:-kvm:tcg}}"{"" if machine.loaded else ",graphics=off"}'],
         ["-cpu", cpu],
         ["-m", f"{parts.memory_mib}M"],
         ["-smp", str(hardware.cpus)],
         ["-display", "none"],
         ["-serial", "stdio" if machine.console.device == "serial" else "null"],
-        ["-kernel", KERNEL],
     ]
-    if program.initrd is not None:
-        options.append(["-initrd", INITRD])
-    elif program.modules:
-        modules = (_module(parts, index) for index in range(len(program.modules)))
-        options.append(["-initrd", shlex.quote(",".join(modules))])
-    if parts.cmdline:
-        options.append(["-append", shlex.quote(parts.cmdline)])
     for index, (disk, file) in enumerate(files):
-        settings = f"file={file},format=qcow2,cache={disk.cache}{',read-only=on' if disk.read_only else ''}"
+        settings = f"file={file},format=qcow2,cache={disk.cache}{_access(disk)}"
         device = f"virtio-blk-pci,drive=disk{index},serial={disk.serial.replace(',', ',,')}"
         options += [["-drive", f"if=none,id=disk{index},{settings}"], ["-device", shlex.quote(device)]]
     if hardware.entropy:
@@ -96,6 +97,27 @@ def command(parts: Parts, program: Program, files: Sequence[tuple[Disk, str]]) -
         options.append(["-device", f"isa-debug-exit,iobase={parts.status_port:#x},iosize=4"])
     if machine.exit.on_reboot == "exit":
         options.append(["-no-reboot"])
+    return options
+
+
+def _access(disk: Disk) -> str:
+    if disk.read_only:
+        return ",read-only=on"
+    return "" if disk.is_kept else ",snapshot=on"
+
+
+def _program(parts: Parts, program: Program) -> list[list[str]]:
+    """The options that load kernel and initrd."""
+    if parts.machine.loaded is None:
+        return []
+    options = [["-kernel", KERNEL]]
+    if program.initrd is not None:
+        options.append(["-initrd", INITRD])
+    elif program.modules:
+        modules = (_module(parts, index) for index in range(len(program.modules)))
+        options.append(["-initrd", shlex.quote(",".join(modules))])
+    if parts.cmdline:
+        options.append(["-append", shlex.quote(parts.cmdline)])
     return options
 
 

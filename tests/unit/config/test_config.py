@@ -8,9 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imgvm import units
-from imgvm.config import Config, report
+from imgvm.config import Config, document, overrides, report, resolved_text
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.schema import schema, schema_text
 from imgvm.errors import ConfigError, ImgvmError, UsageError
@@ -122,8 +124,8 @@ def test_examples_are_valid(path: Path) -> None:
         ("networks: none", "f:3:1: networks: unknown key: this version of imgvm does not support it yet"),
         ("netwroks: none",
          "f:3:1: netwroks: unknown key (did you mean networks? This version of imgvm does not support that yet)"),
-        ("image: {compression: zlib}", "f:3:22: image.compression: zlib is not supported by this version of imgvm yet"
-                                       " (supported: none)"),
+        ("cloud_init: {attach: smbios}", "f:3:22: cloud_init.attach: smbios is not supported by this version of imgvm yet"
+                                         " (supported: iso, vfat)"),
         ("machine: {accel: intrep}",
          'f:3:18: machine.accel: must be one of auto, kvm, jit, interp, not "intrep" (did you mean interp?)'),
         ("machine:\n  cpu: {model: x86-64-v4}",
@@ -163,7 +165,11 @@ def test_examples_are_valid(path: Path) -> None:
          "disks[1]: a disk outside the image needs its format (format: raw or format: qcow2)"),
         ("disks:\n- {name: a, size: 1MiB}\n- {name: b, source: x, size: 1MiB, format: raw, embed: false}",
          "f:5:24: disks[1].size: a disk outside the image has the size of its file"),
-        ("disks:\n- {name: a, source: x, format: vmdk}", "vmdk is not supported by this version of imgvm yet"),
+        ("disks:\n- {name: a, source: x, bus: ide}", "disks[0].bus: unknown key: this version of imgvm does not support it yet"),
+        ("disks:\n- {name: a, source: x, filesystem: ext4}", "disks[0].filesystem: is for a disk without a source"),
+        ("disks:\n- {name: a, size: 1MiB, sha256: " + "f" * 64 + "}", "disks[0].sha256: is that of a source which is packed"),
+        ("disks:\n- {name: a, size: 1MiB}\n- {name: b, source: x, format: vdi, embed: false}",
+         "disks[1]: a disk outside the image needs its format (format: raw or format: qcow2)"),
         ("exit: {timeout: 10}", "f:3:17: exit.timeout: must be none or a duration such as 1m30s, not 10"
                                 " (durations carry a unit: 10s?)"),
         ("exit: {timeout: 10x}", 'f:3:17: exit.timeout: must be none or a duration such as 1m30s, not "10x"'),
@@ -179,7 +185,7 @@ def test_examples_are_valid(path: Path) -> None:
         ('exec: {command: "a\\0b"}', "f:3:17: exec.command: the text contains a NUL character"),
         ("image: {cluster_size: 3KiB}", "f:3:23: image.cluster_size: 3KiB is not a power of two"),
         ("image: {cluster_size: 4MiB}", "f:3:23: image.cluster_size: must be at most 2MiB, not 4MiB"),
-        ("image: {compression: zstd}", "zstd is not supported by this version of imgvm yet (supported: none)"),
+        ("image: {compression: lzo}", "image.compression: must be one of none, zlib, zstd"),
     ],
 )  # fmt: skip
 def test_faults(text: str, message: str) -> None:
@@ -199,7 +205,11 @@ def test_faults(text: str, message: str) -> None:
         ("{kernel: ''}", "f:2:16: boot.kernel: must not be empty"),
         ("{kernel: {distro: fedora:40}}", 'boot.kernel.distro: "fedora:40" must be debian:<suite>'),
         ("{kernel: {pakage: abc}}", "boot.kernel.pakage: unknown key (did you mean package?)"),
-        ("{}", "f:2:7: boot: kernel is missing"),
+        ("{}", "f:2:7: boot: nothing to boot: there is neither boot.kernel nor a disk"),
+        ("{order: [disk]}", "f:2:7: boot: nothing to boot: there is neither boot.kernel nor a disk"),
+        ("{kernel: k, order: [disk]}", "boot.order: the kernel is loaded, and nothing else booted"),
+        ("{order: [tape]}", "boot.order[0]: must be one of disk, cdrom"),
+        ("{order: [floppy]}", "floppy is not supported by this version of imgvm yet"),
         ("{kernel: k, initrd: [1]}", "f:2:28: boot.initrd[0]: must be a path, not 1"),
         ("{kernel: k, initrd: {a: b}}", "f:2:27: boot.initrd: must be auto, none, a path or a list of paths, not a map"),
         ("{kernel: k, cmdline: {a: b}}", "f:2:28: boot.cmdline: must be text or a list, not a map"),
@@ -227,6 +237,43 @@ def test_faults_of_boot(boot: str, message: str) -> None:
     assert len(found) == 1
 
 
+DISKS = "disks: [{name: a, size: 1MiB}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DISKS + "boot: {cmdline: quiet}", "f:3:8: boot.cmdline: needs a kernel (boot.kernel names the kernel to boot)"),
+        (DISKS + "exec: {command: a}", "f:3:1: exec: needs a kernel, whose automatic initrd runs it"),
+        (DISKS + "machine: {firmware: none}", "f:3:21: machine.firmware: without a kernel and a firmware nothing is booted"),
+        (DISKS + "machine: {firmware: uefi}", 'must be auto, none, bios or a map with path, not "uefi"'),
+        (DISKS + "machine: {firmware: {path: a, vars: a}}", "machine.firmware.vars: unknown key: this version of imgvm does not support it yet"),
+        ("boot: {kernel: k}\nmachine: {firmware: bios}", "f:3:21: machine.firmware: there is no disk that the firmware could boot from"),
+        (DISKS + "rootfs: {dir: a, partition_table: mbr, bootloader: grub}", "rootfs.bootloader: there is no kernel for it to start"),
+        (DISKS + "rootfs: {dir: a, format: initramfs}", "rootfs.format: an initramfs needs a kernel"),
+    ],
+)
+def test_faults_of_firmware(text: str, message: str) -> None:
+    found = faults(f"version: 1\n{text}\n")
+    assert any(message in fault for fault in found), found
+    assert len(found) == 1
+
+
+def test_a_disk_without_a_kernel_is_booted() -> None:
+    machine = Config.from_text(f"version: 1\n{DISKS}boot: {{order: [cdrom]}}\nmachine: {{firmware: {{path: b.bin}}}}\n").machine
+    assert machine.boot is None
+    assert machine.boot_order == ("cdrom",)
+    assert machine.hardware.firmware.path == "b.bin"
+    assert Config.from_resolved(resolved_text(machine), "f").machine == machine
+
+
+def test_a_firmware_that_is_asked_for_takes_the_place_of_the_kernel() -> None:
+    text = "version: 1\nboot: {kernel: k, order: [disk]}\nrootfs: {dir: a, partition_table: gpt, bootloader: grub}\n"
+    assert Config.from_text(text, overrides=["machine.firmware=bios"]).machine.loaded is None
+    machine = Config.from_text(text.replace(", order: [disk]", "")).machine
+    assert machine.loaded == machine.boot is not None
+
+
 def test_exec_needs_the_automatic_initrd() -> None:
     text = "version: 1\nboot: {kernel: {bundled: true}}\nexec: {command: a}\n"
     assert faults(text) == ["f:3:1: exec: needs the automatic initrd (the bundled guest has none)"]
@@ -239,7 +286,7 @@ def test_exec_needs_the_automatic_initrd() -> None:
         ("[]", "f:1:1: must be a map, not a list"),
         ("boot: {kernel: k}", "f:1:1: version is missing (a config begins with `version: 1`)"),
         ("version: 2\nboot: {kernel: k}", "f:1:10: version: version 2 is not known to this version of imgvm"),
-        ("version: 1", "f:1:1: boot is missing (boot.kernel names the kernel to boot)"),
+        ("version: 1", "f:1:1: nothing to boot: there is neither boot.kernel nor a disk (boot.kernel names the kernel to boot;"),
     ],
 )
 def test_faults_of_the_whole(text: str, message: str) -> None:
@@ -336,3 +383,11 @@ def test_no_key_is_both_supported_and_planned() -> None:
                 walk(child)
 
     walk(schema())
+
+
+@given(st.from_regex(overrides._WORD, fullmatch=True) | st.from_regex(overrides._QUOTED, fullmatch=True))
+@settings(max_examples=300, deadline=None)
+def test_plain_values_of_overrides_are_what_yaml_says(text: str) -> None:
+    read = document.parse(text, "f")
+    found = overrides._value(text, f"a={text}")
+    assert found == read.data and type(found) is type(read.data)

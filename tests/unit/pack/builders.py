@@ -83,6 +83,9 @@ def elf64(
     return out + b"".join(struct.pack("<IIQQQQIIQQ", *row) for row in section_rows)
 
 
+BUSYBOX = elf64([(0x400000, b"busybox", 7)])
+
+
 def vmlinux(size_bytes: int = 300_000) -> bytes:
     """Two segments; the first carries a note, the second ends in zeroes and has memory beyond the file."""
     text = b"\x90" * 64 + BANNER + random.Random(1).randbytes(size_bytes)
@@ -149,6 +152,7 @@ def module_tree(root: Path, version: str = "6.1.0-test") -> Path:
         "drivers/block/virtio_blk.ko.zst": zstandard.ZstdCompressor().compress(module("virtio,virtio_ring")),
         "drivers/char/hw_random/virtio-rng.ko.gz": gzip.compress(module("virtio,virtio_ring")),
         "fs/ext4/ext4.ko": module("crc32"),
+        "fs/erofs/erofs.ko": module("crc32"),
         "fs/squashfs/squashfs.ko": module(),
         "fs/needy/needy.ko": module("helper", softdep="pre: extra absent post: later"),
         "fs/needy/helper.ko": module("crc32"),

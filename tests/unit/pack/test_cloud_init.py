@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from file_trees import has, run
 
 from imgvm.config import Config
 from imgvm.errors import ConfigError, PackError
 from imgvm.machine import CloudInit
-from imgvm.pack import cloud_init, iso9660
+from imgvm.pack import cloud_init, iso9660, vfat
 from imgvm.qcow2 import Image
 
 HEAD = "version: 1\nname: box\nboot: {kernel: {bundled: true}}\n"
@@ -70,6 +71,49 @@ def test_blkid_knows_the_label(tmp_path: Path) -> None:
     assert "LABEL=CIDATA\n" in facts and "TYPE=iso9660\n" in facts
 
 
+@pytest.mark.skipif(not has("fsck.vfat", "mtype", "mdir"), reason="dosfstools and mtools are not installed")
+def test_mtools_read_a_fat_seed(tmp_path: Path) -> None:
+    path = tmp_path / "seed.img"
+    text = SEED + "  vendor_data: {packages: [tree]}\n  attach: vfat\n"
+    path.write_bytes(seed_of(text, tmp_path))
+    run("fsck.vfat", "-n", path)
+    assert "Volume in drive : is CIDATA" in run("mdir", "-i", path, "::")
+    for name, data in cloud_init.files(Config.from_text(HEAD + text).machine.cloud_init or CloudInit(), "box").items():
+        assert run("mtype", "-i", path, f"::{name}") == data.decode(), name
+    assert yaml.safe_load(run("mtype", "-i", path, "::vendor-data")) == {"packages": ["tree"]}
+    facts = run("blkid", "-p", "-o", "export", path)
+    assert "LABEL=CIDATA\n" in facts and "TYPE=vfat\n" in facts
+    assert seed_of(text, tmp_path) == path.read_bytes()
+
+
+@pytest.mark.skipif(not has("fsck.vfat", "mcopy"), reason="dosfstools and mtools are not installed")
+def test_fat_files_of_many_sizes_and_names(tmp_path: Path) -> None:
+    sizes = (0, 1, 2047, 2048, 2049, 100_000, 1_500_000)
+    files = {f"{'n' * (12 + index)}": bytes([index + 65]) * size for index, size in enumerate(sizes)}
+    files |= {"A long name with spaces.and.dots": b"1", "größer": b"2", "x" * 255: b"3"}
+    path = tmp_path / "fat.img"
+    path.write_bytes(vfat.image("TEST", files, 1_700_000_000))
+    run("fsck.vfat", "-n", path)
+    (tmp_path / "out").mkdir()
+    run("mcopy", "-i", path, "-m", "::*", tmp_path / "out")
+    found = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    assert found == files
+    with pytest.raises(PackError, match="less than 8MiB"):
+        vfat.image("X", {"a": bytes(9 << 20)})
+    with pytest.raises(PackError, match="fewer files"):
+        vfat.image("X", {"f" * 200 + str(index): b"" for index in range(40)})
+
+
+def test_cloud_init_is_told_where_its_data_are() -> None:
+    def cmdline(text: str) -> str:
+        return Config.from_text(HEAD.replace("{bundled: true}", "k") + text).machine.kernel_cmdline
+
+    assert cmdline("cloud_init: {}\n") == "ds=nocloud"
+    assert Config.from_text(HEAD + "cloud_init: {}\n").machine.boot is not None
+    given = HEAD.replace("{bundled: true}", "k, cmdline: 'ds=none quiet'") + "cloud_init: {}\n"
+    assert Config.from_text(given).machine.kernel_cmdline == "ds=none quiet"
+
+
 def test_the_same_config_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = seed_of(SEED, tmp_path)
     assert seed_of(SEED, tmp_path) == first
@@ -99,7 +143,8 @@ def test_the_resolved_config_has_the_texts(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("cloud_init: {user_data: 'hostname: box'}", "cloud_init.user_data: is text that cloud-init would pass over (begin it with"),
-        ("cloud_init: {attach: vfat}", "vfat is not supported by this version of imgvm yet"),
+        ("cloud_init: {vendor_data: 'hostname: box'}", "cloud_init.vendor_data: is text that cloud-init would pass over"),
+        ("cloud_init: {attach: smbios}", "smbios is not supported by this version of imgvm yet"),
         ("cloud_init: {vendor: x}", "cloud_init.vendor: unknown key"),
         ("cloud_init: {}\ndisks: [{name: cidata, size: 1MiB}]", "cidata is the name of the disk that cloud_init makes"),
     ],

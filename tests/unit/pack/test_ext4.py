@@ -9,80 +9,43 @@ import shutil
 import stat
 import struct
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from file_trees import (
+    ANY_TREE,
+    GIB,
+    KIB,
+    MIB,
+    Longer,
+    Sparse,
+    contents,
+    file,
+    has,
+    read,
+    run,
+    symlink,
+    tree_of,
+    write_disk,
+)
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from imgvm.errors import PackError
 from imgvm.pack.ext4 import Ext4
 from imgvm.pack.ext4_folder import NameHash
-from imgvm.pack.tree import Content, FileTree, Node, Text, folder
+from imgvm.pack.tree import FileTree, Node, Text, folder
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-TOOLS = ("e2fsck", "debugfs", "dumpe2fs")
-pytestmark = pytest.mark.skipif(
-    not all(shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") for tool in TOOLS),
-    reason="e2fsprogs is not installed",
-)
-
-
-def run(*words: str | Path) -> str:
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    tool = shutil.which(str(words[0]), path=path)
-    assert tool is not None
-    done = subprocess.run([tool, *map(str, words[1:])], capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.decode("utf-8", "replace")
+pytestmark = pytest.mark.skipif(not has("e2fsck", "debugfs", "dumpe2fs"), reason="e2fsprogs is not installed")
 
 
 def debugfs(image: Path, command: str) -> str:
     return run("debugfs", "-R", command, image)
 
 
-class Sparse:
-    """Content of a few pieces, far apart."""
-
-    def __init__(self, size_bytes: int, pieces: dict[int, bytes]) -> None:
-        self.size_bytes = size_bytes
-        self._pieces = pieces
-
-    def extents(self) -> list[tuple[int, int]]:
-        return [(offset, len(data)) for offset, data in self._pieces.items()]
-
-    def pieces(self) -> Iterator[bytes]:
-        yield from self._pieces.values()
-
-
-def read(content: Content) -> Iterator[bytes]:
-    return content.pieces()
-
-
-def file(data: bytes, mode: int = 0o644) -> Node:
-    return Node(stat.S_IFREG | mode, content=Text(data))
-
-
-def symlink(target: bytes) -> Node:
-    return Node(stat.S_IFLNK | 0o777, target=target)
-
-
 def write(path: Path, tree: FileTree, **options: int) -> Ext4:
     """Writes a tree as a raw disk, and has e2fsck look at it."""
     fs = Ext4(tree, label="root", seed="test", **options)
-    end = 0
-    with path.open("wb") as stream:
-
-        def put(offset: int, data: bytes | memoryview) -> None:
-            nonlocal end
-            assert offset >= end, "the disk is written from its start to its end"
-            end = offset + len(data)
-            stream.seek(offset)
-            stream.write(data)
-
-        fs.write(put, read)
-        stream.truncate(fs.size_bytes)
+    write_disk(path, fs)
     said = run("e2fsck", "-fn", path)
     assert "Pass 5" in said and "Fix" not in said, said
     return fs
@@ -92,14 +55,7 @@ def unpacked(image: Path, folder: Path) -> dict[str, bytes]:
     """All files and links of an image, read by debugfs."""
     folder.mkdir()
     subprocess.run([shutil.which("debugfs") or "/usr/sbin/debugfs", "-R", f"rdump / {folder}", image], capture_output=True, check=True)
-    found: dict[str, bytes] = {}
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            found[name] = os.fsencode(path.readlink())
-        elif path.is_file():
-            found[name] = path.read_bytes()
-    return found
+    return contents(folder)
 
 
 def test_files_of_every_kind(tmp_path: Path) -> None:
@@ -267,19 +223,11 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         Ext4(wrong, label="", seed="")
 
 
-NAMES = st.text(st.characters(exclude_characters="/\0\n\r\t\v\f\x1c\x1d\x1e\x85\u2028\u2029 \"", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60).filter(lambda n: n not in (".", "..", "lost+found"))
-
-
 @settings(max_examples=25, deadline=None)
-@given(rows=st.dictionaries(st.lists(NAMES, min_size=1, max_size=4).map("/".join), st.binary(max_size=9000), max_size=40))
+@given(rows=ANY_TREE)
 def test_any_tree_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: dict[str, bytes]) -> None:
     place = tmp_path_factory.mktemp("any")
-    tree, wanted = FileTree(), {}
-    for name, data in rows.items():
-        if any(f"{other}/".startswith(f"{name}/") or f"{name}/".startswith(f"{other}/") for other in wanted):
-            continue
-        tree.put(name.encode(), file(data))
-        wanted[name] = data
+    tree, wanted = tree_of(rows)
     write(place / "fs", tree)
     assert unpacked(place / "fs", place / "out") == wanted
     again = FileTree()
@@ -291,10 +239,6 @@ def test_any_tree_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: dic
 
 
 def test_a_file_that_grows_or_shrinks_meanwhile_is_seen(tmp_path: Path) -> None:
-    class Longer(Sparse):
-        def pieces(self) -> Iterator[bytes]:
-            yield from (b"x" * 10, b"more")
-
     tree = FileTree()
     tree.put(b"f", Node(stat.S_IFREG | 0o644, content=Longer(10, {0: b"x" * 10})))
     fs = Ext4(tree, label="", seed="")

@@ -13,7 +13,7 @@ import pytest
 
 from imgvm.errors import ImageError, PackError
 from imgvm.pack.digest import Digest
-from imgvm.pack.disk import ascending
+from imgvm.pack.disk import Target, ascending
 from imgvm.pack.from_dir import HostFile
 from imgvm.pack.read_ahead import ReadAhead
 from imgvm.pack.tree import Content, Span, Text
@@ -128,7 +128,7 @@ def test_a_disk_from_its_start_to_its_end(tmp_path: Path, seed: int) -> None:
     size, cluster = 9 * MIB + 512 * rng.randrange(100), rng.choice([4096, 65536, 2 * MIB])
     model = bytearray(size)
     with Image.create(tmp_path / "img", size, cluster_bytes=cluster) as image:
-        with ascending(image, cluster) as out:
+        with ascending(Target(image, cluster)) as out:
             at = 0
             while at < size:
                 data = rng.choice([rng.randbytes, bytes])(min(rng.choice([1, 700, 5000, 80_000, 3 * MIB]), size - at))
@@ -147,13 +147,13 @@ def test_errors_of_the_image_come_through(tmp_path: Path) -> None:
     with Image.create(tmp_path / "img", 64 * MIB):
         pass
     with Image.open(tmp_path / "img") as image:
-        with pytest.raises(ImageError, match="reading only"), ascending(image, 65536) as out:
+        with pytest.raises(ImageError, match="reading only"), ascending(Target(image, 65536)) as out:
             out.write(0, b"x")
-        with pytest.raises(ImageError, match="reading only"), ascending(image, 65536) as out:
+        with pytest.raises(ImageError, match="reading only"), ascending(Target(image, 65536)) as out:
             for at in range(0, 32 * MIB, MIB):
                 out.write(at, b"y" * MIB)
     with Image.open(tmp_path / "img", writable=True) as image:
-        with pytest.raises(ZeroDivisionError), ascending(image, 65536) as out:
+        with pytest.raises(ZeroDivisionError), ascending(Target(image, 65536)) as out:
             out.write(0, b"x" * 20 * MIB)
             raise ZeroDivisionError
         assert image.check() == Check(0, 0)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builders import elf64, kernel, module, module_tree, read_cpio
+from builders import BUSYBOX, kernel, module, module_tree, read_cpio
 
 from imgvm.config import Config
 from imgvm.errors import ConfigError, PackError
@@ -26,7 +26,6 @@ from imgvm.pack.deb import DebCache
 from imgvm.qcow2 import Image
 
 MIB = 1 << 20
-BUSYBOX = elf64([(0x400000, b"busybox", 7)])
 HEAD = "version: 1\nname: box\nmachine: {memory: 64MiB}\n"
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
@@ -39,15 +38,9 @@ def tool(name: str) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kernel with its modules, a busybox that is the same everywhere, and a small root."""
-    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-    source = initramfs.Source.of("boot.initrd", "busybox of the test", BUSYBOX)
-    monkeypatch.setattr(initramfs, "find_busybox", lambda cache, distro, pin: (BUSYBOX, source))
-    (tmp_path / "boot").mkdir()
-    (tmp_path / "boot/vmlinuz").write_bytes(kernel())
-    module_tree(tmp_path)
-    root = tmp_path / "root"
+def place(folder: Path) -> Path:
+    """And a small root."""
+    root = folder / "root"
     (root / "etc").mkdir(parents=True)
     (root / "etc/issue").write_text("a small system\n")
     (root / "usr/bin").mkdir(parents=True)
@@ -56,7 +49,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "usr/bin/tool").chmod(0o755)
     (root / "usr/bin/other").hardlink_to(root / "usr/bin/tool")
     (root / "zeroes").write_bytes(bytes(3 * MIB))
-    return tmp_path
+    return folder
 
 
 def pack(
@@ -215,8 +208,8 @@ def test_what_the_command_line_says_counts(cmdline: str, whole: str) -> None:
         ("rootfs: {}", "rootfs: give one of dir, tar and oci"),
         ("rootfs: {dir: a, tar: b}", "rootfs: give one of dir, tar and oci"),
         ("rootfs: {dir: a, size: 10}", "rootfs.size: must be auto or a size"),
+        ("rootfs: {dir: a, compression: lz4}", "rootfs.compression: only an erofs is compressed so"),
         ("rootfs: {dir: a, format: zfs}", "rootfs.format: must be one of ext4"),
-        ("rootfs: {dir: a, bootloader: grub}", "this version of imgvm does not support it yet"),
         ("rootfs: {dir: a}\ndisks: [{name: root, size: 1MiB}]", "disks[0].name: root is the name of the disk that rootfs makes"),
         ("rootfs: {dir: a, format: initramfs}\ndisks: [{name: d, source: d, format: raw, embed: false}]", "the first disk is the image's own"),
         ("rootfs: {dir: a, files: [{path: /a/../b, content: c}]}", "rootfs.files[0].path: /a/../b must not contain"),
@@ -392,6 +385,29 @@ class TestSquashfs:
         monkeypatch.setattr(squashfs, "TOOL", str(place / "failing"))
         with pytest.raises(PackError, match="ended with 3: no luck"):
             pack(place, "rootfs: {dir: root, format: squashfs}\n")
+
+
+@pytest.mark.parametrize(("size", "table", "kind"), [("auto", "none", "lz4"), ("20MiB", "gpt", "none")])
+def test_erofs(place: Path, size: str, table: str, kind: str) -> None:
+    text = f"rootfs: {{dir: root, format: erofs, compression: {kind}, size: {size}, partition_table: {table}, label: sealed}}\nexec: {{command: [tool]}}\n"
+    result = pack(place, text)
+    found = blobs(result.path)
+    machine = Config.from_resolved(found["machine.json"], "m").machine
+    assert [disk.read_only for disk in machine.attached] == [True] and machine.kernel_cmdline.endswith(" ro")
+    rows = {row.name: row.data for row in read_cpio(found["initrd"])}
+    assert rows["etc/imgvm/root"] == b"erofs\n" and b"erofs" in rows["etc/imgvm/modules"].split()
+    disk = raw(result.path)
+    inside = place / "inside"
+    inside.write_bytes(disk.read_bytes()[MIB:-MIB] if table == "gpt" else disk.read_bytes())
+    subprocess.run([tool("fsck.erofs"), f"--extract={place / 'out'}", inside], check=True, capture_output=True)
+    for name in ("etc/issue", "usr/bin/tool", "usr/bin/other", "zeroes"):
+        assert (place / "out" / name).read_bytes() == (place / "root" / name).read_bytes(), name
+    assert (place / "out/tmp").is_dir() and (place / "out/bin").readlink() == Path("usr/bin")
+    assert pack(place, text, "again.img").path.read_bytes() == result.path.read_bytes()
+    (place / "root/noise").write_bytes(os.urandom(2 * MIB))
+    with pytest.raises(PackError, match=r"rootfs\.size: 1MiB is too small") as caught:
+        pack(place, "rootfs: {dir: root, format: erofs, size: 1MiB}\n")
+    assert "it needs 6MiB" in (caught.value.hint or "")
 
 
 class TestKernelOfTheRoot:

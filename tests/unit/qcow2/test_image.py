@@ -160,6 +160,29 @@ def test_independent_reader_sees_the_same_disk(tmp_path: Path) -> None:
             assert reader.read(0, 9 * MIB) == disk
 
 
+@pytest.mark.parametrize("cluster", [512, 4096, 65536, 2 * MIB])
+def test_a_file_ends_with_a_whole_cluster(tmp_path: Path, cluster: int) -> None:
+    """A guest's write may end anywhere in a new cluster; every reader is to find all of that."""
+    path = tmp_path / "a.img"
+    with Image.create(path, 8 * MIB, cluster_bytes=cluster) as image:
+        image.write(0, pattern(700))
+    for offset in (5 * MIB, 6 * MIB + 3):
+        with Image.open(path, writable=True) as image:
+            image.write(offset, b"end")
+        assert path.stat().st_size % cluster == 0
+    with Image.open(path) as image, IndependentReader(path) as reader:
+        assert reader.read(0, 8 * MIB) == image.read(0, 8 * MIB)
+    whole = path.read_bytes()
+    with path.open("r+b") as stream:  # as a writer leaves it that is killed
+        stream.truncate(path.stat().st_size - cluster + 10)
+    with Image.open(path) as image, IndependentReader(path) as reader:
+        assert image.check().clean and image.read(6 * MIB, 6) == b"\0\0\0end"
+        assert reader.read(0, 8 * MIB) == image.read(0, 8 * MIB)
+    with Image.open(path) as image:
+        assert image.read(0, 700) == pattern(700)
+    assert path.stat().st_size % cluster == (10 if cluster > 10 else 0) and len(whole) % cluster == 0
+
+
 def test_independent_reader_refuses(tmp_path: Path) -> None:
     path = tmp_path / "junk.img"
     path.write_bytes(b"QFI\xfb" + b"\xff" * 1000)

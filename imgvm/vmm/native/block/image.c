@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "qcow2.h"
 
@@ -55,7 +56,7 @@ int image_close_chain(imgvm_image *image, imgvm_error *err)
 {
     int result = 0;
     while (image) {
-        imgvm_image *backing = image->backing;
+        imgvm_image *backing = image->backing_is_lent ? NULL : image->backing;
         if (image->ops) {
             int closed = image->ops->close(image, result ? NULL : err);
             result = result ? result : closed;
@@ -210,6 +211,20 @@ int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error 
     for (imgvm_image *image = result ? NULL : *out; image; image = image->backing)
         image->overlay = NULL;
     return result;
+}
+
+int imgvm_image_lay_over(imgvm_image *below, const char *path, imgvm_image **out, imgvm_error *err)
+{
+    const imgvm_image_options options = {.disk_bytes = below->disk_bytes};
+    *out = NULL;
+    int result = imgvm_image_create_with(path, &options, err);
+    if (!result && (result = imgvm_image_open(path, IMGVM_IMAGE_READ_WRITE, out, err)))
+        unlink(path);
+    if (result)
+        return result;
+    (*out)->backing = below;
+    (*out)->backing_is_lent = true;
+    return 0;
 }
 
 int imgvm_image_close(imgvm_image *image, imgvm_error *err)

@@ -61,6 +61,7 @@ struct imgvm_image {
     uint64_t disk_bytes;
     imgvm_image *overlay; /* who has us as backing file; only while opening */
     imgvm_image *backing;
+    bool backing_is_lent; /* and closed by somebody else */
     unsigned depth;
     struct qcow2 *qcow2; /* NULL: raw */
     struct disk_map *map; /* a further disk of that qcow2's file (qcow2_disk.c); else NULL */

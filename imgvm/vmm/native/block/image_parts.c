@@ -44,7 +44,7 @@ static int check_snapshot(const imgvm_image *image, uint32_t index, bool change,
     return 0;
 }
 
-/* A further disk's map must be in its place while its snapshots are made and applied. */
+/* A further disk's map must be in its place while its snapshots are made and applied, or it is compressed. */
 static void take_turn(imgvm_image *image)
 {
     image_exclude(image);
@@ -112,13 +112,13 @@ int imgvm_image_write_compressed(imgvm_image *image, uint64_t offset, const void
                                  uint32_t threads, imgvm_error *err)
 {
     int result = image_check_change(image, offset, bytes, err);
-    if (!result)
+    if (!result && !image->map)
         result = refuse_raw(image, "be compressed", err);
     if (result)
         return result;
-    image_exclude(image);
+    take_turn(image);
     result = qcow2_write_compressed(image, offset, data, bytes, threads, err);
-    image_leave(image);
+    end_turn(image);
     return result;
 }
 

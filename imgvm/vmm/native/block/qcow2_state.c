@@ -125,6 +125,15 @@ static int qcow2_flush(imgvm_image *image, imgvm_error *err)
     return result ? result : qcow2_write_back(q, err);
 }
 
+/* A file may end inside the last cluster that a guest wrote to: what is missing reads as zeros. Not every other
+ * reader knows that (libqcow does not). Where this fails, the image is as good as before. */
+static void complete_last_cluster(struct qcow2 *q)
+{
+    uint64_t bytes = file_bytes(q->file);
+    if (!q->file->is_device && bytes & (q->cluster_bytes - 1))
+        file_set_size(q->file, clusters_of(q, bytes) << q->cluster_bits, NULL);
+}
+
 static int qcow2_close(imgvm_image *image, imgvm_error *err)
 {
     struct qcow2 *q = image->qcow2;
@@ -132,6 +141,8 @@ static int qcow2_close(imgvm_image *image, imgvm_error *err)
     /* The first write-back dropped references; the second records that. */
     if (!result && q->block_cache.dirty_count)
         result = qcow2_flush(image, err);
+    if (!result && image->writable && q->modified)
+        complete_last_cluster(q);
     qcow2_free(q);
     image->qcow2 = NULL;
     return result;

@@ -11,6 +11,7 @@
 
 #include "../arch/cpu_feature.h"
 #include "../arch/state.h"
+#include "../base/clock_piece.h"
 #include "../base/count.h"
 #include "../mem/guest_mem.h"
 
@@ -29,9 +30,10 @@ struct cpu_callbacks {
     uint64_t (*cr8_read)(void *opaque);
     void (*cr8_write)(void *opaque, uint64_t value);
     uint64_t (*time_ns)(void *opaque); /* the machine's clock; must not touch vector registers */
-    /* A page became code: before this returns, every other processor must have dropped its cached write translations
-     * (CPU_REQUEST_FLUSH, cpu_flush_pending). May be NULL when there is one processor. */
-    void (*code_page_added)(void *opaque);
+    /* The page at gpa became code, or (`more`) more of it did: before this returns, every other processor must have dropped
+     * its cached write translations, or if `more`, those that cpu_may_store_to names (CPU_REQUEST_FLUSH,
+     * cpu_flush_pending). May be NULL when there is one processor. */
+    void (*code_added)(void *opaque, uint64_t gpa, bool more);
     /* A locked access needs two host accesses. begin: returns once no other processor executes anything, and none does
      * until end: each is asked (CPU_REQUEST_PARK) and calls `park`, which returns then. cpu_executes tells of each
      * whether it has to be waited for. May be NULL, both, when there is one processor. */
@@ -50,6 +52,9 @@ struct cpu_callbacks {
     void (*trace)(void *opaque, const char *text);
     /* Code was made here, for Linux perf; NULL: nobody wants to know. */
     void (*name_code)(void *opaque, const void *start, size_t bytes, const char *name);
+    /* As clock_now_in_piece, for translated code to read the TSC by; must not touch vector registers. A piece is used until
+     * it ends or cpu_run does. */
+    uint64_t (*time_piece)(void *opaque, struct clock_piece *out);
     /* The guest moved its TSC: guest TSC = time_ns + offset from now on. */
     void (*tsc_offset_changed)(void *opaque, uint64_t offset);
 };
@@ -118,7 +123,9 @@ bool cpu_has_work(struct cpu *cpu); /* a halted processor would leave its halt *
 
 /* For `exclusive`: is it inside cpu_run? If not, it sees CPU_REQUEST_PARK before it executes anything. */
 bool cpu_executes(struct cpu *cpu);
-/* For code_page_added: does `cpu` still have to see CPU_REQUEST_FLUSH? Not while it is outside cpu_run: it flushes first
+/* For code_added: may it be in the midst of a store to that page, which holds code, having seen that it hits none? */
+bool cpu_may_store_to(struct cpu *cpu, uint64_t gpa);
+/* For code_added: does `cpu` still have to see CPU_REQUEST_FLUSH? Not while it is outside cpu_run: it flushes first
  * thing when it comes back. */
 bool cpu_flush_pending(struct cpu *cpu);
 /* On the processor's own thread: honour a flush request now (while waiting for others to honour ours). */

@@ -56,13 +56,15 @@ struct uop {
     uint16_t next;     /* offset of the following instruction */
     uint16_t index;    /* position in the block */
     bool ea_slow;      /* address size is not 64, or not 64-bit mode, or moffs */
-    uint8_t unit;      /* OPK_NATIVE: of OPA_X87, OPA_MMX, OPA_SSE, OPA_AVX, what it needs of cpu->fpu_ready */
+    uint8_t unit;      /* OPK_NATIVE: of OPA_X87, OPA_MMX, OPA_SSE, OPA_AVX, what must not be in cpu->fpu_unready */
     uint16_t mem_size; /* OPK_NATIVE: bytes of the memory operand */
+    uint8_t pages;     /* the translator's: what it has learnt of the memory operand (jit/learn.h) */
 };
 
-#define UNIT_VEX 0x80 /* of uop.unit and cpu.fpu_ready: VEX prefixes are #UD in real and virtual-8086 mode */
+#define UNIT_VEX 0x80 /* of uop.unit and cpu.fpu_unready: VEX prefixes are #UD in real and virtual-8086 mode */
 
 #define BLOCK_MAX_INSNS 64
+#define LEADS 4 /* groups of operands at a time in translated code */
 #define MODE_SINGLE 0x80 /* a block of one instruction, never cached */
 
 /* A block found before by its linear address, good while `key` is the processor's (block_key). */
@@ -140,8 +142,8 @@ struct cpu {
     uint8_t mode;     /* enum insn_mode of CS */
     bool stack32;     /* SS.B outside 64-bit mode */
     uint8_t boundary;  /* instruction boundaries need a look: see cpu_update_boundary */
-    uint8_t fpu_ready; /* OPA_X87|MMX|SSE|AVX preconditions met, see fpu_checks in run.c */
-    bool fpu_live;    /* the guest's vector state is in the host's registers */
+    _Alignas(4) uint8_t fpu_unready; /* OPA_X87|MMX|SSE|AVX: preconditions not met, see fpu_ready in state.c */
+    bool fpu_away; /* the guest's vector state is in s.xsave, not in the host's registers; translated code tests both at once */
     uint64_t seg_base[8]; /* by enum x86_sreg; [INSN_SEG_FLAT] = 0 */
     struct tlb_entry *tlb; /* bank of the current privilege */
     struct wide_entry *wide; /* the same; for translated code */
@@ -152,6 +154,9 @@ struct cpu {
     _Atomic uint32_t requests;
     _Atomic bool running; /* inside cpu_run */
     _Atomic uint32_t pending; /* something may want a look between instructions: what translated code polls */
+    /* Pages with code that its last two slow stores went to; NO_PAGE: none. Since its last flush: then they are made. */
+    _Atomic uint64_t store_pages[2];
+    unsigned store_page; /* the later of them */
     uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
     int32_t budget;        /* blocks until the clock is looked at */
     uint32_t blocks_evicted; /* times that some went (block.c) */
@@ -166,12 +171,17 @@ struct cpu {
     unsigned translate_after; /* of struct cpu_options */
     void *translated_jumps;
     uint64_t call_target, refilled; /* its temporaries that do not fit a register */
+    /* of operands that go to several pages by turns (jit/check.c, jit/learn.h) */
+    uint64_t lead[LEADS];
+    uint32_t next_of_few, trial_left;
+    uint16_t slot_refills[TLB_BANKS * ACCESS_SLOTS]; /* each slot's, counted down */
     /* Outside 64-bit mode, for reading and for writing, by segment: the last byte of an operand may have this offset at
      * most; -1: whether it may be accessed takes a closer look. */
     int64_t seg_last[2][8];
     uint32_t segment_key; /* the segments' part of mmu.mode_key */
     uint64_t host_stack, host_stack_limit; /* of translated code: its bottom, and how deep calls may nest on it */
     uint32_t link_from; /* the exit that translated code left by and that could be linked; 0: none */
+    bool copies_by_vectors;  /* the host: see host_movs in exec_string.c */
     bool executor_continued; /* the executor called from translated code went on to what follows */
     bool leave_translated;   /* ... and yet translated code must not: it may be stale */
     bool uncounted;          /* translated code runs that does not count its instructions */
@@ -213,6 +223,7 @@ struct cpu {
     uint32_t native_generation;
     struct cpuid_config cpuid;
     struct cpuid_memo cpuid_memo[CPUID_MEMOS];
+    struct clock_piece tsc_piece; /* of the guest's TSC; no ticks: ask the executor */
 
     _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
     uint64_t bounce_linear;
@@ -235,6 +246,7 @@ struct cpu {
 };
 
 #define NO_VECTOR 0xff
+#define NO_PAGE UINT64_MAX
 _Static_assert(offsetof(struct cpu, gpr) == 0 && offsetof(struct cpu, cc) == CPU_CC_OFFSET, "struct native_head");
 
 #define NEXT return u[1].fn(cpu, u + 1)
@@ -322,9 +334,9 @@ void cpu_update_pending(struct cpu *cpu);
 /* The guest's vector state into s.xsave, so that ordinary C code may run. */
 static inline void cpu_fpu_leave(struct cpu *cpu)
 {
-    if (cpu->fpu_live) {
+    if (!cpu->fpu_away) {
         fpu_leave(cpu->s.xsave);
-        cpu->fpu_live = false;
+        cpu->fpu_away = true;
     }
 }
 
@@ -583,6 +595,8 @@ void cpu_select_tlb(struct cpu *cpu);
 void cpu_set_pkru(struct cpu *cpu, uint32_t value);
 /* Guest TSC: nanoseconds of the machine's clock, plus the offset the guest set. */
 uint64_t cpu_tsc(struct cpu *cpu);
+/* The same, and translated code may go on by itself (cpu->tsc_piece) if every privilege may read it. */
+uint64_t cpu_tsc_in_piece(struct cpu *cpu);
 
 /* ---- block.c ---- */
 
@@ -595,10 +609,17 @@ struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
 
 /* What a linear address means: the epoch (struct mmu), mode and privilege (6 bits), and the number of writes to code and of
  * evictions of blocks so far, which only grow, cut to 26 bits. */
+static inline uint32_t code_written(const struct cpu *cpu)
+{
+    return atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire);
+}
+static inline uint64_t block_key_at(const struct cpu *cpu, uint32_t written)
+{
+    return mmu_code_key(&cpu->mmu) | (uint64_t)(written + cpu->blocks_evicted) << 38;
+}
 static inline uint64_t block_key(const struct cpu *cpu)
 {
-    uint32_t written = atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire);
-    return mmu_code_key(&cpu->mmu) | (uint64_t)(written + cpu->blocks_evicted) << 38;
+    return block_key_at(cpu, code_written(cpu));
 }
 static inline struct block *block_find(struct cpu *cpu)
 {
