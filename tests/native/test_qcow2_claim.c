@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: block/[a-z]*.c base/error.c base/sha256.c */
+/* needs: block/[a-z]*.c base/error.c base/sha256*.c */
 /* libs: z zstd */
 /* New clusters while others read and write: what takes no exclusive turn and what does, clusters that somebody is busy
  * with, and the space taken ahead in the host's file. */
