@@ -55,6 +55,10 @@ def _matches(key: str, pattern: str) -> bool:
     return compiled(pattern).search(key) is not None
 
 
+def _differ(items: list[Any]) -> bool:
+    return not any(item in items[:index] for index, item in enumerate(items))
+
+
 def _properties(data: dict[str, Any], rules: Rule, _rule: Rule) -> bool:
     return all(_fits(data[key], rule) for key, rule in rules.items() if key in data)
 
@@ -91,6 +95,7 @@ _KEYWORDS: dict[str, tuple[str, Callable[[Any, Any, Rule], bool]]] = {
     "minItems": ("array", lambda data, limit, _: len(data) >= limit),
     "uniqueItems": ("array", _unique),
     "maxItems": ("array", lambda data, limit, _: len(data) <= limit),
+    "uniqueItems": ("array", lambda data, wanted, _: not wanted or _differ(data)),
     "pattern": ("string", lambda data, pattern, _: _matches(data, pattern)),
     "minLength": ("string", lambda data, limit, _: len(data) >= limit),
     "minimum": ("number", lambda data, limit, _: data >= limit),
