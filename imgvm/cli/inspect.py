@@ -56,6 +56,8 @@ def command(
         print(f"disk      {bytes_}{disk.name}, {where}")
     if facts["backing_file"] is not None:
         print(f"backing   {printable(facts['backing_file'])}")
-    for blob in facts["blobs"]:
-        print(f"blob      {printable(blob['name']):12} {blob['bytes']:>10} bytes  sha256 {blob['sha256']}")
+    names = [printable(blob["name"]) for blob in facts["blobs"]]
+    width = max([12, *map(len, names)])
+    for name, blob in zip(names, facts["blobs"], strict=True):
+        print(f"blob      {name:{width}} {blob['bytes']:>10} bytes  sha256 {blob['sha256']}")
     return 0

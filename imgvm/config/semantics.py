@@ -106,6 +106,11 @@ def _disks(tree: Tree) -> Iterator[Problem]:
         first = seen.setdefault(disk["name"], index)
         if first != index:
             yield tree.problem((*at, "name"), f"{disk['name']} is given twice", f"first as disks[{first}]")
+        if disk.get("filesystem", "none") != "none" and "source" in disk:
+            message = "is for a disk without a source"
+            yield tree.problem((*at, "filesystem"), message, "take it or the source out", key=True)
+        if "sha256" in disk and ("source" not in disk or not disk.get("embed", True)):
+            yield tree.problem((*at, "sha256"), "is that of a source which is packed", key=True)
         if disk.get("embed", True):
             continue
         if index == 0 and not _root_is_disk(tree):
@@ -113,7 +118,7 @@ def _disks(tree: Tree) -> Iterator[Problem]:
         if "source" not in disk:
             yield tree.problem(at, "a disk outside the image needs a source", "name the file of the host")
             continue
-        if disk.get("format", "auto") == "auto":
+        if disk.get("format", "auto") not in ("raw", "qcow2"):
             # A guest could write a header into a raw disk that makes it another's disk.
             hint = "format: raw or format: qcow2"
             yield tree.problem(at, "a disk outside the image needs its format", hint)
@@ -222,6 +227,9 @@ def _rootfs(tree: Tree) -> Iterator[Problem]:
         return
     yield from _files(tree, "rootfs")
     yield from _bootloader(tree, rootfs)
+    if rootfs.get("compression", "none") != "none" and rootfs.get("format", "ext4") != "erofs":
+        hint = "format: erofs; or compress the image: image.compression"
+        yield tree.problem(("rootfs", "compression"), "only an erofs is compressed so", hint, key=True)
     if _root_is_disk(tree):
         return
     for name in ("size", "free", "partition_table", "label", "bootloader"):

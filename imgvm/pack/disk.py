@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The disks in the image: empty, or copied from a raw or qcow2 file without its holes and zeroes."""
+"""The disks in the image: empty, or copied from raw, qcow2 or other programs' files, but for zeroes."""
 
 from __future__ import annotations
 
@@ -8,29 +8,24 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from imgvm import units
-from imgvm.errors import PackError
+from imgvm.errors import ImageError, PackError
 from imgvm.machine import Disk, ImageOptions
 from imgvm.pack import sources
 from imgvm.pack.progress import Progress
 from imgvm.pack.sources import Source
 from imgvm.qcow2 import Image
+from imgvm.qcow2.foreign import ForeignDisk, open_foreign
 
 SECTOR_BYTES = 512
 NO_DISK_BYTES = units.MIB  # a qcow2 has a disk even if the machine has none
 _CHUNK_BYTES = units.MIB
 _QCOW2_MAGIC = b"QFI\xfb"
-_FOREIGN = (
-    (b"KDMV", "VMDK"),
-    (b"# Disk D", "VMDK"),
-    (b"conectix", "VHD"),
-    (b"vhdxfile", "VHDX"),
-    (b"<<< ", "VDI"),
-)
+_FOREIGN = ("vmdk", "vdi", "vhdx")
 
 
 @dataclass
@@ -40,10 +35,14 @@ class DiskSource:
     size_bytes: int
     raw: BinaryIO | None = None
     image: Image | None = None
+    foreign: ForeignDisk | None = None
     stack: ExitStack = field(default_factory=ExitStack)
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """(offset, bytes) of up to 1 MiB, in order; holes of a sparse file are skipped unread."""
+        """(offset, bytes) in order; holes of a sparse file are skipped unread."""
+        if self.foreign is not None:
+            yield from self.foreign.parts()
+            return
         offset = 0
         while offset < self.size_bytes:
             if self.raw is not None:
@@ -89,19 +88,44 @@ def open_source(disk: Disk, folder: Path, part: str = "disks[0]") -> DiskSource:
     except OSError as error:
         stack.close()
         raise sources.failed(f"{part}.source", disk.source, folder, error) from error
-    foreign = next((name for magic, name in _FOREIGN if head.startswith(magic)), None)
-    if disk.format == "auto" and foreign:
-        stack.close()
-        raise PackError(
-            f"{part}.source: {disk.source} is a {foreign} image, which imgvm does not read yet",
-            hint="convert it first: qemu-img convert -O qcow2; or say `format: raw` to copy it as it is",
-        )
+    if disk.format in ("auto", *_FOREIGN):
+        foreign = _foreign(disk, path, raw, part, stack)
+        if foreign is not None:
+            return DiskSource(foreign.disk_bytes, foreign=foreign, stack=stack)
     if disk.format == "qcow2" or (disk.format == "auto" and head.startswith(_QCOW2_MAGIC)):
         stack.close()
         stack = ExitStack()
         image = stack.enter_context(Image.open(path, keep_to_folder=True))
         return DiskSource(image.info.disk_bytes, image=image, stack=stack)
     return DiskSource(-(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES, raw=raw, stack=stack)
+
+
+def _foreign(disk: Disk, path: Path, raw: BinaryIO, part: str, stack: ExitStack) -> ForeignDisk | None:
+    """The source as a disk of another program's; None when it is none and was not said to be one."""
+    try:
+        raw.seek(0)
+        foreign = open_foreign(path, raw)
+    except ImageError as error:
+        stack.close()
+        hint = f"{error.hint}; or say `format: raw` to copy it as it is"
+        raise PackError(f"{part}.source: {error.message}", hint) from error
+    if disk.format != "auto" and (foreign is None or foreign.kind != disk.format):
+        stack.close()
+        raise PackError(f"{part}.format: {disk.source} is no {disk.format} disk", hint="`auto` looks at it")
+    return foreign
+
+
+def check_digest(disk: Disk, folder: Path, part: str) -> None:
+    """Whether the source is the file that `sha256` names."""
+    if disk.sha256 is None or disk.source is None:
+        return
+    try:
+        with sources.resolve(folder, disk.source).open("rb") as file:
+            found = file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise sources.failed(f"{part}.source", disk.source, folder, error) from error
+    if found != disk.sha256:
+        raise PackError(f"{part}.sha256: {disk.source} has SHA-256 {found}", hint="is it the right file?")
 
 
 def disk_bytes(disk: Disk | None, source: DiskSource | None, part: str = "disks[0]", least: int = 0) -> int:
@@ -157,6 +181,7 @@ class CopiedDisk:
     ) -> None:
         self._source, self._part, self._origin = None, part, ""
         if disk is not None and disk.source is not None:
+            check_digest(disk, folder, part)
             self._source, self._origin = open_source(disk, folder, part), disk.source
             stack.callback(self._source.close)
         self.size_bytes = disk_bytes(disk, self._source, part, least_bytes)

@@ -17,6 +17,7 @@ from imgvm.machine import File, Machine, Rootfs
 from imgvm.pack import from_dir, from_oci, from_tar, partition, sources
 from imgvm.pack.disk import Ascending, Target
 from imgvm.pack.erofs import Erofs
+from imgvm.pack.erofs_lz4 import Store
 from imgvm.pack.ext4 import Ext4
 from imgvm.pack.grub import NO_LOADER, Loader
 from imgvm.pack.progress import Progress
@@ -200,7 +201,14 @@ class RootDisk:
         if rootfs.format == "squashfs":
             self._fs = SquashFs(root.tree, root.read, stack)
         elif rootfs.format == "erofs":
-            self._fs = Erofs(root.tree, label=rootfs.label, seed=machine.name, time_sec=time_sec)
+            self._fs = Erofs(
+                root.tree,
+                label=rootfs.label,
+                seed=machine.name,
+                time_sec=time_sec,
+                read=root.read,
+                store=Store(stack) if rootfs.compression == "lz4" else None,
+            )
         else:
             self._fs = Ext4(
                 root.tree,

@@ -106,7 +106,7 @@ class Parts:
             self.blob(MODULE.format(index), data)
         return program
 
-    def blob(self, name: str, data: bytes) -> None:
+    def blob(self, name: str, data: bytes | memoryview) -> None:
         (self.folder / name).write_bytes(data)
         self.files.append(name)
 

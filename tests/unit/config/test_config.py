@@ -165,7 +165,11 @@ def test_examples_are_valid(path: Path) -> None:
          "disks[1]: a disk outside the image needs its format (format: raw or format: qcow2)"),
         ("disks:\n- {name: a, size: 1MiB}\n- {name: b, source: x, size: 1MiB, format: raw, embed: false}",
          "f:5:24: disks[1].size: a disk outside the image has the size of its file"),
-        ("disks:\n- {name: a, source: x, format: vmdk}", "vmdk is not supported by this version of imgvm yet"),
+        ("disks:\n- {name: a, source: x, bus: ide}", "disks[0].bus: unknown key: this version of imgvm does not support it yet"),
+        ("disks:\n- {name: a, source: x, filesystem: ext4}", "disks[0].filesystem: is for a disk without a source"),
+        ("disks:\n- {name: a, size: 1MiB, sha256: " + "f" * 64 + "}", "disks[0].sha256: is that of a source which is packed"),
+        ("disks:\n- {name: a, size: 1MiB}\n- {name: b, source: x, format: vdi, embed: false}",
+         "disks[1]: a disk outside the image needs its format (format: raw or format: qcow2)"),
         ("exit: {timeout: 10}", "f:3:17: exit.timeout: must be none or a duration such as 1m30s, not 10"
                                 " (durations carry a unit: 10s?)"),
         ("exit: {timeout: 10x}", 'f:3:17: exit.timeout: must be none or a duration such as 1m30s, not "10x"'),
