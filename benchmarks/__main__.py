@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from functools import partial
@@ -27,6 +28,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
+
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed imgvm has its bytecode
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -18,11 +18,12 @@ from typing import Any
 
 from imgvm import launch
 from imgvm.config import MAX_RESOLVED_BYTES, Config, resolved_text
-from imgvm.config.document import MAX_TEXT_BYTES, format_path
-from imgvm.config.document import Path as KeyPath
+from imgvm.config.document import MAX_TEXT_BYTES
 from imgvm.config.overrides import parse_path
 from imgvm.config.revise import revise
 from imgvm.config.revise import set_values as set_in_text
+from imgvm.config.tree import Path as KeyPath
+from imgvm.config.tree import format_path
 from imgvm.errors import ImageError, ImgvmError
 from imgvm.launch import CONFIG_RESOLVED, CONFIG_TEXT
 from imgvm.machine import to_document

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import errno as numbers
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from imgvm.record import Record
 
 STATUS_FINDINGS = 1  # validate, check, verify: the thing was read, and it has faults
 STATUS_TIMEOUT = 124
@@ -72,8 +73,7 @@ class EngineError(ImgvmError):
     """The machine cannot be built or run here."""
 
 
-@dataclass(frozen=True, order=True)
-class Problem:
+class Problem(Record):
     """One fault of a config. Lines and columns count from 1; 0 means that the place is unknown (`--set`)."""
 
     file: str

@@ -16,14 +16,12 @@ import os
 import stat
 import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgvm import units
 from imgvm.config import MAX_RESOLVED_BYTES, Config
-from imgvm.config.document import Path as KeyPath
 from imgvm.config.overrides import parse_path
 from imgvm.errors import (
     STATUS_CANNOT_RUN,
@@ -36,15 +34,17 @@ from imgvm.errors import (
     UsageError,
     errno_hint,
 )
+from imgvm.record import Record
 
 if TYPE_CHECKING:
+    from imgvm.config.tree import Path as KeyPath
     from imgvm.machine import Disk, Machine
     from imgvm.qcow2 import Image
     from imgvm.vmm.vm import Drive, Program, Vm, Watch
 
 CONFIG_SNAPSHOT = "imgvm.config"
 CONFIG_TEXT, CONFIG_RESOLVED = "config.yaml", "machine.json"
-KERNEL, INITRD, MODULE = "kernel", "initrd", "module-{}"
+KERNEL, INITRD, MODULE, FIRMWARE = "kernel", "initrd", "module-{}", "firmware"
 QCOW2_MAGIC = b"QFI\xfb"
 
 # What an image may use of this host once its user agrees (`--allow`).
@@ -57,8 +57,7 @@ RUN_KEYS = ("machine", "console", "devices", "exit", "name")
 RUN_PATHS = (("boot", "cmdline"),)
 
 
-@dataclass
-class Opened:
+class Opened(Record):
     """An image and its config; whoever holds it closes `image`."""
 
     path: Path
@@ -210,6 +209,8 @@ def program(opened: Opened) -> Program:
     from imgvm.vmm.vm import Program
 
     image, sizes = opened.image, {blob.name: blob.bytes for blob in opened.image.config_blobs()}
+    if opened.machine.boot is None:
+        return Program(firmware=_firmware(opened, sizes.get(FIRMWARE)))
     if KERNEL not in sizes:
         raise ImageError(f"{opened.path} has a config but no kernel", "pack it again", STATUS_CANNOT_RUN)
     modules = list(takewhile(sizes.__contains__, map(MODULE.format, count())))
@@ -220,6 +221,20 @@ def program(opened: Opened) -> Program:
         raise ImageError(message, f"give it more than {units.format_size(memory)} with -m", STATUS_CANNOT_RUN)
     initrd = image.read_config(INITRD) if INITRD in sizes else None
     return Program(image.read_config(KERNEL), initrd, tuple(map(image.read_config, modules)))
+
+
+def _firmware(opened: Opened, packed_bytes: int | None) -> bytes:
+    from imgvm.vmm.firmware import MAX_BYTES, built_in
+
+    if opened.machine.hardware.firmware.path is None:
+        return built_in()
+    if packed_bytes is None:
+        hint = "machine.firmware: bios is the built-in one; pack the config again with the other"
+        raise ImageError(f"{opened.path} has no firmware in it", hint, STATUS_CANNOT_RUN)
+    if packed_bytes > MAX_BYTES:
+        message = f"{opened.path}: its firmware is larger than {units.format_size(MAX_BYTES)}"
+        raise ImageError(message, "pack it again", STATUS_CANNOT_RUN)
+    return opened.image.read_config(FIRMWARE)
 
 
 def drives(opened: Opened) -> list[Drive]:
@@ -306,13 +321,15 @@ def run(
     watch: Watch | None = None,
 ) -> Vm:
     """Starts an image with its console captured. `accel` None: what its config says."""
+    from dataclasses import replace
+
     from imgvm.vmm import engine
 
     opened = open_image(path, overrides, allow=allow)
     try:
         if accel is not None:
             hardware = replace(opened.machine.hardware, accel=accel)
-            opened.machine = replace(opened.machine, hardware=hardware)
+            opened = replace(opened, machine=replace(opened.machine, hardware=hardware))
         vm = build(opened, engine.choose(opened.machine.hardware.accel).engine, watch)
     except BaseException:
         opened.image.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The machine as data: frozen dataclasses, and the plain document (the YAML's shape) they come from.
+"""The machine as data: frozen records, and the plain document (the YAML's shape) they come from.
 
 `from_document` trusts the document's types, because imgvm.config has checked it against the schema; what a
 schema cannot say (units, sums) raises ValueError there, before. `to_document` writes every value out, so its
@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from imgvm import units
+from imgvm.record import NOTHING, Record
 
 Document = dict[str, Any]
 
 DEFAULT_DISTRO = "debian:bookworm"
 DEFAULT_PACKAGE = "linux-image-cloud-amd64"
 ROOT_DISK = "root"
+BOOT_ORDER = ("disk", "cdrom")
 
 
-@dataclass(frozen=True)
-class Cpu:
+class Cpu(Record):
     """`machine.cpu`: which features each processor has."""
 
     model: str = "portable"  # portable | x86-64 | x86-64-v2 | x86-64-v3 | host
@@ -31,19 +31,25 @@ class Cpu:
     vendor: str = "auto"  # auto | intel | amd
 
 
-@dataclass(frozen=True)
-class Hardware:
+class Firmware(Record):
+    """`machine.firmware`: auto is the built-in BIOS where there is no kernel to load."""
+
+    kind: str = "auto"  # auto | none | bios
+    path: str | None = None  # another BIOS, relative to the config's folder
+
+
+class Hardware(Record):
     """`machine:` in the config."""
 
     cpus: int = 1
     memory_bytes: int = 512 * units.MIB
     accel: str = "auto"  # auto | kvm | jit | interp
     entropy: bool = True  # a virtio-rng device
-    cpu: Cpu = field(default_factory=Cpu)
+    cpu: Cpu = Cpu()
+    firmware: Firmware = Firmware()
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(Record):
     """Where the kernel comes from: exactly one of path, bundled, from_rootfs, and (distro with package)."""
 
     path: str | None = None  # relative to the config's folder
@@ -54,8 +60,7 @@ class Kernel:
     sha256: str | None = None  # of the file or package
 
 
-@dataclass(frozen=True)
-class File:
+class File(Record):
     """A file of the automatic initramfs or the root file system: exactly one of source, content and link."""
 
     path: str  # absolute, in the guest
@@ -65,8 +70,7 @@ class File:
     mode: int | None = None  # permission bits; None: those of the source, else 0644
 
 
-@dataclass(frozen=True)
-class Boot:
+class Boot(Record):
     kernel: Kernel
     initrd: tuple[str, ...] | None = ()  # (): automatic; None: none; else files to be joined
     cmdline: str = ""
@@ -79,8 +83,7 @@ class Boot:
         return self.initrd == ()
 
 
-@dataclass(frozen=True)
-class Rootfs:
+class Rootfs(Record):
     """The root file system: exactly one of dir, tar, oci and registry."""
 
     dir: str | None = None  # paths are relative to the config's folder
@@ -113,8 +116,7 @@ class Rootfs:
         return "/dev/vda" if self.partition_table == "none" else "/dev/vda1"
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(Record):
     name: str
     source: str | None = None  # relative to the config's folder
     size_bytes: int | None = None  # None: that of the source; else at least that
@@ -136,8 +138,7 @@ class Disk:
 SEED_DISK = Disk("cidata", read_only=True, serial="cidata")
 
 
-@dataclass(frozen=True)
-class CloudInit:
+class CloudInit(Record):
     """The files of a NoCloud seed; "": the default."""
 
     user_data: str = ""
@@ -147,33 +148,28 @@ class CloudInit:
     attach: str = "iso"  # iso | vfat
 
 
-@dataclass(frozen=True)
-class Console:
+class Console(Record):
     device: str = "serial"  # serial | none
     escape: str = "ctrl-a"  # none | ctrl-<key>
 
 
-@dataclass(frozen=True)
-class DebugExit:
+class DebugExit(Record):
     port: int = 0xF4
     mapping: str = "raw"  # raw: status = value; qemu: status = (value << 1) | 1
 
 
-@dataclass(frozen=True)
-class Exec:
+class Exec(Record):
     command: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = NOTHING
     cwd: str = "/"
 
 
-@dataclass(frozen=True)
-class Exit:
+class Exit(Record):
     timeout_ns: int | None = None
     on_reboot: str = "reset"  # reset | exit
 
 
-@dataclass(frozen=True)
-class ImageOptions:
+class ImageOptions(Record):
     size_bytes: int | None = None  # the image's own disk is at least this large
     cluster_bytes: int = 64 * units.KIB
     compression: str = "none"  # none | zlib | zstd
@@ -181,21 +177,21 @@ class ImageOptions:
     source_date_epoch: int | None = None  # unless the environment has SOURCE_DATE_EPOCH
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(Record):
     name: str = "machine"
     description: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    hardware: Hardware = field(default_factory=Hardware)
-    boot: Boot | None = None
+    labels: Mapping[str, str] = NOTHING
+    hardware: Hardware = Hardware()
+    boot: Boot | None = None  # None: the firmware boots from a disk
+    boot_order: tuple[str, ...] = BOOT_ORDER  # of the built-in BIOS: disk | cdrom
     rootfs: Rootfs | None = None
     disks: tuple[Disk, ...] = ()
     cloud_init: CloudInit | None = None
-    console: Console = field(default_factory=Console)
+    console: Console = Console()
     debug_exit: DebugExit | None = None
     exec: Exec | None = None
-    exit: Exit = field(default_factory=Exit)
-    image: ImageOptions = field(default_factory=ImageOptions)
+    exit: Exit = Exit()
+    image: ImageOptions = ImageOptions()
     version: int = 1
 
     @property
@@ -246,7 +242,8 @@ def from_document(doc: Document, default_name: str = "machine") -> Machine:
         description=doc.get("description", ""),
         labels=dict(doc.get("labels", {})),
         hardware=_hardware(doc.get("machine", {})),
-        boot=_boot(doc["boot"]) if "boot" in doc else None,
+        boot=_boot(doc["boot"]) if "kernel" in doc.get("boot", {}) else None,
+        boot_order=tuple(doc.get("boot", {}).get("order", BOOT_ORDER)),
         rootfs=_rootfs(doc["rootfs"]) if "rootfs" in doc else None,
         disks=tuple(_disk(disk) for disk in doc.get("disks", [])),
         cloud_init=_cloud_init(doc["cloud_init"]) if "cloud_init" in doc else None,
@@ -269,7 +266,12 @@ def _hardware(doc: Document) -> Hardware:
         accel=doc.get("accel", "auto"),
         entropy=doc.get("entropy", True),
         cpu=_cpu(doc.get("cpu", {})),
+        firmware=_firmware(doc.get("firmware", "auto")),
     )
+
+
+def _firmware(value: str | Document) -> Firmware:
+    return Firmware(value) if isinstance(value, str) else Firmware(path=value["path"])
 
 
 def _cpu(doc: Document) -> Cpu:
@@ -423,9 +425,10 @@ def to_document(machine: Machine) -> Document:
             "features": list(hardware.cpu.features),
             "vendor": hardware.cpu.vendor,
         },
+        "firmware": _firmware_document(hardware.firmware),
     }
-    if machine.boot is not None:
-        doc["boot"] = _boot_document(machine.boot)
+    order: Document = {"order": list(machine.boot_order)}
+    doc["boot"] = order if machine.boot is None else _boot_document(machine.boot)
     if machine.rootfs is not None:
         doc["rootfs"] = _rootfs_document(machine.rootfs)
     if machine.disks:
@@ -465,6 +468,10 @@ def to_document(machine: Machine) -> Document:
 
 def _without_none(doc: Document) -> Document:
     return {key: value for key, value in doc.items() if value is not None}
+
+
+def _firmware_document(firmware: Firmware) -> str | Document:
+    return firmware.kind if firmware.path is None else {"path": firmware.path}
 
 
 def _boot_document(boot: Boot) -> Document:

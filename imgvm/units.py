@@ -7,7 +7,6 @@ Bad text raises ValueError whose message can be shown as it is.
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 SIZE_UNITS = {
@@ -29,12 +28,13 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None or match[3] not in SIZE_UNITS:
         raise ValueError(f"{text!r} is not a size ({SIZE_HINT})")
-    number = Fraction(f"{match[1]}.{match[2] or 0}") * SIZE_UNITS[match[3]]
-    if number.denominator != 1:
+    whole, parts, unit = match[1], match[2] or "", SIZE_UNITS[match[3]]
+    number, rest = divmod(int(whole + parts) * unit, int("1" + "0" * len(parts)))
+    if rest:
         raise ValueError(f"{text!r} is not a whole number of bytes")
     if number >= 1 << 63:
         raise ValueError(f"{text!r} is too large (it must stay below 8388608TiB)")
-    return int(number)
+    return number
 
 
 def format_size(size_bytes: int) -> str:

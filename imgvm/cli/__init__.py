@@ -59,11 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = with_run(list(sys.argv[1:] if argv is None else argv))
     try:
         with _ending_signals():
-            from imgvm.cli import app
-
             while True:
                 try:
-                    return app.invoke(args)
+                    return _invoke(args)
                 except ConsentError as error:  # before anything was done
                     if not _agrees(error):
                         raise
@@ -97,6 +95,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = f"{type(error).__name__}: {error}"
         log.error(f"a fault of imgvm itself: {what}", "IMGVM_TRACEBACK=1 shows where")
         return STATUS_ERROR
+
+
+def _invoke(args: list[str]) -> int:
+    from imgvm.cli import quick
+
+    options = quick.run_options(args)
+    if options is None:
+        from imgvm.cli import app
+
+        return app.invoke(args)
+    from imgvm.cli import on_terminal
+
+    status = on_terminal.command(**options)
+    sys.stdout.flush()
+    return status
 
 
 def _agrees(error: ConsentError) -> bool:

@@ -44,7 +44,10 @@ def command(
         print(f"          {printable(machine.description.strip())}")
     memory = size(machine.hardware.memory_bytes)
     print(f"machine   {machine.hardware.cpus} cpu, {memory} memory, engine {machine.hardware.accel}")
-    if machine.boot is not None:
+    if machine.boot is None:
+        other = machine.hardware.firmware.path
+        print(f"boot      {printable(other) if other else 'built-in BIOS: ' + ', '.join(machine.boot_order)}")
+    else:
         print(f"boot      {machine.boot.protocol}: {printable(machine.kernel_cmdline)}")
     print(f"disk      {size(facts['disk_bytes'])}, clusters of {size(facts['cluster_bytes'])}")
     for disk in machine.further_disks:

@@ -6,23 +6,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from imgvm import launch, units
-from imgvm.cli import stats as stats_text
 from imgvm.config import Config, resolved_text
 from imgvm.errors import STATUS_SIGNAL, ImgvmError, UsageError
 from imgvm.log import log
 from imgvm.machine import Machine
 from imgvm.vmm import console, engine
-from imgvm.vmm.vm import NO_WATCH, Result, Vm, Watch
+from imgvm.vmm.vm import NO_WATCH, Result, Vm, Watch, check_trace
 
+STATS_FORMATS = ("table", "json")
 REASONS = {
     "triple_fault": "the guest's processor stopped on a triple fault",
     "panic": "the guest reported a panic",
@@ -30,6 +28,61 @@ REASONS = {
     "timeout": "timeout",
     "signal": "ended",
 }
+
+
+def command(
+    source: Path,
+    *,
+    accel: str | None = None,
+    memory: str | None = None,
+    cpus: int | None = None,
+    sets: Sequence[str] | None = None,
+    vars: Sequence[str] | None = None,
+    profiles: Sequence[str] | None = None,
+    timeout: str | None = None,
+    result_file: Path | None = None,
+    print_config: bool = False,
+    ephemeral: bool = False,
+    allow: Sequence[str] | None = None,
+    gdb: str | None = None,
+    stats: str | None = None,
+    trace: str | None = None,
+    trace_file: Path | None = None,
+    perf_map: bool = False,
+    lockstep: bool = False,
+) -> int:
+    """`imgvm run`, by its options as they were given; the status of the process."""
+    overrides = list(sets or ())
+    for value, path in ((accel, "machine.accel"), (memory, "machine.memory"), (timeout, "exit.timeout")):
+        if value is not None:
+            if not value.strip():
+                raise UsageError(f"the value for {path} is empty")
+            overrides.append(f'{path}="{value}"')
+    if cpus is not None:
+        overrides.append(f"machine.cpus={cpus}")
+    if stats not in (None, *STATS_FORMATS):
+        raise UsageError(f"--stats={stats}: there are {' and '.join(STATS_FORMATS)}")
+    if trace is not None:
+        check_trace(trace)
+    return run(
+        source,
+        overrides,
+        result_file,
+        variables=vars or (),
+        profiles=profiles or (),
+        print_config=print_config,
+        ephemeral=ephemeral,
+        allow=launch.parse_grants(allow),
+        gdb=gdb,
+        watch=Watch(
+            count=stats is not None,
+            trace=trace or "",
+            trace_file=trace_file,
+            perf_map=perf_map,
+            lockstep=lockstep,
+        ),
+        stats=stats,
+    )
 
 
 def run(
@@ -149,6 +202,9 @@ def _cache_folder() -> Path:
 @contextlib.contextmanager
 def _folder(prefix: str, where: Path) -> Iterator[str]:
     """A temporary folder, gone at the end. Those of runs that were killed are swept away."""
+    import shutil
+    import tempfile
+
     for old in where.glob(f"{prefix}*"):
         owner = old.name.removeprefix(prefix).partition("-")[0]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
@@ -216,9 +272,13 @@ def _say_end(result: Result, stats: str | None) -> None:
     after = units.format_duration(int(result.seconds * 1000) * 1_000_000)
     say = log.info if stats == "table" else log.verbose
     say(f"{result.reason} after {after}, status {result.status}{rate}")
+    if stats is None:
+        return
+    from imgvm.cli import stats as stats_text
+
     if stats == "table":
         log.info(stats_text.text(result, stats))
-    elif stats is not None:
+    else:
         sys.stderr.write(stats_text.text(result, stats) + "\n")
 
 
@@ -233,6 +293,8 @@ def _check_result_file(path: Path) -> None:
 
 
 def _write_result(path: Path, result: dict[str, Any]) -> None:
+    import tempfile
+
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(fd, "w") as stream:
@@ -240,7 +302,7 @@ def _write_result(path: Path, result: dict[str, Any]) -> None:
         umask = os.umask(0)
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)
-        shutil.move(name, path)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

@@ -10,7 +10,6 @@ import typer
 
 from imgvm.cli import GDB_ADDRESS
 from imgvm.cli.options import Allow, Profiles, Sets, Vars
-from imgvm.errors import UsageError
 
 
 def command(
@@ -80,39 +79,24 @@ def command(
     until the guest receives; its end does not end the guest.
     """
     from imgvm.cli import on_terminal
-    from imgvm.cli.stats import FORMATS
-    from imgvm.launch import parse_grants
-    from imgvm.vmm.vm import Watch, check_trace
 
-    overrides = list(sets or ())
-    for value, path in ((accel, "machine.accel"), (memory, "machine.memory"), (timeout, "exit.timeout")):
-        if value is not None:
-            if not value.strip():
-                raise UsageError(f"the value for {path} is empty")
-            overrides.append(f'{path}="{value}"')
-    if cpus is not None:
-        overrides.append(f"machine.cpus={cpus}")
-    if stats not in (None, *FORMATS):
-        raise UsageError(f"--stats={stats}: there are {' and '.join(FORMATS)}")
-    if trace is not None:
-        check_trace(trace)
-    grants = parse_grants(allow)
-    return on_terminal.run(
+    return on_terminal.command(
         source,
-        overrides,
-        result_file,
-        variables=vars or (),
-        profiles=profiles or (),
+        accel=accel,
+        memory=memory,
+        cpus=cpus,
+        sets=sets,
+        vars=vars,
+        profiles=profiles,
+        timeout=timeout,
+        result_file=result_file,
         print_config=print_config,
         ephemeral=ephemeral,
-        allow=grants,
+        allow=allow,
         gdb=gdb,
-        watch=Watch(
-            count=stats is not None,
-            trace=trace or "",
-            trace_file=trace_file,
-            perf_map=perf_map,
-            lockstep=lockstep,
-        ),
         stats=stats,
+        trace=trace,
+        trace_file=trace_file,
+        perf_map=perf_map,
+        lockstep=lockstep,
     )

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from imgvm.vmm.vm import Result
 
-FORMATS = ("table", "json")
 MOST_ROWS = 20  # of a group
 RANKED = ("executors", "exits", "exceptions", "ports", "mmio", "msr")  # groups in order of their values
 

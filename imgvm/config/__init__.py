@@ -13,16 +13,18 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgvm import machine as _machine
-from imgvm.config import document, include, paths
+from imgvm.config import accept, semantics, tree
 from imgvm.config import overrides as _overrides
-from imgvm.config import variables as _variables
-from imgvm.config.include import Included
 from imgvm.errors import STATUS_NOT_FOUND, ConfigError, ImgvmError, Problem, errno_hint
 from imgvm.machine import Machine
+from imgvm.record import NOTHING, Record
+
+if TYPE_CHECKING:
+    from imgvm.config.include import Included
 
 __all__ = ["Config"]
 
@@ -30,8 +32,7 @@ MAX_RESOLVED_BYTES = 1 << 20
 _COMPOSING = ("include", "vars", "profiles")  # of which nothing is left when a config is resolved
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Record):
     """A checked config: the machine, the text as written, and where its relative paths start."""
 
     machine: Machine
@@ -39,7 +40,7 @@ class Config:
     filename: str
     folder: Path
     includes: tuple[Included, ...] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)  # given from outside
+    variables: Mapping[str, str] = NOTHING  # given from outside
     profiles: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
 
@@ -53,10 +54,12 @@ class Config:
         profiles: Sequence[str] = (),
     ) -> Config:
         """Reads a file. `overrides` are `path=value` texts, as of `--set`; `variables` are `NAME=VALUE`."""
+        from imgvm.config.document import MAX_TEXT_BYTES
+
         source = Path(path)
         try:
             with source.open("rb") as stream:
-                raw = stream.read(document.MAX_TEXT_BYTES + 1)
+                raw = stream.read(MAX_TEXT_BYTES + 1)
         except OSError as error:
             status = STATUS_NOT_FOUND if isinstance(error, FileNotFoundError) else ImgvmError("").status
             hint = errno_hint(error.errno)
@@ -76,16 +79,21 @@ class Config:
         profiles: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Config:
+        from imgvm.config import document, include, paths  # YAML is slow to import
+        from imgvm.config import variables as _variables
+
         home = folder or Path.cwd()
         values = _variables.given(variables)
         includer = include.Includer()
-        tree = document.parse(text, filename)
+        read = document.parse(text, filename)
         # Under the name that an include of it would have, so that a circle is seen.
-        tree = includer.compose(tree, home, ((home / Path(filename).name).resolve(),))
-        tree = include.with_profiles(tree, profiles)
-        _override(tree, overrides)
-        used = _variables.resolve(tree, values, os.environ if environment is None else environment)
-        machine = _build(tree, _default_name(filename), home, includer.found)
+        read = includer.compose(read, home, ((home / Path(filename).name).resolve(),))
+        read = include.with_profiles(read, profiles)
+        _override(read, overrides)
+        used = _variables.resolve(read, values, os.environ if environment is None else environment)
+        _check(read)
+        paths.rebase(read, home, {part.file: part.folder for part in includer.found})
+        machine = _machine.from_document(read.data, _default_name(filename))
         kept = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         found = tuple(includer.found)
         return cls(machine, kept, filename, home, found, used, tuple(profiles), tuple(overrides))
@@ -99,11 +107,12 @@ class Config:
             data = json.loads(text)
         except (ValueError, RecursionError):
             raise ConfigError([Problem(filename, 0, 0, "", "the resolved config is not JSON")]) from None
-        tree = document.Tree(filename, data)
-        _override(tree, overrides)
+        read = tree.Tree(filename, data)
+        _override(read, overrides)
         composed = [key for key in _COMPOSING if isinstance(data, dict) and key in data]
-        tree.problems += [tree.problem((key,), "a resolved config has no such key") for key in composed]
-        machine = _build(tree, "machine", Path.cwd())
+        read.problems += [read.problem((key,), "a resolved config has no such key") for key in composed]
+        _check(read)
+        machine = _machine.from_document(read.data, "machine")
         kept = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
         return cls(machine, kept, filename, Path.cwd())
 
@@ -121,20 +130,23 @@ def _default_name(filename: str) -> str:
     return name or "machine"
 
 
-def _override(tree: document.Tree, sets: Sequence[str]) -> None:
+def _override(read: tree.Tree, sets: Sequence[str]) -> None:
     for override in sets:
-        _overrides.apply(tree, override)
-    if tree.data is None:
-        raise ConfigError([tree.problem((), "the config is empty", "it begins with `version: 1`")])
+        _overrides.apply(read, override)
+    if read.data is None:
+        raise ConfigError([read.problem((), "the config is empty", "it begins with `version: 1`")])
 
 
-def _build(tree: document.Tree, name: str, folder: Path, included: Sequence[Included] = ()) -> Machine:
-    from imgvm.config import check, semantics  # jsonschema is slow to import
-
-    problems = tree.problems + check.check(tree)
-    if not problems:
-        problems = semantics.check(tree)
+def _check(read: tree.Tree) -> None:
+    """ConfigError with all that is wrong."""
+    problems = [*read.problems, *_against_schema(read)] or semantics.check(read)
     if problems:
         raise ConfigError(sorted(set(problems), key=lambda p: (p.file, p.line, p.column, p.path)))
-    paths.rebase(tree, folder, {part.file: part.folder for part in included})
-    return _machine.from_document(tree.data, name)
+
+
+def _against_schema(read: tree.Tree) -> list[Problem]:
+    if accept.accepts(read.data):
+        return []
+    from imgvm.config import check  # which has words for it, and is slow to import
+
+    return check.check(read)

@@ -17,9 +17,9 @@ import jsonschema
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from imgvm.config.document import Path, Tree, format_path
-from imgvm.config.schema import referred, schema
+from imgvm.config.schema import compiled, referred, schema
 from imgvm.config.suggest import did_you_mean
+from imgvm.config.tree import Path, Tree, format_path
 from imgvm.errors import Problem
 
 Violation = Any  # a jsonschema ValidationError, whose attributes' types say less than the schema does
@@ -36,8 +36,7 @@ def _is_integer(_checker: Any, instance: Any) -> bool:
 
 
 def _pattern(_validator: Any, pattern: str, instance: Any, _schema: Any) -> Iterator[ValidationError]:
-    # Python's `$` also matches before a final newline; the schema's does not.
-    if isinstance(instance, str) and not re.search(re.sub(r"\$$", r"\\Z", pattern), instance):
+    if isinstance(instance, str) and not compiled(pattern).search(instance):
         yield ValidationError(f"does not match {pattern}")
 
 
@@ -124,8 +123,6 @@ def _required(tree: Tree, path: Path, error: Violation, rule: dict[str, Any]) ->
     missing = next(key for key in rule["required"] if f"{key!r} is" in error.message)
     if not path and missing == "version":
         return tree.problem(path, "version is missing", "a config begins with `version: 1`")
-    if not path and missing == "boot":
-        return tree.problem(path, "boot is missing", "boot.kernel names the kernel to boot")
     return tree.problem(path, f"{missing} is missing")
 
 

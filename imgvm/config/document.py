@@ -8,95 +8,21 @@ of nodes after the expansion of aliases are bounded, and nothing here recurses o
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import yaml
 
+from imgvm.config.scalars import scalar
+from imgvm.config.tree import Mark, Path, PlainText, Tree, children, format_path, size
 from imgvm.errors import ConfigError, Problem
 
 MAX_TEXT_BYTES = 256 << 10
 MAX_DEPTH = 32
 MAX_NODES = 20_000
 
-Path = tuple[str | int, ...]
-Mark = tuple[int, int]  # line and column, from 1; (0, 0): not in the text
-
-
-class PlainText(str):
-    """A plain scalar with a variable in it: what it is (a number, say) shows when the variable is known."""
-
-
-@dataclass
-class Tree:
-    """Data, and where each node stands: `values` by its path, `keys` by the path of the value they name."""
-
-    file: str
-    data: Any = None
-    values: dict[Path, Mark] = field(default_factory=dict)
-    keys: dict[Path, Mark] = field(default_factory=dict)
-    files: dict[Path, str] = field(default_factory=dict)  # of the nodes that come from another file
-    problems: list[Problem] = field(default_factory=list)
-    overridden: dict[Path, str] = field(default_factory=dict)  # what `--set` wrote, and its words
-
-    def place(self, path: Path, key: bool = False) -> tuple[str, Mark]:
-        """The file and the place in it of a value, or of its key; else of the nearest node around it."""
-        if key and path in self.keys:
-            return self.files.get(path, self.file), self.keys[path]
-        for length in range(len(path), -1, -1):
-            if path[:length] in self.values:
-                return self.files.get(path[:length], self.file), self.values[path[:length]]
-        return self.file, (0, 0)
-
-    def mark(self, path: Path, key: bool = False) -> Mark:
-        return self.place(path, key)[1]
-
-    def problem(self, path: Path, message: str, hint: str | None = None, *, key: bool = False) -> Problem:
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.overridden:
-                return Problem(self.overridden[path[:length]], 0, 0, format_path(path), message, hint)
-        file, (line, column) = self.place(path, key)
-        return Problem(file, line, column, format_path(path), message, hint)
-
-
-def format_path(path: Path) -> str:
-    """`disks[0].size`, as messages and `--set` write it."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            name = part if re.fullmatch(r"[\w-]+", part) else f'"{part}"'
-            text += f".{name}" if text else name
-    return text
-
-
-_SCALARS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"null|Null|NULL|~|"), "null"),
-    (re.compile(r"true|True|TRUE|false|False|FALSE"), "bool"),
-    (re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"), "int"),
-    (re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"), "float"),
-    (re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"), "float"),
-)
 _CORE_TAG = "tag:yaml.org,2002:"
-
-
-def scalar(text: str) -> Any:
-    """The value of a plain scalar under YAML 1.2's core schema. ValueError for a number beyond reason."""
-    kind = next((kind for pattern, kind in _SCALARS if pattern.fullmatch(text)), "str")
-    if kind == "null":
-        return None
-    if kind == "bool":
-        return text.lower() == "true"
-    if kind in ("int", "float") and len(text) > 40:
-        raise ValueError("the number is too long")
-    if kind == "int":
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    if kind == "float":
-        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    return text
 
 
 def parse(raw: bytes | str, file: str) -> Tree:
@@ -291,17 +217,8 @@ class _Composer:
         self._place(_copy(data), mark)
 
 
-def _children(data: Any) -> Iterable[Any]:
-    return data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
-
-
-def size(data: Any) -> int:
-    """How many values there are in `data`, itself included."""
-    return 1 + sum(map(size, _children(data)))
-
-
 def _depth(data: Any) -> int:
-    return 1 + max(map(_depth, _children(data)), default=0) if isinstance(data, (dict, list)) else 0
+    return 1 + max(map(_depth, children(data)), default=0) if isinstance(data, (dict, list)) else 0
 
 
 def _copy(data: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from imgvm.config import document
-from imgvm.config.document import Path
+from imgvm.config.tree import Path
 from imgvm.errors import ConfigError
 
 INDENT = 2

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from imgvm.config import document, merge
-from imgvm.config.document import Tree
 from imgvm.config.suggest import nearest
+from imgvm.config.tree import Path as TreePath
+from imgvm.config.tree import Tree, size
 from imgvm.errors import ConfigError, UsageError
 
 MAX_INCLUDES = 64
@@ -58,13 +59,13 @@ class Includer:
         if base is None:
             return tree
         out = merge.merged(base, tree)
-        if document.size(out.data) > document.MAX_NODES:
+        if size(out.data) > document.MAX_NODES:
             message = f"more than {document.MAX_NODES} values with what is included"
             raise ConfigError([tree.problem(("include",), message)])
         return out
 
     def _load(
-        self, tree: Tree, at: document.Path, wish: _Wish | None, folder: Path, above: tuple[Path, ...]
+        self, tree: Tree, at: TreePath, wish: _Wish | None, folder: Path, above: tuple[Path, ...]
     ) -> Tree | None:
         if wish is None:
             return None
@@ -127,7 +128,7 @@ class _Wish:
 @dataclass(frozen=True)
 class _Failure:
     tree: Tree
-    at: document.Path
+    at: TreePath
 
     def __call__(self, message: str, hint: str | None = None) -> ConfigError:
         return ConfigError([*self.tree.problems, self.tree.problem(self.at, message, hint)])

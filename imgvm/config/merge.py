@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from imgvm.config.document import Path, Tree
+from imgvm.config.tree import Path, Tree
 
 # What names the things in a list: `name` in disks, networks and the like; `path` in files.
 _NAMING = ("name", "path")
@@ -34,7 +34,7 @@ class _At:
 
 def merged(base: Tree, over: Tree) -> Tree:
     """`over` laid over `base`; the result counts as `over`'s file."""
-    out = Tree(over.file, problems=[*base.problems, *over.problems], overridden=dict(over.overridden))
+    out = Tree(over.file, problems=[*base.problems, *over.problems], overridden=over.overridden)
     out.data = _merge(out, (), _At(base, (), base.data), _At(over, (), over.data))
     return out
 

@@ -6,12 +6,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from imgvm.config import document
-from imgvm.config.document import Path, Tree
+from imgvm.config.scalars import scalar
+from imgvm.config.tree import Path, Tree, format_path
 from imgvm.errors import ConfigError, UsageError
 
 _PART = re.compile(r'(?:^|\.)(?:"([^"]*)"|([^."\[\]]+))|\[(\d{1,5})\]')
 MAX_WORDS = 80
+# Values that are what they look like: YAML is slow to import.
+_WORD = re.compile(r"[A-Za-z0-9][\w.+-]{0,39}", re.ASCII)
+_QUOTED = re.compile(r'"([ !#-\[\]-~]*)"')
 HINT = "write --set machine.memory=1GiB or --set disks[0].size=2GiB"
 
 
@@ -42,18 +45,28 @@ def apply(tree: Tree, override: str) -> Path:
     if not equals:
         raise UsageError(f"{_words(override)}: there is no `=`", HINT)
     path = parse_path(target.strip())
-    try:
-        parsed = document.parse(value, f"{_words(override)}")
-    except ConfigError as error:
-        raise UsageError(f"{_words(override)}: {error.problems[0].message}", HINT) from None
-    if parsed.problems:
-        raise UsageError(f"{_words(override)}: {parsed.problems[0].message}", HINT)
-    path = _assign(tree, path, parsed.data, override)
+    path = _assign(tree, path, _value(value, override), override)
     for places in (tree.values, tree.keys):
         for old in [old for old in places if old[: len(path)] == path]:
             del places[old]
     tree.overridden[path] = f"{_words(override)}"
     return path
+
+
+def _value(text: str, override: str) -> Any:
+    if _WORD.fullmatch(text):
+        return scalar(text)
+    if quoted := _QUOTED.fullmatch(text):
+        return quoted[1]
+    from imgvm.config import document
+
+    try:
+        parsed = document.parse(text, f"{_words(override)}")
+    except ConfigError as error:
+        raise UsageError(f"{_words(override)}: {error.problems[0].message}", HINT) from None
+    if parsed.problems:
+        raise UsageError(f"{_words(override)}: {parsed.problems[0].message}", HINT)
+    return parsed.data
 
 
 def _assign(tree: Tree, path: Path, value: Any, override: str) -> Path:
@@ -67,7 +80,7 @@ def _assign(tree: Tree, path: Path, value: Any, override: str) -> Path:
         key: Any = _list_index(at, part, override) if isinstance(at, list) else part
         if isinstance(at, dict):
             if not isinstance(key, str):
-                where = document.format_path(done) or "the config"
+                where = format_path(done) or "the config"
                 raise UsageError(f"{_words(override)}: {where} is no list", HINT)
             if last or at.get(key) is None:
                 at[key] = fresh
@@ -77,7 +90,7 @@ def _assign(tree: Tree, path: Path, value: Any, override: str) -> Path:
             elif last:
                 at[key] = fresh
         else:
-            what = document.format_path(done)
+            what = format_path(done)
             raise UsageError(f"{_words(override)}: {what} is neither map nor list", HINT)
         done = (*done, key)
         at = at[key]

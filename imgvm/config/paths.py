@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgvm.config import document
-from imgvm.config.document import Tree
 from imgvm.config.schema import referred, schema
+from imgvm.config.tree import Path as TreePath
+from imgvm.config.tree import Tree
 
 _PATH = "#/$defs/path"
 Rule = dict[str, Any]
@@ -29,7 +29,7 @@ class _Rebasing:
         self._folder = folder
         self._folders = folders
 
-    def path(self, at: document.Path, text: str) -> str:
+    def path(self, at: TreePath, text: str) -> str:
         if any(at[:length] in self._tree.overridden for length in range(len(at) + 1)):
             return text
         home = self._folders.get(self._tree.place(at)[0])
@@ -38,7 +38,7 @@ class _Rebasing:
         return os.path.relpath(home / text, self._folder.resolve())
 
 
-def _walk(rebasing: _Rebasing, rule: Rule, at: document.Path, data: Any) -> Any:
+def _walk(rebasing: _Rebasing, rule: Rule, at: TreePath, data: Any) -> Any:
     if rule.get("$ref") == _PATH:
         return rebasing.path(at, data) if isinstance(data, str) else data
     rule = referred(rule)

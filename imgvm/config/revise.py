@@ -13,8 +13,8 @@ from typing import Any
 
 from imgvm import machine as _machine
 from imgvm.config import document, overrides, variables
-from imgvm.config.document import Path, Tree
 from imgvm.config.edit_text import put
+from imgvm.config.tree import Path, Tree
 from imgvm.errors import ConfigError, Problem
 from imgvm.machine import Machine
 

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 
 def schema_text() -> str:
-    return (resources.files("imgvm") / "_schemas" / "machine.schema.json").read_text("utf-8")
+    # importlib.resources would be slow to import
+    return (Path(__file__).parents[1] / "_schemas" / "machine.schema.json").read_text("utf-8")
 
 
 @cache
@@ -27,3 +29,9 @@ def referred(rule: dict[str, Any]) -> dict[str, Any]:
         for part in rule["$ref"].removeprefix("#/").split("/"):
             found = found[part]
     return dict(found)
+
+
+@cache
+def compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern of the schema. Python's `$` also matches before a final newline; the schema's does not."""
+    return re.compile(re.sub(r"\$$", r"\\Z", pattern))

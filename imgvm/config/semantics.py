@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from imgvm import units
-from imgvm.config.document import Path, Tree
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.suggest import did_you_mean
+from imgvm.config.tree import Path, Tree
 from imgvm.errors import Problem
 from imgvm.machine import ROOT_DISK, SEED_DISK
 
@@ -144,7 +144,40 @@ def _timeout(tree: Tree) -> Iterator[Problem]:
         yield tree.problem(path, "must be longer than nothing", "write none for no timeout")
 
 
+def _kernel(tree: Tree) -> Any:
+    return _get(tree.data, ("boot", "kernel"))
+
+
+def _firmware(tree: Tree) -> Iterator[Problem]:
+    """Either a kernel is loaded, or a firmware boots from a disk."""
+    firmware = _get(tree.data, ("machine", "firmware")) or "auto"
+    at: Path = ("machine", "firmware")
+    if _kernel(tree) is not None:
+        if firmware not in ("auto", "none"):
+            hint = "take out boot.kernel to boot from a disk"
+            yield tree.problem(at, "a kernel that is loaded needs no firmware", hint, key=True)
+        if "order" in tree.data["boot"]:
+            hint = "take out boot.kernel to boot from a disk"
+            yield tree.problem(("boot", "order"), "with a kernel, nothing else is booted", hint, key=True)
+        return
+    for key in sorted(set(tree.data.get("boot", {})) - {"order"}):
+        yield tree.problem(("boot", key), "needs a kernel", "boot.kernel names the kernel to boot", key=True)
+    if "exec" in tree.data:
+        hint = "boot.kernel names the kernel to boot"
+        yield tree.problem(("exec",), "needs a kernel, whose automatic initrd runs it", hint, key=True)
+    if firmware == "none":
+        hint = "boot.kernel names the kernel to boot; firmware: bios boots from a disk"
+        yield tree.problem(at, "without a kernel and a firmware nothing is booted", hint)
+    elif not tree.data.get("disks"):
+        hint = "boot.kernel names the kernel to boot; or give the BIOS a disk to boot from"
+        place: Path = ("boot",) if "boot" in tree.data else ()
+        yield tree.problem(place, "nothing to boot: there is neither boot.kernel nor a disk", hint)
+
+
 def _boot(tree: Tree) -> Iterator[Problem]:
+    yield from _firmware(tree)
+    if _kernel(tree) is None:
+        return
     boot = tree.data["boot"]
     cmdline = boot.get("cmdline", "")
     text = cmdline if isinstance(cmdline, str) else " ".join(cmdline)
@@ -181,7 +214,7 @@ def _boot(tree: Tree) -> Iterator[Problem]:
 
 
 def _rootfs(tree: Tree) -> Iterator[Problem]:
-    kernel = tree.data["boot"]["kernel"]
+    kernel = _kernel(tree)
     from_rootfs = isinstance(kernel, dict) and "from_rootfs" in kernel
     rootfs = tree.data.get("rootfs")
     if rootfs is None:
@@ -202,7 +235,9 @@ def _rootfs(tree: Tree) -> Iterator[Problem]:
     if rootfs.get("read_only"):
         yield tree.problem(("rootfs", "read_only"), "an initramfs is memory of the guest's own", key=True)
     bundled = isinstance(kernel, dict) and bool(kernel.get("bundled"))
-    if tree.data["boot"].get("initrd", "auto") != "auto" or bundled:
+    if kernel is None:
+        yield tree.problem(("rootfs", "format"), "an initramfs needs a kernel", "boot.kernel names it")
+    elif tree.data["boot"].get("initrd", "auto") != "auto" or bundled:
         message = "an initramfs takes the place of the initrd"
         yield tree.problem(("rootfs", "format"), message, "boot.initrd: auto")
 
@@ -217,9 +252,11 @@ def _bootloader(tree: Tree, rootfs: dict[str, Any]) -> Iterator[Problem]:
     if rootfs.get("format", "ext4") != "ext4":
         message = f"GRUB does not read {rootfs['format']} as imgvm writes it"
         yield tree.problem(at, message, "format: ext4", key=True)
-    boot = tree.data["boot"]
-    bundled = isinstance(boot["kernel"], dict) and boot["kernel"].get("bundled")
-    if bundled or boot.get("protocol") == "multiboot":
+    kernel = _kernel(tree)
+    bundled = isinstance(kernel, dict) and kernel.get("bundled")
+    if kernel is None:
+        yield tree.problem(at, "GRUB is to start a kernel", "boot.kernel names it", key=True)
+    elif bundled or tree.data["boot"].get("protocol") == "multiboot":
         yield tree.problem(at, "GRUB is made to start Linux", "take it out, or name a Linux kernel", key=True)
 
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from imgvm.config import document
-from imgvm.config.document import Path, PlainText, Tree
+from imgvm.config.scalars import scalar
 from imgvm.config.suggest import nearest
+from imgvm.config.tree import Path, PlainText, Tree
 from imgvm.errors import Problem, UsageError
 
 MAX_TEXT_BYTES = 64 << 10
@@ -190,7 +190,7 @@ def _resolve(tree: Tree, scope: _Scope, path: Path, data: Any) -> Any:
     if not isinstance(data, PlainText):
         return text
     try:
-        return document.scalar(text)
+        return scalar(text)
     except ValueError as error:
         tree.problems.append(tree.problem(path, str(error)))
         return text

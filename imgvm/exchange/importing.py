@@ -81,10 +81,12 @@ class Imported:
         disks.append(disk)
 
     def kernel(self, path: str | None, initrd: str | None, cmdline: str | None) -> None:
+        """Once the disks are known: without a kernel it boots from them."""
         if path is None:
-            self.note("it boots from its disk through firmware; Debian's kernel is put in instead")
-            self.put("boot", "kernel", dict(DEFAULT_KERNEL))
-            self.put("boot", "cmdline", "console=ttyS0")
+            if not self.document.get("disks"):
+                self.note("it has nothing to boot; Debian's kernel is put in")
+                self.put("boot", "kernel", dict(DEFAULT_KERNEL))
+                self.put("boot", "cmdline", "console=ttyS0")
             return
         self.put("boot", "kernel", path)
         self.put("boot", "initrd", initrd or "none")
@@ -163,9 +165,8 @@ def from_domain(root: Xml.Element) -> Imported:
     if memory is not None:
         words = f"{(memory.text or '').strip()} {memory.get('unit', 'KiB')}"
         found.memory(_domain_size(words), words)
-    found.kernel(root.findtext("os/kernel"), root.findtext("os/initrd"), root.findtext("os/cmdline"))
     if root.find("os/loader") is not None:
-        found.note("its firmware")
+        found.note("its firmware: the built-in BIOS takes its place")
     cpu = root.find("cpu")
     if cpu is not None and cpu.get("mode") in ("host-passthrough", "host-model", "maximum"):
         found.put("machine", "cpu", {"model": "host"})
@@ -175,6 +176,7 @@ def from_domain(root: Xml.Element) -> Imported:
         if _local(element.tag) not in _DOMAIN_KNOWN:
             found.note(f"<{_short(_local(element.tag))}>")
     _domain_devices(root, found)
+    found.kernel(root.findtext("os/kernel"), root.findtext("os/initrd"), root.findtext("os/cmdline"))
     return found
 
 

@@ -35,10 +35,12 @@ from imgvm.pack.rootfs import Root, RootKernel
 from imgvm.pack.sources import Source
 from imgvm.pack.tree import FileTree
 from imgvm.qcow2 import Image, snapshots
+from imgvm.vmm import firmware
 
 CONFIG, MACHINE, KERNEL, INITRD, LOCK = "config.yaml", "machine.json", "kernel", "initrd", "lock.json"
-COMPOSED = "composed.json"
+COMPOSED, FIRMWARE = "composed.json", "firmware"
 BUNDLED_KERNEL = "hello.elf"
+BIOS = "bios"
 _SLACK_BYTES = 16 * units.MIB  # page tables, boot parameters and a first few allocations of the kernel
 
 
@@ -54,7 +56,7 @@ class PackResult:
     path: Path
     disk_bytes: int
     file_bytes: int
-    protocol: str
+    protocol: str  # linux, multiboot; bios: no kernel
     form: str
     kernel_version: str | None
     sources: tuple[Source, ...]
@@ -119,9 +121,9 @@ class Packer:
             path=output,
             disk_bytes=own.size_bytes,
             file_bytes=output.stat().st_size,
-            protocol=parts.kernel.protocol,
-            form=parts.kernel.form,
-            kernel_version=parts.kernel.version,
+            protocol=parts.kernel.protocol if parts else BIOS,
+            form=parts.kernel.form if parts else self._machine.hardware.firmware.path or "built-in",
+            kernel_version=parts.kernel.version if parts else None,
             sources=tuple(self._sources),
             blobs={name: len(data) for name, data in blobs.items()},
         )
@@ -160,25 +162,25 @@ class Packer:
                 row = disk.target(further_disk, self._machine.image)
                 self._sources += planned.write(row, self._progress)
 
-    def _blobs(self) -> tuple[dict[str, bytes], _KernelParts]:
+    def _blobs(self) -> tuple[dict[str, bytes], _KernelParts | None]:
         """Everything but the disk. No file is written before all of it is there."""
         boot = self._machine.boot
-        if boot is None:
-            raise PackError("boot: the config names nothing to boot", hint="give it a boot.kernel")
-        parts = self._kernel(boot)
+        parts = self._kernel(boot) if boot is not None else None
+        machine = self._machine
+        if boot is not None and parts is not None:
+            machine = replace(machine, boot=replace(boot, protocol=parts.kernel.protocol))
+        blobs = {CONFIG: self._config.text.encode(), MACHINE: resolved_text(machine).encode()}
+        written = composed.text_of(self._config)
+        if written is not None:
+            blobs[COMPOSED] = written.encode()
+        if boot is None or parts is None:
+            firmware = self._firmware()
+            return {**blobs, **({} if firmware is None else {FIRMWARE: firmware})}, None
         self._sources.append(parts.source)
         if boot.kernel.sha256 not in (None, parts.source.sha256):
             message = f"boot.kernel.sha256: {parts.source.origin} has SHA-256 {parts.source.sha256}"
             raise PackError(message, hint="is it the right one?")
-        machine = replace(self._machine, boot=replace(boot, protocol=parts.kernel.protocol))
-        blobs = {
-            CONFIG: self._config.text.encode(),
-            MACHINE: resolved_text(machine).encode(),
-            KERNEL: parts.kernel.data,
-        }
-        written = composed.text_of(self._config)
-        if written is not None:
-            blobs[COMPOSED] = written.encode()
+        blobs[KERNEL] = parts.kernel.data
         initrd = self._initrd(boot, parts)
         if initrd is not None:
             blobs[INITRD] = initrd
@@ -192,6 +194,19 @@ class Packer:
                 blobs[module_blob(index)] = data
         _check_memory(self._machine, blobs)
         return blobs, parts
+
+    def _firmware(self) -> bytes | None:
+        """One that is not the built-in BIOS."""
+        path = self._machine.hardware.firmware.path
+        if path is None:
+            return None
+        part = "machine.firmware"
+        data = sources.read(part, path, self._folder)
+        if not data or len(data) > firmware.MAX_BYTES or len(data) % firmware.PAGE_BYTES:
+            hint = "a BIOS for PCs has whole pages of 4096 bytes, at most 256KiB"
+            raise PackError(f"{part}: {path} is no such thing: it has {len(data)} bytes", hint=hint)
+        self._sources.append(Source.of(part, path, data))
+        return data
 
     def _kernel(self, boot: Boot) -> _KernelParts:
         wish = boot.kernel

@@ -16,13 +16,13 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from imgvm import binding
 from imgvm.errors import ImageError
+from imgvm.record import Record
 
 __all__ = ["MAX_BLOB_BYTES", "Blob", "Check", "Image", "ImageInfo", "Snapshot"]
 
@@ -31,8 +31,7 @@ MAX_BLOB_BYTES = 4 << 30  # no blob that anybody packs is larger
 Buffer = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True)
-class ImageInfo:
+class ImageInfo(Record):
     """What an image is. Sizes in bytes; `version` is qcow2's (0: a raw file)."""
 
     version: int
@@ -50,8 +49,7 @@ class ImageInfo:
         return "qcow2" if self.version else "raw"
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Record):
     """An internal snapshot. Times: seconds since 1970, nanoseconds of the guest's clock."""
 
     id: str
@@ -62,8 +60,7 @@ class Snapshot:
     vm_clock_ns: int
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Record):
     """Result of a consistency check: leaks only waste space, corruptions are damage."""
 
     leaks: int
@@ -74,8 +71,7 @@ class Check:
         return not self.leaks and not self.corruptions
 
 
-@dataclass(frozen=True)
-class Blob:
+class Blob(Record):
     """One named part of the embedded configuration."""
 
     name: str

@@ -24,6 +24,12 @@ CFLAGS = shlex.split("-std=gnu11 -O2 -g -fvisibility=hidden -Wall -Wextra -pthre
 # a sanitizer's runtime would use them.
 GENERAL_REGS_ONLY = shlex.split(
     "-mgeneral-regs-only -fno-tree-loop-distribute-patterns -fno-stack-protector -fno-sanitize=all")
+FIRMWARE = NATIVE / "firmware"
+FIRMWARE_CFLAGS = shlex.split(
+    "-m16 -march=i686 -mregparm=3 -mgeneral-regs-only -Os -std=gnu11 -Wall -Wextra -ffreestanding -fno-pic "
+    "-fno-stack-protector -fno-jump-tables -fcf-protection=none -fno-asynchronous-unwind-tables "
+    "-fno-strict-aliasing -nostdlib -static -no-pie -Wl,--build-id=none,--no-check-sections,-z,noexecstack"
+)
 GUEST = Path(__file__).parent / "guest"
 GUEST_CFLAGS = shlex.split(
     "-m32 -march=i686 -Os -Wall -Wextra -ffreestanding -fno-pic -fno-stack-protector "
@@ -42,7 +48,7 @@ def declarations() -> str:
 
 def sources() -> list[str]:
     """Relative to the project: setuptools refuses absolute paths."""
-    return sorted(os.path.relpath(path) for path in NATIVE.rglob("*.c"))
+    return sorted(os.path.relpath(path) for path in NATIVE.rglob("*.c") if FIRMWARE not in path.parents)
 
 
 def file_flags(source: str) -> list[str]:
@@ -62,11 +68,24 @@ def build_guest(folder: Path) -> Path:
     return out
 
 
+def build_firmware(folder: Path) -> Path:
+    """The built-in BIOS, bios.bin: 64 KiB as they lie at F000:0000."""
+    out, linked = folder / "bios.bin", folder / "bios.elf"
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = sorted(str(path) for pattern in ("*.S", "*.c") for path in FIRMWARE.glob(pattern))
+    script = f"-Wl,-T,{FIRMWARE / 'bios.ld'}"
+    subprocess.run(["cc", *FIRMWARE_CFLAGS, script, "-o", str(linked), *parts], check=True)
+    subprocess.run(["objcopy", "-O", "binary", "--gap-fill", "0xff", str(linked), str(out)], check=True)
+    linked.unlink()
+    return out
+
+
 class BuildNative(build_ext):
     def run(self) -> None:
         super().run()
         package = Path(__file__).parents[1] if self.inplace else Path(self.build_lib) / "imgvm"
         build_guest(package / "_guest")
+        build_firmware(package / "_guest")
 
     def build_extension(self, ext: Extension) -> None:
         if platform.machine() != "x86_64" or not sys.platform.startswith("linux"):

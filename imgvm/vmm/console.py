@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import FrameType
 from typing import Any, Protocol
 
@@ -165,4 +164,6 @@ def _end(vm: Running, reason: str, status: int, message: str) -> Result:
         return Result(reason, status, "", 0.0, 0, message=message, is_stuck=True)
     if last.reason != "stopped":
         return last  # the guest ended by itself just before
+    from dataclasses import replace
+
     return replace(last, reason=reason, status=status, message=message)

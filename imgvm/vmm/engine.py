@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from imgvm import binding
 from imgvm.errors import STATUS_CANNOT_RUN, EngineError
+from imgvm.record import Record
 
 KVM, JIT, INTERP = "kvm", "jit", "interp"
 ACCELS = ("auto", KVM, JIT, INTERP)
@@ -24,8 +24,7 @@ DEV_KVM = Path("/dev/kvm")
 CPUINFO = Path("/proc/cpuinfo")
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Record):
     engine: str
     why: str
 
@@ -33,8 +32,7 @@ class Choice:
         return f"engine {self.engine}: {TITLES[self.engine]}, {self.why}"
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(Record):
     """What decides about KVM. `obstacle` is empty when it can be used; `hint` says what to do about it."""
 
     hardware: str  # vmx, svm or empty

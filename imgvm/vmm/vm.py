@@ -13,23 +13,24 @@ import os
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgvm import binding
 from imgvm.errors import STATUS_CANNOT_RUN, STATUS_ERROR, STATUS_PANIC, EngineError
 from imgvm.machine import Machine
+from imgvm.record import NOTHING, Record
 from imgvm.vmm import engine as _engine
-from imgvm.vmm.capture import Capture
+
+if TYPE_CHECKING:
+    from imgvm.vmm.capture import Capture
 
 MULTIBOOT_MAGIC = 0x1BADB002  # Multiboot 1, section 3.1.1
 MULTIBOOT_SEARCH_BYTES = 8192
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(Record, unshown=("console", "counts")):
     """How a run ended. `status` is the process status that it stands for."""
 
     reason: str  # poweroff debug_exit reset triple_fault panic stopped internal exec timeout signal
@@ -39,10 +40,10 @@ class Result:
     instructions: int | None  # in software (under KVM: in hand-overs); None: not counted (Watch.count)
     handovers: int = 0  # times that KVM could not go on and the software processor did
     message: str = ""
-    console: str = field(default="", repr=False)
+    console: str = ""
     disk_errors: int = 0  # requests for a disk that failed on this host
     disk_message: str = ""  # why the first one did
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict, repr=False)  # docs/debugging.md
+    counts: Mapping[str, Mapping[str, int]] = NOTHING  # docs/debugging.md
     is_stuck: bool = False  # its threads still run: nothing that they use may be closed
 
     @property
@@ -50,17 +51,16 @@ class Result:
         return self.reason in ("triple_fault", "panic", "internal")
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(Record):
     """What is loaded into memory before the start."""
 
-    kernel: bytes
+    kernel: bytes = b""
     initrd: bytes | None = None
     modules: tuple[bytes, ...] = ()
+    firmware: bytes | None = None  # in place of a kernel
 
 
-@dataclass(frozen=True)
-class Drive:
+class Drive(Record):
     """An opened image (its native handle) as the guest's disk. `owner` lives as long as the machine."""
 
     handle: Any
@@ -70,8 +70,7 @@ class Drive:
     cache: str = "writeback"
 
 
-@dataclass(frozen=True)
-class Watch:
+class Watch(Record):
     """How closely a run is looked at."""
 
     count: bool = False  # the translator counts instructions and executors, which makes it slower
@@ -179,6 +178,7 @@ class Vm:
         config.count = self._watch.count
         config.lockstep = self._watch.lockstep
         config.perf_map_fd = _perf_map(os.getpid()) if self._watch.perf_map else 0
+        config.firmware_shadow = machine.hardware.firmware.path is not None
         config.reset_is_exit = machine.exit.on_reboot == "exit"
         if debug_exit is not None:
             mappings = {"raw": lib.IMGVM_DEBUG_EXIT_RAW, "qemu": lib.IMGVM_DEBUG_EXIT_QEMU}
@@ -193,6 +193,12 @@ class Vm:
 
     def _load(self, program: Program) -> None:
         boot, ffi = self.machine.boot, binding.ffi()
+        if program.firmware is not None:
+            kinds = (f"IMGVM_BOOT_{kind.upper()}" for kind in self.machine.boot_order)
+            order = bytes(getattr(binding.lib(), kind) for kind in kinds)
+            rom = ffi.from_buffer(program.firmware)
+            self._call("load_firmware", rom, len(program.firmware), ffi.from_buffer(order), len(order))
+            return
         cmdline = self.machine.kernel_cmdline.encode("utf-8", "surrogateescape")
         protocol = boot.protocol if boot else "auto"
         if protocol == "auto":
@@ -214,6 +220,8 @@ class Vm:
 
     def capture_console(self) -> Capture:
         """Connects the serial port to memory: `vm.console` then reads and writes it."""
+        from imgvm.vmm.capture import Capture
+
         self._capture = Capture()
         self.set_console(self._capture.input_fd, self._capture.output_fd)
         return self._capture

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from boot_disks import Boot, booter
 from boot_images import packed
 
 from imgvm.config import Config
@@ -29,3 +30,8 @@ def busybox(busybox_image: Path, tmp_path: Path) -> Path:
 def pack_config(tmp_path: Path) -> Callable[[str], Path]:
     """Packs a config given as text; paths in it are relative to tmp_path."""
     return lambda text: packed(Config.from_text(text, "boot.yaml", tmp_path), tmp_path / "packed.img")
+
+
+@pytest.fixture
+def boot(pack_config: Callable[[str], Path], tmp_path: Path) -> Boot:
+    return booter(pack_config, tmp_path)

@@ -10,12 +10,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import guest_root
 import pytest
-from boot_images import packed
 
 import imgvm
-from imgvm.config import Config
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
@@ -102,34 +99,3 @@ def test_long_load_on_all(
     accel: str, processors: int, pack_config: Callable[[str], Path], tmp_path: Path
 ) -> None:
     stress(pack_config, tmp_path, accel, processors, 120)
-
-
-# One after another, so many workers of each; --verify makes them check what they do.
-STRESSORS = "cpu 4 matrix 2 vm 2 fork 2 clone 2 mmap 2 tlb-shootdown 2 futex 2 pipe 2 switch 2 signal 2 itimer 1 timer 1 atomic 2"
-STRESS_NG = """
-fail() {{ echo "FAILED: $*"; exit 1; }}
-set -- {stressors}
-while [ $# -gt 0 ]; do
-    stress-ng --$1 $2 --vm-bytes 64M --mmap-bytes 64M --timeout {seconds} --verify --metrics-brief 2>&1 || fail $1
-    shift 2
-done
-echo "all ran"
-"""
-
-
-@pytest.mark.nightly
-@SOFTWARE
-def test_stress_ng(accel: str, tmp_path: Path) -> None:
-    seconds = 30
-    script = STRESS_NG.format(stressors=STRESSORS, seconds=seconds)
-    (tmp_path / "initrd").write_bytes(guest_root.build_or_skip(script, guest_root.STRESS_PACKAGES))
-    text = """
-version: 1
-name: stress-ng
-machine: {memory: 1GiB}
-boot: {kernel: {distro: "debian:bookworm"}, initrd: initrd, cmdline: [console=ttyS0, quiet]}
-"""
-    image = packed(Config.from_text(text, "stress.yaml", tmp_path), tmp_path / "stress.img")
-    said = run(image, accel, 4, BOOT_SECONDS + 14 * 4 * seconds)
-    assert "all ran\n" in said, said[-3000:]
-    assert not re.search(r"FAILED|rcu:|lockup|BUG:|Oops", said), said[-3000:]

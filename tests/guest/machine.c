@@ -45,6 +45,14 @@ __asm__(".section .multiboot, \"a\"\n"
         "    pushl %eax\n"
         "    incl interrupts\n"
         "    movl $0, 0xfee000b0\n"
+        "    jmp leave_interrupt\n"
+        /* and what a fault does: count, and go on elsewhere */
+        ".globl on_fault\n"
+        "on_fault:\n"
+        "    pushl %eax\n"
+        "    incl interrupts\n"
+        "    movl resume_at, %eax\n"
+        "    movl %eax, 4(%esp)\n"
         /* An IRET to the same ring in other words: KVM without hardware behind it cannot do IRET. */
         "leave_interrupt:\n"
         "    movl 12(%esp), %eax\n"
@@ -81,8 +89,8 @@ __asm__(".section .multiboot, \"a\"\n"
         "1:  hlt\n"
         "    jmp 1b\n");
 
-extern char on_pic[], on_apic[], trampoline[], trampoline_end[];
-volatile uint32_t interrupts, processors;
+extern char on_pic[], on_apic[], on_fault[], trampoline[], trampoline_end[];
+volatile uint32_t interrupts, processors, resume_at;
 
 static inline void out8(uint16_t port, uint8_t v) { __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port)); }
 static inline void out16(uint16_t port, uint16_t v) { __asm__ volatile("outw %0, %1" : : "a"(v), "Nd"(port)); }
@@ -216,6 +224,32 @@ static void test_self_ipi(void)
     *mem32(LAPIC + 0xf0) = 0x1ff;
     *mem32(LAPIC + 0x300) = 0x40042; /* shorthand: self */
     wait_interrupts(1);
+}
+
+/* Each often enough for it to be translated: what traps on the host, too, is the guest's exception. */
+static void test_exceptions(void)
+{
+    static const uint32_t zero, unmasked_mxcsr = 0x1d80, masked_mxcsr = 0x1f80;
+    static const uint16_t unmasked_x87 = 0x37b;
+    static const float one = 1;
+    load_idt();
+    set_gate(0, on_fault);
+    set_gate(16, on_fault);
+    set_gate(19, on_fault);
+    __asm__ volatile("movl %%cr0, %%eax; andl $~4, %%eax; orl $0x22, %%eax; movl %%eax, %%cr0\n" /* less EM; NE, MP */
+                     "movl %%cr4, %%eax; orl $0x600, %%eax; movl %%eax, %%cr4" /* OSFXSR, OSXMMEXCPT */
+                     : : : "eax");
+    for (uint32_t i = 0; i < 100; i++) {
+        __asm__ volatile("movl $1f, resume_at; xorl %%edx, %%edx; movl $5, %%eax; divl %0; ud2; 1:"
+                         : : "m"(zero) : "eax", "edx", "memory", "cc");
+        EXPECT(1, interrupts == 3 * i + 1);
+        __asm__ volatile("movl $1f, resume_at; fninit; fldcw %0; fld1; fdivs %1; fwait; ud2; 1: fninit"
+                         : : "m"(unmasked_x87), "m"(zero) : "memory", "cc");
+        EXPECT(2, interrupts == 3 * i + 2);
+        __asm__ volatile("movl $1f, resume_at; ldmxcsr %0; movss %3, %%xmm0; divss %1, %%xmm0; ud2; 1: ldmxcsr %2"
+                         : : "m"(unmasked_mxcsr), "m"(zero), "m"(masked_mxcsr), "m"(one) : "memory", "cc");
+        EXPECT(3, interrupts == 3 * i + 3);
+    }
 }
 
 static void pause_ticks(uint64_t ticks)
@@ -447,6 +481,8 @@ void run(uint32_t magic, const struct multiboot_info *info)
         test_ioapic();
     else if (same(name, "self-ipi"))
         test_self_ipi();
+    else if (same(name, "exceptions"))
+        test_exceptions();
     else if (same(name, "smp4"))
         test_smp(4);
     else if (same(name, "rom"))

@@ -20,6 +20,7 @@
 
 __asm__(".text\n"
         ".globl start, on_interrupt, on_timer, wait_for_interrupt, run_until_interrupt, trampoline, trampoline_end\n"
+        ".globl patched, wait_and_call_patched\n"
         "start:\n"
         "    leaq stacks + " VALUE(STACK_BYTES) "(%rip), %rsp\n"
         "    movq %rsi, %rdi\n"
@@ -53,6 +54,23 @@ __asm__(".text\n"
         "    je 1b\n"
         "    cli\n"
         "    ret\n"
+        "wait_and_call_patched:\n" /* until the number at rdi is esi; nothing but CPUID lies between that and the call */
+        "    pushq %rbx\n"
+        "    xorl %eax, %eax\n"
+        "    xorl %ecx, %ecx\n"
+        "1:  cmpl %esi, (%rdi)\n"
+        "    jne 1b\n"
+        "    cpuid\n"
+        "    call patched\n"
+        "    popq %rbx\n"
+        "    ret\n"
+        ".balign 4096\n"
+        "    .skip 125\n"
+        "patched:\n"
+        "    nop; nop\n"
+        "    movl $-1, %eax\n" /* the number is aligned, and a granule's first */
+        "    ret\n"
+        ".balign 4096\n"
         ".code16\n"
         "trampoline:\n"
         "    cli\n"
@@ -94,6 +112,8 @@ __asm__(".text\n"
 extern char on_interrupt[], trampoline[], trampoline_end[];
 extern uint32_t trampoline_cr3;
 extern char on_timer[];
+extern uint8_t patched[];
+uint32_t wait_and_call_patched(volatile uint32_t *number, uint32_t value);
 void wait_for_interrupt(void);
 void run_until_interrupt(volatile uint32_t *number, uint32_t old);
 volatile uint32_t ticks[PROCESSORS_MAX];
@@ -365,6 +385,71 @@ static void test_cross_modifying_code(uint32_t self)
     meet();
 }
 
+/* The manual's own example: the code was run before, and is called directly. */
+static void test_code_behind_a_serializing_instruction(uint32_t self)
+{
+    static volatile uint32_t done;
+    for (uint32_t i = 0; i < rounds / 64; i++) {
+        if (self == i % processors) {
+            *(volatile uint32_t *)(patched + 3) = i;
+            done = i + 1;
+        }
+        EXPECT(wait_and_call_patched(&done, i + 1) == i);
+        meet();
+    }
+    if (self == 0)
+        done = 0;
+    meet();
+}
+
+static void wait_turns(uint32_t turns)
+{
+    for (volatile uint32_t i = 0; i < turns; i++)
+        relax();
+}
+
+/* A page always has some code, and more of it becomes code just as it is written: one that runs it meanwhile may find the old
+ * or the new, and once it knows, nothing but the new. */
+static void test_code_beside_code(uint32_t self)
+{
+    enum { GRANULE = 128, FUNCTIONS = PAGE / GRANULE };
+    static _Alignas(PAGE) uint8_t code[PAGE];
+    static volatile uint32_t done;
+    if (self == 0)
+        for (uint32_t i = 0; i < FUNCTIONS; i++) {
+            uint8_t *p = code + i * GRANULE;
+            p[0] = p[1] = p[2] = 0x90; /* nop */
+            p[3] = 0xb8;               /* mov eax, imm32 */
+            p[8] = 0xc3;               /* ret */
+            *(volatile uint32_t *)(p + 4) = ~0u;
+        }
+    meet();
+    for (uint32_t i = 0; i < rounds / 16; i++) {
+        uint8_t *p = code + (1 + i % (FUNCTIONS - 1)) * GRANULE;
+        uint32_t (*function)(void) = (uint32_t (*)(void))p, old = *(volatile uint32_t *)(p + 4);
+        EXPECT(((uint32_t (*)(void))code)() == ~0u);
+        meet();
+        if (self == i % processors) {
+            wait_turns(i * 7 % 32);
+            *(volatile uint32_t *)(p + 4) = i;
+            __atomic_store_n(&done, i + 1, __ATOMIC_SEQ_CST);
+        } else {
+            wait_turns((i * 5 + self) % 32);
+            uint32_t value = function();
+            EXPECT(value == i || value == old);
+            while (__atomic_load_n(&done, __ATOMIC_SEQ_CST) != i + 1)
+                relax();
+        }
+        uint32_t a = 0, b, c = 0, d;
+        __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d) : : "memory");
+        EXPECT(function() == i);
+        meet();
+    }
+    if (self == 0)
+        done = 0;
+    meet();
+}
+
 /* ---- accessed and dirty bits ---- */
 
 #define WINDOW (UINT64_C(1) << 39)
@@ -464,7 +549,8 @@ static void test_timers(uint32_t self)
 
 static void (*const tests[])(uint32_t self) = {
     test_message_passing, test_store_buffering, test_atomics, test_atomics_across_a_line, test_atomics_across_a_page,
-    test_neighbours, test_cmpxchg16b, test_aligned_stores, test_cross_modifying_code, test_dirty_bits, test_wake_ups,
+    test_neighbours, test_cmpxchg16b, test_aligned_stores, test_cross_modifying_code,
+    test_code_behind_a_serializing_instruction, test_code_beside_code, test_dirty_bits, test_wake_ups,
     test_timers,
 };
 

@@ -53,7 +53,7 @@ static inline void case_devices(uint32_t engine)
 {
     imgvm_vm_config config = guest_config(engine);
     config.entropy = true;
-    const char *tests[] = {"pit", "apic-timer", "ioapic", "self-ipi", "rom", "pci", "memory"};
+    const char *tests[] = {"pit", "apic-timer", "ioapic", "self-ipi", "exceptions", "rom", "pci", "memory"};
     for (unsigned i = 0; i < sizeof tests / sizeof tests[0]; i++)
         expect(&config, tests[i], IMGVM_REASON_DEBUG_EXIT, 0);
     boot(&config, "modules", add_modules);

@@ -328,4 +328,11 @@ static inline int world_main_begin(void)
     return 0;
 }
 
+/* A slot of the stack that an entry has made, from its top. */
+static inline uint64_t frame(struct world *w, const struct x86_state *s, unsigned slot)
+{
+    unsigned size = s->efer & EFER_LMA ? 8 : 4;
+    return get(w, s->gpr[RSP] + slot * size, size);
+}
+
 #endif

@@ -44,6 +44,12 @@ static void test_chain(void)
     CHECK(!memcmp(xsdt, "XSDT", 4));
     CHECK_EQ(sum(xsdt, load_le32(xsdt + 4)), 0);
     CHECK_EQ(load_le32(xsdt + 4), 36 + 3 * 8);
+    const uint8_t *rsdt = table_at(load_le32(rsdp + 16));
+    CHECK(!memcmp(rsdt, "RSDT", 4));
+    CHECK_EQ(sum(rsdt, load_le32(rsdt + 4)), 0);
+    CHECK_EQ(load_le32(rsdt + 4), 36 + 3 * 4);
+    for (unsigned i = 0; i < 3; i++)
+        CHECK_EQ(load_le32(rsdt + 36 + 4 * i), load_le64(xsdt + 36 + 8 * i));
     const char *names[] = {"FACP", "APIC", "MCFG"};
     for (unsigned i = 0; i < 3; i++) {
         const uint8_t *table = table_at(load_le64(xsdt + 36 + 8 * i));
@@ -91,6 +97,7 @@ static void test_iasl(void)
     CHECK(mkdtemp(folder) != NULL);
     const uint8_t *xsdt = table_at(load_le64(rsdp + 24)), *fadt = table_at(load_le64(xsdt + 36));
     save(folder, xsdt);
+    save(folder, table_at(load_le32(rsdp + 16)));
     save(folder, table_at(load_le64(fadt + 140)));
     save(folder, table_at(load_le32(fadt + 36)));
     for (unsigned i = 0; i < 3; i++)

@@ -548,6 +548,21 @@ static struct access_slot *fill_slot(unsigned i, uint64_t page)
     return &mmu.slots[0][i];
 }
 
+/* An empty slot is hit by one page, which leads to a page of the processor's own: by none that is canonical, and by none that
+ * was found out on another processor. */
+static void test_empty_slots(void)
+{
+    struct mmu *another = calloc(1, sizeof *another);
+    mmu_init(another, &mem);
+    for (unsigned i = 0; i < ACCESS_SLOTS; i++) {
+        const struct access_slot *slot = &another->slots[0][i];
+        CHECK(!x86_canonical(slot->tag, true) && slot->tag % GUEST_PAGE_SIZE == 0);
+        CHECK_EQ(slot->tag + slot->addend, (uint64_t)another->nowhere);
+    }
+    CHECK(another->slots[0][0].tag != mmu.empty_page);
+    free(another);
+}
+
 /* What translated code remembers of the first level. */
 static void test_slots(void)
 {
@@ -680,6 +695,7 @@ int main(void)
     test_replacement();
     test_epochs();
     test_epochs_of_spaces();
+    test_empty_slots();
     test_slots();
     test_wide();
     guest_mem_destroy(&mem);

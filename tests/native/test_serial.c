@@ -362,6 +362,41 @@ static void test_listening(void)
     CHECK(!serial_is_heard(&serial));
 }
 
+/* The host learns which of its bytes were read, which wait, and so which were thrown away. */
+static void test_thrown_away(void)
+{
+    start();
+    open_port(0x01);
+    receive("abcdef");
+    CHECK_EQ(in(RBR), 'a');
+    CHECK_EQ(in(RBR), 'b');
+    CHECK_EQ(serial_waiting(&serial), 4);
+    CHECK_EQ(serial_take_read(&serial), 2);
+    CHECK_EQ(serial_take_read(&serial), 0);
+    CHECK_EQ(ready, 0);
+    out(IIR, 0xc3);
+    CHECK_EQ(ready, 1);
+    CHECK_EQ(serial_waiting(&serial), 0);
+    CHECK_EQ(serial_take_read(&serial), 0);
+    out(IIR, 0xc3); /* nothing there: nothing to tell */
+    CHECK_EQ(ready, 1);
+
+    receive("gh"); /* a break and what the guest sends itself are not the host's */
+    serial_receive_break(&serial);
+    out(MCR, 0x1b), out(RBR, 'i'), out(MCR, 0x0b);
+    CHECK_EQ(serial_waiting(&serial), 2);
+    for (const char *p = "gh\0i"; p[0] || p[1]; p++)
+        CHECK_EQ(in(RBR), *p);
+    CHECK_EQ(serial_take_read(&serial), 2);
+    in(RBR);
+    CHECK_EQ(serial_take_read(&serial), 0);
+
+    receive("jk");
+    serial_reset(&serial);
+    CHECK_EQ(ready, 2);
+    CHECK_EQ(serial_waiting(&serial) + serial_take_read(&serial), 0);
+}
+
 static void test_saved_state(void)
 {
     start();
@@ -387,6 +422,7 @@ int main(void)
     test_loop_back();
     test_line_and_modem_status();
     test_listening();
+    test_thrown_away();
     test_saved_state();
     return check_report();
 }

@@ -19,7 +19,7 @@ QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 
 
 def write(parts: Parts, _target: str) -> None:
-    program = parts.program(multiboot=True)
+    program = parts.program(multiboot=True, bios=True)
     if program.modules:
         parts.note("Multiboot modules are not in the domain: libvirt has no place for them")
     files = disk_files(parts)
@@ -40,7 +40,10 @@ def domain(parts: Parts, files: Sequence[tuple[Disk, str]], *, has_initrd: bool)
     _add(root, "vcpu", str(machine.hardware.cpus))
     system = _add(root, "os")
     _add(system, "type", "hvm", arch="x86_64", machine="pc")
-    _add(system, "kernel", str(parts.final / KERNEL))
+    if machine.boot is None:
+        _add(system, "boot", dev="hd")
+    else:
+        _add(system, "kernel", str(parts.final / KERNEL))
     if has_initrd:
         _add(system, "initrd", str(parts.final / INITRD))
     if parts.cmdline:

@@ -80,8 +80,18 @@ class Parts:
             path.chmod(0o755)
         self.files.append(name)
 
-    def program(self, *, multiboot: bool) -> Program:
-        """Writes kernel, initrd and modules as files; refuses what the target cannot load."""
+    def program(self, *, multiboot: bool, bios: bool = False) -> Program:
+        """Writes kernel, initrd and modules as files; refuses what the target cannot load. `bios`: it can do
+        without a kernel, and brings a BIOS of its own."""
+        if self.machine.boot is None:
+            if not bios:
+                message = f"{self.opened.path}: its machine boots from its disk, which this target cannot"
+                raise PackError(message, "qemu and libvirt can; and ova is such a disk")
+            if self.machine.hardware.firmware.path is not None:
+                self.note("its firmware is not taken along: the target has one of its own")
+            from imgvm.vmm.vm import Program
+
+            return Program()
         program = launch.program(self.opened)
         is_linux = elf.is_x86_64(program.kernel)
         if not is_linux and not multiboot:

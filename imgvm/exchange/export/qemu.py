@@ -36,7 +36,7 @@ exit $status
 
 
 def write(parts: Parts, _target: str) -> None:
-    program = parts.program(multiboot=True)
+    program = parts.program(multiboot=True, bios=True)
     files = disk_files(parts)
     hardware = command(parts, files)
     parts.text("run.sh", _script(parts, [*hardware, *_program(parts, program)]), executable=True)
@@ -79,7 +79,8 @@ def command(parts: Parts, files: Sequence[tuple[Disk, str]]) -> list[list[str]]:
         ["qemu-system-x86_64"],
         ["-name", shlex.quote(machine.name)],
         ["-nodefaults", "-no-user-config"],
-        ["-machine", 'pc,accel="${QEMU_ACCEL:-kvm:tcg}"'],
+        # Without graphics, its BIOS speaks on the serial port.
+        ["-machine", f'pc,accel="${{QEMU_ACCEL:-kvm:tcg}}"{"" if machine.boot else ",graphics=off"}'],
         ["-cpu", cpu],
         ["-m", f"{parts.memory_mib}M"],
         ["-smp", str(hardware.cpus)],
@@ -107,7 +108,7 @@ def _access(disk: Disk) -> str:
 
 def _program(parts: Parts, program: Program) -> list[list[str]]:
     """The options that load kernel and initrd."""
-    options = [["-kernel", KERNEL]]
+    options = [["-kernel", KERNEL]] if parts.machine.boot else []
     if program.initrd is not None:
         options.append(["-initrd", INITRD])
     elif program.modules:

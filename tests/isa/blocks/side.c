@@ -4,6 +4,7 @@
 
 #include "cpu/jit/jit.h"
 #include "blocks.h"
+#include "isa/kvm/callbacks.h"
 
 static void note(struct side *side, uint64_t a, uint64_t b, uint64_t c)
 {
@@ -51,17 +52,6 @@ static int acknowledge(void *opaque)
     side->vector = -1;
     return vector;
 }
-static bool msr_read(void *opaque, uint32_t index, uint64_t *value)
-{
-    (void)opaque, (void)index;
-    *value = 0;
-    return true;
-}
-static bool msr_write(void *opaque, uint32_t index, uint64_t value)
-{
-    (void)opaque, (void)index, (void)value;
-    return true;
-}
 static uint64_t cr8_read(void *opaque)
 {
     return ((struct side *)opaque)->cr8;
@@ -95,10 +85,7 @@ static void set_alarm(struct cpu *cpu, unsigned microseconds)
 
 bool side_start(struct side *side, const struct translator_ops *translator, const struct feature_set *features)
 {
-    static const struct cpu_callbacks callbacks = {
-        .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write,
-        .interrupt_acknowledge = acknowledge, .msr_read = msr_read, .msr_write = msr_write, .cr8_read = cr8_read,
-        .cr8_write = cr8_write, .time_ns = time_ns};
+    static const struct cpu_callbacks callbacks = CALLBACKS;
     imgvm_error err;
     memset(side, 0, sizeof *side);
     struct cpu_options options = {.id = 0, .count = 1, .features = features, .translator = translator,

@@ -2,7 +2,7 @@
 /* A case in the software processor; and what is outside, for both. */
 #include <stdlib.h>
 
-#include "cpu/cpu.h"
+#include "callbacks.h"
 #include "versus.h"
 
 struct ours {
@@ -67,17 +67,6 @@ static int acknowledge(void *opaque)
     (void)opaque;
     return -1;
 }
-static bool msr_read(void *opaque, uint32_t index, uint64_t *value)
-{
-    (void)opaque, (void)index;
-    *value = 0;
-    return true;
-}
-static bool msr_write(void *opaque, uint32_t index, uint64_t value)
-{
-    (void)opaque, (void)index, (void)value;
-    return true;
-}
 static uint64_t cr8_read(void *opaque)
 {
     return ((struct ours *)opaque)->cr8;
@@ -93,10 +82,7 @@ static uint64_t time_ns(void *opaque)
 
 struct ours *ours_start(const struct feature_set *theirs)
 {
-    static const struct cpu_callbacks callbacks = {
-        .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write,
-        .interrupt_acknowledge = acknowledge, .msr_read = msr_read, .msr_write = msr_write, .cr8_read = cr8_read,
-        .cr8_write = cr8_write, .time_ns = time_ns};
+    static const struct cpu_callbacks callbacks = CALLBACKS;
     imgvm_error err;
     struct ours *ours = calloc(1, sizeof *ours);
     if (!ours || cpu_install_trap_handlers(&err) < 0 || guest_mem_init(&ours->mem, &err) < 0 ||

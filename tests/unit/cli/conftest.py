@@ -38,3 +38,16 @@ def image_of(tmp_path: Path) -> Callable[..., Path]:
         return image
 
     return build
+
+
+@pytest.fixture
+def boot_disk(tmp_path: Path) -> Path:
+    """An image without a kernel: the boot sector of its disk writes 5 to the debug exit port."""
+    from imgvm.config import Config
+    from imgvm.pack import pack
+
+    program = bytes.fromhex("b005 e6f4 f4".replace(" ", ""))  # mov al, 5; out 0xf4, al; hlt
+    (tmp_path / "boot.raw").write_bytes(program.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
+    text = "version: 1\nname: small\nmachine: {memory: 16MiB}\ndevices: {debug_exit: true}\ndisks: [{name: d, source: boot.raw, format: raw}]\n"
+    pack(Config.from_text(text, "small.yaml", tmp_path), tmp_path / "small.img")
+    return tmp_path / "small.img"

@@ -73,6 +73,26 @@ def test_qemu_runs_it(image: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "timeout --foreground 90 " in (folder / "run.sh").read_text()
 
 
+@needs("qemu-system-x86_64")
+def test_qemu_boots_its_disk(boot_disk: Path) -> None:
+    folder = exported(boot_disk, "qemu")
+    assert sorted(path.name for path in folder.iterdir()) == ["disk.qcow2", "run.sh"]
+    done = subprocess.run([folder / "run.sh"], capture_output=True, text=True, env={**os.environ, "QEMU_ACCEL": "tcg"}, timeout=60)
+    assert done.returncode == 5, done.stderr
+    assert "SeaBIOS" in done.stdout
+
+
+def test_a_machine_that_boots_from_its_disk_goes_where_there_is_a_bios(boot_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = Xml.parse(exported(boot_disk, "libvirt") / "domain.xml").getroot()
+    boot = root.find("os/boot")
+    assert root.find("os/kernel") is None and boot is not None and boot.get("dev") == "hd"
+    exported(boot_disk, "ova")
+    assert "boots from its disk" not in capfd.readouterr().err
+    for target in ("firecracker", "vagrant", "kubevirt"):
+        assert main(["export", str(boot_disk), "--to", target, "-o", f"{boot_disk}.{target}"]) == 125
+        assert "its machine boots from its disk, which this target cannot" in capfd.readouterr().err
+
+
 @needs("virt-xml-validate")
 def test_libvirt_accepts_the_domain(linux: Path) -> None:
     folder = exported(linux, "libvirt")

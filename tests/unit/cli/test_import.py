@@ -82,6 +82,17 @@ def test_our_own_exports_come_back(image_of: Images, tmp_path: Path, monkeypatch
     assert main(["-q", "run", "qemu.img", "--accel", "interp"]) == 7
 
 
+@pytest.mark.parametrize(("target", "file"), [("qemu", "run.sh"), ("libvirt", "domain.xml")])
+def test_a_machine_that_boots_from_its_disk_comes_back(boot_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, file: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(boot_disk), "--to", target, "-o", target]) == 0
+    assert main(["import", f"{target}/{file}", "-o", "back.yaml"]) == 0
+    config = Config.load("back.yaml")
+    assert config.machine.boot is None
+    assert main(["-q", "pack", "back.yaml", "-o", "back.img"]) == 0
+    assert main(["-q", "run", "back.img", "--accel", "interp", "--set", "devices.debug_exit=true"]) == 5
+
+
 def test_ova(image_of: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "source.raw").write_bytes(bytes(range(256)) * 8192)
@@ -97,7 +108,8 @@ def test_ova(image_of: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert disk.source == str(tmp_path / "out" / "small-disk0.qcow2")
     with Image.open(disk.source) as opened:
         assert opened.read(0, opened.info.disk_bytes) == (tmp_path / "source.raw").read_bytes()
-    assert "boots from its disk through firmware" in capfd.readouterr().err
+    assert config.machine.boot is None
+    assert "not taken over" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -113,8 +125,10 @@ def test_ova(image_of: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
          ["-nic user,hostfwd=tcp::2222-:22"]),
         ("qemu-system-x86_64 -hda disk.img -device virtio-rng-pci -device isa-debug-exit,iobase=0xf4,iosize=4 | tee log",
          {"machine": {"entropy": True, "memory": "128MiB"}, "devices": {"debug_exit": {"port": 244, "mapping": "qemu"}},
-          "disks": [{"name": "disk0", "source": "disk.img"}], "boot": {"kernel": {"distro": "debian:bookworm"}, "cmdline": "console=ttyS0"}},
-         ["it boots from its disk through firmware; Debian's kernel is put in instead"]),
+          "disks": [{"name": "disk0", "source": "disk.img"}]}, []),
+        ("qemu-system-x86_64 -m 128",
+         {"machine": {"entropy": False, "memory": "128MiB"}, "boot": {"kernel": {"distro": "debian:bookworm"}, "cmdline": "console=ttyS0"}},
+         ["it has nothing to boot; Debian's kernel is put in"]),
         ("qemu-system-aarch64 -m nonsense -cpu cortex-a57,pmu=off -kernel k -bogus", None,
          ["another architecture: qemu-system-aarch64", "memory of nonsense", "the processor model cortex-a57: the default is portable",
           "the processor features pmu=off", "-bogus"]),

@@ -8,9 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imgvm import units
-from imgvm.config import Config, report
+from imgvm.config import Config, document, overrides, report, resolved_text
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.schema import schema, schema_text
 from imgvm.errors import ConfigError, ImgvmError, UsageError
@@ -203,7 +205,11 @@ def test_faults(text: str, message: str) -> None:
         ("{kernel: ''}", "f:2:16: boot.kernel: must not be empty"),
         ("{kernel: {distro: fedora:40}}", 'boot.kernel.distro: "fedora:40" must be debian:<suite>'),
         ("{kernel: {pakage: abc}}", "boot.kernel.pakage: unknown key (did you mean package?)"),
-        ("{}", "f:2:7: boot: kernel is missing"),
+        ("{}", "f:2:7: boot: nothing to boot: there is neither boot.kernel nor a disk"),
+        ("{order: [disk]}", "f:2:7: boot: nothing to boot: there is neither boot.kernel nor a disk"),
+        ("{kernel: k, order: [disk]}", "boot.order: with a kernel, nothing else is booted"),
+        ("{order: [tape]}", "boot.order[0]: must be one of disk, cdrom"),
+        ("{order: [floppy]}", "floppy is not supported by this version of imgvm yet"),
         ("{kernel: k, initrd: [1]}", "f:2:28: boot.initrd[0]: must be a path, not 1"),
         ("{kernel: k, initrd: {a: b}}", "f:2:27: boot.initrd: must be auto, none, a path or a list of paths, not a map"),
         ("{kernel: k, cmdline: {a: b}}", "f:2:28: boot.cmdline: must be text or a list, not a map"),
@@ -231,6 +237,35 @@ def test_faults_of_boot(boot: str, message: str) -> None:
     assert len(found) == 1
 
 
+DISKS = "disks: [{name: a, size: 1MiB}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DISKS + "boot: {cmdline: quiet}", "f:3:8: boot.cmdline: needs a kernel (boot.kernel names the kernel to boot)"),
+        (DISKS + "exec: {command: a}", "f:3:1: exec: needs a kernel, whose automatic initrd runs it"),
+        (DISKS + "machine: {firmware: none}", "f:3:21: machine.firmware: without a kernel and a firmware nothing is booted"),
+        (DISKS + "machine: {firmware: uefi}", 'must be auto, none, bios or a map with path, not "uefi"'),
+        (DISKS + "machine: {firmware: {path: a, vars: a}}", "machine.firmware.vars: unknown key: this version of imgvm does not support it yet"),
+        ("boot: {kernel: k}\nmachine: {firmware: bios}", "f:3:11: machine.firmware: a kernel that is loaded needs no firmware"),
+        (DISKS + "rootfs: {dir: a, format: initramfs}", "rootfs.format: an initramfs needs a kernel"),
+    ],
+)
+def test_faults_of_firmware(text: str, message: str) -> None:
+    found = faults(f"version: 1\n{text}\n")
+    assert any(message in fault for fault in found), found
+    assert len(found) == 1
+
+
+def test_a_disk_without_a_kernel_is_booted() -> None:
+    machine = Config.from_text(f"version: 1\n{DISKS}boot: {{order: [cdrom]}}\nmachine: {{firmware: {{path: b.bin}}}}\n").machine
+    assert machine.boot is None
+    assert machine.boot_order == ("cdrom",)
+    assert machine.hardware.firmware.path == "b.bin"
+    assert Config.from_resolved(resolved_text(machine), "f").machine == machine
+
+
 def test_exec_needs_the_automatic_initrd() -> None:
     text = "version: 1\nboot: {kernel: {bundled: true}}\nexec: {command: a}\n"
     assert faults(text) == ["f:3:1: exec: needs the automatic initrd (the bundled guest has none)"]
@@ -243,7 +278,7 @@ def test_exec_needs_the_automatic_initrd() -> None:
         ("[]", "f:1:1: must be a map, not a list"),
         ("boot: {kernel: k}", "f:1:1: version is missing (a config begins with `version: 1`)"),
         ("version: 2\nboot: {kernel: k}", "f:1:10: version: version 2 is not known to this version of imgvm"),
-        ("version: 1", "f:1:1: boot is missing (boot.kernel names the kernel to boot)"),
+        ("version: 1", "f:1:1: nothing to boot: there is neither boot.kernel nor a disk (boot.kernel names the kernel to boot;"),
     ],
 )
 def test_faults_of_the_whole(text: str, message: str) -> None:
@@ -340,3 +375,11 @@ def test_no_key_is_both_supported_and_planned() -> None:
                 walk(child)
 
     walk(schema())
+
+
+@given(st.from_regex(overrides._WORD, fullmatch=True) | st.from_regex(overrides._QUOTED, fullmatch=True))
+@settings(max_examples=300, deadline=None)
+def test_plain_values_of_overrides_are_what_yaml_says(text: str) -> None:
+    read = document.parse(text, "f")
+    found = overrides._value(text, f"a={text}")
+    assert found == read.data and type(found) is type(read.data)

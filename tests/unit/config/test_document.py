@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgvm.config import document
+from imgvm.config import document, tree
+from imgvm.config.scalars import scalar
 from imgvm.errors import ConfigError
 
 
@@ -24,7 +25,7 @@ from imgvm.errors import ConfigError
     ],
 )  # fmt: skip
 def test_plain_scalars_follow_yaml_1_2(text: str, value: object) -> None:
-    found = document.scalar(text)
+    found = scalar(text)
     assert found == value
     assert type(found) is type(value)
 
@@ -35,12 +36,12 @@ def test_quoted_scalars_are_text() -> None:
 
 
 def test_every_node_has_its_place() -> None:
-    tree = document.parse("a: 1\nb:\n  - x\n  - {c: d}\n", "f")
-    assert tree.keys[("b",)] == (2, 1)
-    assert tree.values[("b", 0)] == (3, 5)
-    assert tree.keys[("b", 1, "c")] == (4, 6)
-    assert tree.values[("b", 1, "c")] == (4, 9)
-    assert tree.mark(("b", 1, "nothing")) == (4, 5)
+    read = document.parse("a: 1\nb:\n  - x\n  - {c: d}\n", "f")
+    assert read.keys[("b",)] == (2, 1)
+    assert read.values[("b", 0)] == (3, 5)
+    assert read.keys[("b", 1, "c")] == (4, 6)
+    assert read.values[("b", 1, "c")] == (4, 9)
+    assert read.mark(("b", 1, "nothing")) == (4, 5)
 
 
 def problems(text: str | bytes) -> list[str]:
@@ -78,17 +79,17 @@ def test_refused(text: str | bytes, message: str) -> None:
 
 
 def test_duplicates_are_all_reported_and_the_first_kept() -> None:
-    tree = document.parse("a: 1\na: {b: [2]}\nc: 3\nc: 4\n", "f")
-    assert tree.data == {"a": 1, "c": 3}
-    assert len(tree.problems) == 2
-    assert tree.values[("a",)] == (1, 4)
+    read = document.parse("a: 1\na: {b: [2]}\nc: 3\nc: 4\n", "f")
+    assert read.data == {"a": 1, "c": 3}
+    assert len(read.problems) == 2
+    assert read.values[("a",)] == (1, 4)
 
 
 def test_aliases_are_copied_and_counted() -> None:
-    tree = document.parse("a: &x {b: 1}\nc: *x\n", "f")
-    tree.data["c"]["b"] = 2
-    assert tree.data["a"] == {"b": 1}
-    assert tree.mark(("c", "b")) == (2, 4)
+    read = document.parse("a: &x {b: 1}\nc: *x\n", "f")
+    read.data["c"]["b"] = 2
+    assert read.data["a"] == {"b": 1}
+    assert read.mark(("c", "b")) == (2, 4)
     laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     for level in range(1, 9):
         laughs += f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n"
@@ -109,5 +110,5 @@ def test_any_text_gives_a_tree_or_a_config_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text"), [(("a", 0, "b"), "a[0].b"), (("labels", "x.y"), 'labels."x.y"'), ((), ""), ((3,), "[3]")]
 )
-def test_paths_are_shown_as_set_takes_them(path: document.Path, text: str) -> None:
-    assert document.format_path(path) == text
+def test_paths_are_shown_as_set_takes_them(path: tree.Path, text: str) -> None:
+    assert tree.format_path(path) == text

@@ -83,6 +83,9 @@ def elf64(
     return out + b"".join(struct.pack("<IIQQQQIIQQ", *row) for row in section_rows)
 
 
+BUSYBOX = elf64([(0x400000, b"busybox", 7)])
+
+
 def vmlinux(size_bytes: int = 300_000) -> bytes:
     """Two segments; the first carries a note, the second ends in zeroes and has memory beyond the file."""
     text = b"\x90" * 64 + BANNER + random.Random(1).randbytes(size_bytes)

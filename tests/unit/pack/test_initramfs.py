@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from builders import COMPRESSORS, elf64, read_cpio
+from builders import BUSYBOX, COMPRESSORS, read_cpio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,6 @@ from imgvm.pack import cpio, initramfs
 from imgvm.pack.deb import Deb, DebCache
 from imgvm.pack.modules import Module
 
-BUSYBOX = elf64([(0x400000, b"busybox", 7)])
 ARCHIVE = cpio.archive([cpio.file("a", b"1")])
 
 

@@ -10,15 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from builders import elf64, kernel, module_tree
+from builders import kernel, module_tree
 
 from imgvm.cli import main
 from imgvm.errors import PackError
-from imgvm.pack import initramfs, lock
+from imgvm.pack import lock
 from imgvm.pack.sources import Source
 from imgvm.qcow2 import Image
 
-BUSYBOX = elf64([(0x400000, b"busybox", 7)])
 TEXT = (
     "version: 1\nname: box\ninclude: [more.yaml]\nmachine: {memory: 64MiB}\n"
     "boot: {kernel: vmlinuz, files: [{path: /motd, source: motd}]}\ndisks: [{name: a, size: 1MiB}, {name: b, source: b.raw}]\n"
@@ -26,9 +25,7 @@ TEXT = (
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    source = initramfs.Source.of("boot.initrd", "busybox of the test", BUSYBOX)
-    monkeypatch.setattr(initramfs, "find_busybox", lambda cache, distro, pin: (BUSYBOX, source))
+def folder(tmp_path: Path, same_busybox: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vmlinuz").write_bytes(kernel())
     module_tree(tmp_path.parent)

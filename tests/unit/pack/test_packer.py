@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from builders import elf64, kernel, module_tree, read_cpio, vmlinux
+from builders import read_cpio, vmlinux
 from file_trees import has, run
 
 from imgvm.config import Config
@@ -28,7 +28,6 @@ from imgvm.pack.deb import Deb, DebCache
 from imgvm.qcow2 import Image
 
 KIB, MIB = 1 << 10, 1 << 20
-BUSYBOX = elf64([(0x400000, b"busybox", 7)])
 BASE = "version: 1\nname: box\nmachine: {memory: 64MiB}\n"
 
 
@@ -44,18 +43,6 @@ def blobs(path: Path) -> dict[str, bytes]:
 
 def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kernel with its modules, and a busybox that is the same everywhere."""
-    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-    source = initramfs.Source.of("boot.initrd", "busybox of the test", BUSYBOX)
-    monkeypatch.setattr(initramfs, "find_busybox", lambda cache, distro, pin: (BUSYBOX, source))
-    (tmp_path / "boot").mkdir()
-    (tmp_path / "boot/vmlinuz").write_bytes(kernel())
-    module_tree(tmp_path)
-    return tmp_path
 
 
 def test_everything_is_in_the_image(folder: Path) -> None:

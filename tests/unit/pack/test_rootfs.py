@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builders import elf64, kernel, module, module_tree, read_cpio
+from builders import BUSYBOX, kernel, module, module_tree, read_cpio
 
 from imgvm.config import Config
 from imgvm.errors import ConfigError, PackError
@@ -26,7 +26,6 @@ from imgvm.pack.deb import DebCache
 from imgvm.qcow2 import Image
 
 MIB = 1 << 20
-BUSYBOX = elf64([(0x400000, b"busybox", 7)])
 HEAD = "version: 1\nname: box\nmachine: {memory: 64MiB}\n"
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
@@ -39,15 +38,9 @@ def tool(name: str) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kernel with its modules, a busybox that is the same everywhere, and a small root."""
-    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-    source = initramfs.Source.of("boot.initrd", "busybox of the test", BUSYBOX)
-    monkeypatch.setattr(initramfs, "find_busybox", lambda cache, distro, pin: (BUSYBOX, source))
-    (tmp_path / "boot").mkdir()
-    (tmp_path / "boot/vmlinuz").write_bytes(kernel())
-    module_tree(tmp_path)
-    root = tmp_path / "root"
+def place(folder: Path) -> Path:
+    """And a small root."""
+    root = folder / "root"
     (root / "etc").mkdir(parents=True)
     (root / "etc/issue").write_text("a small system\n")
     (root / "usr/bin").mkdir(parents=True)
@@ -56,7 +49,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "usr/bin/tool").chmod(0o755)
     (root / "usr/bin/other").hardlink_to(root / "usr/bin/tool")
     (root / "zeroes").write_bytes(bytes(3 * MIB))
-    return tmp_path
+    return folder
 
 
 def pack(

@@ -105,7 +105,7 @@ exit: {on_reboot: exit}
         "abi": 1, "engine": 1, "cpus": 2, "memory_bytes": 64 << 20, "debug_exit": 2, "debug_exit_port": 0x501,
         "entropy": False, "reset_is_exit": True, "rtc_offset_sec": 0,
         "cpu_model": b"x86-64-v3", "cpu_features": b"+aes -fma", "cpu_vendor": b"amd", "count": False, "lockstep": False,
-            "trace": core.ffi.NULL, "trace_fd": 0, "perf_map_fd": 0,
+            "trace": core.ffi.NULL, "trace_fd": 0, "perf_map_fd": 0, "firmware_shadow": False,
     }  # fmt: skip
     assert core.calls[1] == (
         "load_linux", "imgvm_vm *", b"KERNEL", 6, b"INITRD", 6, b"a=b", "imgvm_error *",
@@ -123,6 +123,15 @@ def test_defaults_are_described_to_the_core(core: Core) -> None:
     vm_of("boot: {kernel: k}", Program(b"KERNEL"))
     assert (core.config["engine"], core.config["debug_exit"], core.config["entropy"]) == (2, 0, True)
     assert core.calls[1][2:6] == (b"KERNEL", 6, "void *", 0)
+
+
+def test_a_firmware_takes_the_place_of_a_kernel(core: Core) -> None:
+    disks = "disks: [{name: d, size: 1MiB}]\nboot: {order: [cdrom, disk]}\n"
+    vm_of(disks, Program(firmware=b"ROM"))
+    assert core.calls[-1][:6] == ("load_firmware", "imgvm_vm *", b"ROM", 3, b"\2\1", 2)
+    assert core.config["firmware_shadow"] is False
+    vm_of(disks + "machine: {firmware: {path: other.bin}}", Program(firmware=b"ROM"))
+    assert core.config["firmware_shadow"] is True
 
 
 def test_multiboot_modules_come_first_with_their_words(core: Core) -> None:

@@ -148,14 +148,19 @@ static void wait_a_turn(struct soft_cpu *c, unsigned turn)
 }
 
 /* Two processors may wait for each other here: each honours the other's request meanwhile. */
-static void on_code_page_added(void *opaque)
+static void on_code_added(void *opaque, uint64_t gpa, bool more)
 {
     struct soft_cpu *c = opaque;
     struct soft_engine *engine = c->engine;
-    for (unsigned i = 0; i < engine->count; i++)
-        if (i != c->index)
-            cpu_request(engine->cpus[i].cpu, CPU_REQUEST_FLUSH);
-    for (unsigned i = 0; i < engine->count; i++)
+    bool asked = false;
+    for (unsigned i = 0; i < engine->count; i++) {
+        struct cpu *cpu = engine->cpus[i].cpu;
+        if (i == c->index || (more && likely(!cpu_may_store_to(cpu, gpa))))
+            continue;
+        cpu_request(cpu, CPU_REQUEST_FLUSH);
+        asked = true;
+    }
+    for (unsigned i = 0; asked && i < engine->count; i++)
         for (unsigned turn = 1; i != c->index && cpu_flush_pending(engine->cpus[i].cpu); turn++)
             wait_a_turn(c, turn);
 }
@@ -247,7 +252,7 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
     if (host->perf_map_fd)
         callbacks.name_code = on_name_code;
     if (cpus > 1) {
-        callbacks.code_page_added = on_code_page_added;
+        callbacks.code_added = on_code_added;
         callbacks.exclusive = on_exclusive;
         callbacks.park = on_park;
         callbacks.pause = on_pause;

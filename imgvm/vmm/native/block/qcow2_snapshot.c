@@ -17,15 +17,22 @@ static void keep_cache_small(struct qcow2 *q)
         cache_evict_clean(&q->block_cache, q->block_cache.live_limit / 2);
 }
 
+/* The refcount of what an entry refers to; 0 for the table itself, which is counted by who writes it. */
+static int counted(struct qcow2 *q, enum reference kind, uint64_t host, uint64_t *count, imgvm_error *err)
+{
+    *count = 0;
+    if (kind == REFERENCE_L1)
+        return 0;
+    keep_cache_small(q);
+    return refcount_get(q, host >> q->cluster_bits, count, err);
+}
+
 static int visit_check(void *opaque, enum reference kind, uint64_t host, uint64_t entry, imgvm_error *err)
 {
     struct qcow2 *q = opaque;
     uint64_t count;
     (void)entry;
-    if (kind == REFERENCE_L1)
-        return 0;
-    keep_cache_small(q);
-    int result = refcount_get(q, host >> q->cluster_bits, &count, err);
+    int result = counted(q, kind, host, &count, err);
     if (result || count < refcount_max(q))
         return result;
     error_set(err, EOVERFLOW, "%s: its refcounts of %u bits count no further reference to a cluster", q->file->path,
@@ -38,11 +45,8 @@ static int visit_add(void *opaque, enum reference kind, uint64_t host, uint64_t 
     struct qcow2 *q = opaque;
     uint64_t count;
     (void)entry;
-    if (kind == REFERENCE_L1)
-        return 0;
-    keep_cache_small(q);
-    int result = refcount_get(q, host >> q->cluster_bits, &count, err);
-    return result ? result : refcount_set(q, host >> q->cluster_bits, count + 1, err);
+    int result = counted(q, kind, host, &count, err);
+    return result || kind == REFERENCE_L1 ? result : refcount_set(q, host >> q->cluster_bits, count + 1, err);
 }
 
 static int visit_release(void *opaque, enum reference kind, uint64_t host, uint64_t entry, imgvm_error *err)

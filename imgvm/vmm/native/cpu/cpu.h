@@ -29,9 +29,10 @@ struct cpu_callbacks {
     uint64_t (*cr8_read)(void *opaque);
     void (*cr8_write)(void *opaque, uint64_t value);
     uint64_t (*time_ns)(void *opaque); /* the machine's clock; must not touch vector registers */
-    /* A page became code: before this returns, every other processor must have dropped its cached write translations
-     * (CPU_REQUEST_FLUSH, cpu_flush_pending). May be NULL when there is one processor. */
-    void (*code_page_added)(void *opaque);
+    /* The page at gpa became code, or (`more`) more of it did: before this returns, every other processor must have dropped
+     * its cached write translations, or if `more`, those that cpu_may_store_to names (CPU_REQUEST_FLUSH,
+     * cpu_flush_pending). May be NULL when there is one processor. */
+    void (*code_added)(void *opaque, uint64_t gpa, bool more);
     /* A locked access needs two host accesses. begin: returns once no other processor executes anything, and none does
      * until end: each is asked (CPU_REQUEST_PARK) and calls `park`, which returns then. cpu_executes tells of each
      * whether it has to be waited for. May be NULL, both, when there is one processor. */
@@ -118,7 +119,9 @@ bool cpu_has_work(struct cpu *cpu); /* a halted processor would leave its halt *
 
 /* For `exclusive`: is it inside cpu_run? If not, it sees CPU_REQUEST_PARK before it executes anything. */
 bool cpu_executes(struct cpu *cpu);
-/* For code_page_added: does `cpu` still have to see CPU_REQUEST_FLUSH? Not while it is outside cpu_run: it flushes first
+/* For code_added: may it be in the midst of a store to that page, which holds code, having seen that it hits none? */
+bool cpu_may_store_to(struct cpu *cpu, uint64_t gpa);
+/* For code_added: does `cpu` still have to see CPU_REQUEST_FLUSH? Not while it is outside cpu_run: it flushes first
  * thing when it comes back. */
 bool cpu_flush_pending(struct cpu *cpu);
 /* On the processor's own thread: honour a flush request now (while waiting for others to honour ours). */

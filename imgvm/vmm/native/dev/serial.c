@@ -136,23 +136,26 @@ static void head_changed(struct serial_state *s)
     }
 }
 
-static bool push(struct serial_state *s, uint8_t byte, uint8_t errors)
+static bool push(struct serial_state *s, uint8_t byte, uint8_t errors, bool from_host)
 {
     if (s->rx_count >= capacity(s))
         return false;
     unsigned at = (s->rx_head + s->rx_count) % SERIAL_FIFO_BYTES;
     s->rx[at] = byte;
     s->rx_errors[at] = errors;
+    s->rx_from_host[at] = from_host;
     if (s->rx_count++ == 0)
         head_changed(s);
     return true;
 }
 
-static uint8_t pop(struct serial_state *s)
+static uint8_t pop(struct serial *serial)
 {
+    struct serial_state *s = &serial->state;
     uint8_t byte = s->rx[s->rx_head];
     if (s->rx_count == 0)
         return byte; /* undefined: whatever was there */
+    serial->host_bytes_read += s->rx_from_host[s->rx_head];
     s->rx_count--;
     if (s->rx_count || fifos(s))
         s->rx_head = (s->rx_head + 1) % SERIAL_FIFO_BYTES;
@@ -160,8 +163,11 @@ static uint8_t pop(struct serial_state *s)
     return byte;
 }
 
-static void clear_receiver(struct serial_state *s)
+/* A driver clears the FIFO when it opens and closes the port. Nobody has seen these bytes: the host may send them again. */
+static void clear_receiver(struct serial *serial)
 {
+    struct serial_state *s = &serial->state;
+    serial->host_waits |= serial_waiting(serial) > 0;
     s->rx_head = s->rx_count = 0;
     memset(s->rx_errors, 0, sizeof(s->rx_errors));
 }
@@ -214,12 +220,28 @@ static void settle_fired(void *opaque, uint64_t now_ns)
     tell_host(opaque);
 }
 
+size_t serial_waiting(const struct serial *serial)
+{
+    const struct serial_state *s = &serial->state;
+    size_t waiting = 0;
+    for (unsigned i = 0; i < s->rx_count; i++)
+        waiting += s->rx_from_host[(s->rx_head + i) % SERIAL_FIFO_BYTES];
+    return waiting;
+}
+
+size_t serial_take_read(struct serial *serial)
+{
+    size_t bytes = serial->host_bytes_read;
+    serial->host_bytes_read = 0;
+    return bytes;
+}
+
 size_t serial_receive(struct serial *serial, const uint8_t *data, size_t size)
 {
     struct serial_state *s = &serial->state;
     size_t taken = 0;
     if (!(s->mcr & MCR_LOOP))
-        while (taken < size && push(s, data[taken], 0))
+        while (taken < size && push(s, data[taken], 0, true))
             taken++;
     if (taken)
         restart_timeout(serial);
@@ -234,7 +256,7 @@ void serial_receive_break(struct serial *serial)
     struct serial_state *s = &serial->state;
     if (s->mcr & MCR_LOOP)
         return;
-    if (push(s, 0, LSR_BI))
+    if (push(s, 0, LSR_BI, false))
         restart_timeout(serial);
     else
         s->lsr_errors |= LSR_OE;
@@ -248,7 +270,7 @@ static void transmit(struct serial *serial, uint8_t byte)
     struct serial_state *s = &serial->state;
     s->polls = 0;
     if (s->mcr & MCR_LOOP) {
-        if (push(s, byte, 0))
+        if (push(s, byte, 0, false))
             restart_timeout(serial);
         else
             s->lsr_errors |= LSR_OE;
@@ -264,7 +286,7 @@ static void write_fcr(struct serial *serial, uint8_t value)
     bool toggled = (value ^ s->fcr) & FCR_ENABLE; /* "when changing from FIFO to 16450 mode, data is cleared" */
     s->fcr = value & FCR_ENABLE ? value : 0;      /* other bits are not programmed unless bit 0 is one */
     if (toggled || (s->fcr & FCR_CLEAR_RX))
-        clear_receiver(s);
+        clear_receiver(serial);
     restart_timeout(serial);
     set_up(serial);
 }
@@ -320,7 +342,7 @@ static uint8_t read_register(struct serial *serial, unsigned offset)
     case RBR_THR_DLL:
         if (s->lcr & LCR_DLAB)
             return (uint8_t)s->divisor;
-        value = pop(s);
+        value = pop(serial);
         restart_timeout(serial);
         return value;
     case IER_DLM:
@@ -414,6 +436,7 @@ static void power_on(struct serial *serial)
 
 void serial_reset(struct serial *serial)
 {
+    clear_receiver(serial);
     power_on(serial);
     timer_cancel(serial->timers, &serial->timeout);
     timer_cancel(serial->timers, &serial->settle);
@@ -435,6 +458,7 @@ void serial_init(struct serial *serial, struct timer_queue *timers, struct irq_l
     serial->irq = irq;
     serial->host = *host;
     serial->host_waits = serial->host_awaits_listener = false;
+    serial->host_bytes_read = 0;
     timer_init(&serial->timeout, timeout_fired, serial);
     timer_init(&serial->settle, settle_fired, serial);
     power_on(serial);

@@ -20,6 +20,7 @@
 struct serial_state { /* saved as it is */
     uint8_t rx[SERIAL_FIFO_BYTES];
     uint8_t rx_errors[SERIAL_FIFO_BYTES]; /* LSR bits that belong to each byte */
+    bool rx_from_host[SERIAL_FIFO_BYTES]; /* came through serial_receive */
     uint8_t rx_head, rx_count;
     uint8_t ier, fcr, lcr, mcr, scr;
     uint8_t lsr_errors;   /* LSR's OE, PE, FE, BI: until LSR is read */
@@ -36,7 +37,8 @@ struct serial_state { /* saved as it is */
 
 struct serial_host {
     void (*transmit)(void *opaque, const uint8_t *data, size_t size); /* may be NULL: bytes vanish */
-    void (*receive_ready)(void *opaque); /* room after serial_receive took less than given, or somebody listens */
+    void (*receive_ready)(void *opaque); /* room after serial_receive took less than given or bytes were thrown away,
+                                          * or somebody listens */
     void *opaque;
 };
 
@@ -46,7 +48,8 @@ struct serial {
     struct timer timeout, settle;
     struct irq_line irq;
     struct serial_host host;
-    bool host_waits; /* serial_receive refused bytes */
+    bool host_waits; /* serial_receive refused bytes, or the guest threw some away */
+    size_t host_bytes_read; /* by the guest, since serial_take_read */
     bool host_awaits_listener;
 };
 
@@ -59,8 +62,12 @@ void serial_loaded(struct serial *serial);
 /* Bytes from the line. Returns how many were taken: the FIFO's room (none in loop-back: the line is cut off).
  * When less than size, receive_ready will be called. */
 size_t serial_receive(struct serial *serial, const uint8_t *data, size_t size);
+/* Of these bytes, how many wait in the FIFO; and how many the guest has read since the last call. What is in neither
+ * number it has thrown away unseen, and a host that wants nothing lost sends it again. */
+size_t serial_waiting(const struct serial *serial);
+size_t serial_take_read(struct serial *serial);
 /* Whether the guest is ready to receive: it has enabled the receiver's interrupt, or polls, and has finished setting
- * the port up, which clears the FIFO: bytes that arrive before are lost. When not, receive_ready will be called. */
+ * the port up, which clears the FIFO. When not, receive_ready will be called. */
 bool serial_is_heard(struct serial *serial);
 /* A break condition on the line (a zero byte with LSR's BI set). */
 void serial_receive_break(struct serial *serial);

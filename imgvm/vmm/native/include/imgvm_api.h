@@ -152,6 +152,7 @@ typedef struct {
     uint32_t debug_exit;   /* IMGVM_DEBUG_EXIT_* */
     uint16_t debug_exit_port;
     bool entropy;          /* a virtio-rng device */
+    bool firmware_shadow;  /* for a firmware that is not ours: C0000h to FFFFFh is RAM that it may keep data in */
     bool reset_is_exit;    /* a guest's reset ends the run (exit.on_reboot: exit) */
     int64_t rtc_offset_sec; /* added to the host's UTC for the CMOS clock */
     const char *cpu_model;    /* portable, x86-64, x86-64-v2, x86-64-v3; host or NULL: all that the engine has */
@@ -209,6 +210,12 @@ int imgvm_vm_load_linux(imgvm_vm *vm, const void *kernel, uint64_t kernel_bytes,
 int imgvm_vm_add_module(imgvm_vm *vm, const void *data, uint64_t bytes, const char *cmdline, imgvm_error *err);
 int imgvm_vm_load_multiboot(imgvm_vm *vm, const void *kernel, uint64_t kernel_bytes, const char *cmdline,
                             imgvm_error *err);
+#define IMGVM_BOOT_DISK 1  /* the boot sector of a disk */
+#define IMGVM_BOOT_CDROM 2 /* El Torito, of a disk that holds an ISO image */
+
+/* A BIOS of whole pages, at most 256 KiB. `order` (IMGVM_BOOT_*) is for the built-in one alone. */
+int imgvm_vm_load_firmware(imgvm_vm *vm, const void *rom, uint64_t rom_bytes, const uint8_t *order, uint32_t order_count,
+                           imgvm_error *err);
 /* Serial console: bytes of input_fd go to the guest (-1: none), the guest's to output_fd. escape is
  * the prefix byte (1 = ctrl-a; 0 = none) whose `x` ends the run. The vm does not own the descriptors. */
 int imgvm_vm_set_console(imgvm_vm *vm, int input_fd, int output_fd, uint8_t escape, imgvm_error *err);

@@ -271,7 +271,7 @@ static bool write_dsdt(struct writer *w, const struct acpi_config *c, uint32_t *
 int acpi_build(const struct acpi_config *config, uint32_t tables_gpa, uint8_t *tables, uint8_t *rsdp, imgvm_error *err)
 {
     struct writer w = {.base = tables, .gpa = tables_gpa};
-    uint32_t facs, dsdt, entries[3], xsdt;
+    uint32_t facs, dsdt, entries[3], xsdt, rsdt;
     memset(tables, 0, ACPI_TABLES_BYTES);
     memset(rsdp, 0, ACPI_RSDP_BYTES);
     write_facs(&w, &facs);
@@ -282,6 +282,10 @@ int acpi_build(const struct acpi_config *config, uint32_t tables_gpa, uint8_t *t
     for (unsigned i = 0; i < ARRAY_LEN(entries); i++)
         store_le64(t + HEADER_BYTES + 8 * i, entries[i]);
     end_table(&w, t, "XSDT", 1, HEADER_BYTES + 8 * ARRAY_LEN(entries));
+    t = begin_table(&w, &rsdt); /* the same for systems of 1999, and GRUB */
+    for (unsigned i = 0; i < ARRAY_LEN(entries); i++)
+        store_le32(t + HEADER_BYTES + 4 * i, entries[i]);
+    end_table(&w, t, "RSDT", 1, HEADER_BYTES + 4 * ARRAY_LEN(entries));
     /* The DSDT comes last: its size is known only when it is written. The FADT learns its place afterwards. */
     if (!write_dsdt(&w, config, &dsdt))
         return error_set(err, ENOSPC, "the ACPI tables of %u processors need more than %u bytes", config->cpus, ACPI_TABLES_BYTES);
@@ -294,6 +298,7 @@ int acpi_build(const struct acpi_config *config, uint32_t tables_gpa, uint8_t *t
     memcpy(rsdp, "RSD PTR ", 8); /* 5.2.5.3 */
     memcpy(rsdp + 9, "IMGVM ", 6);
     rsdp[15] = 2;
+    store_le32(rsdp + 16, rsdt);
     store_le32(rsdp + 20, ACPI_RSDP_BYTES);
     store_le64(rsdp + 24, xsdt);
     rsdp[8] = checksum(rsdp, 20);

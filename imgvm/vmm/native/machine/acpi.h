@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The ACPI tables of the board (ACPI specification 6.3): RSDP, XSDT, FADT, FACS, MADT, MCFG, DSDT. This file knows
+/* The ACPI tables of the board (ACPI specification 6.3): RSDP, XSDT and RSDT, FADT, FACS, MADT, MCFG, DSDT. This file knows
  * the formats; the board says where its hardware is. */
 #ifndef IMGVM_MACHINE_ACPI_H
 #define IMGVM_MACHINE_ACPI_H

@@ -12,6 +12,7 @@
 
 #define LOW_MEMORY 0xa0000u
 #define ROM_BASE 0xe0000u
+#define SHADOW_BASE 0xc0000u /* what chip sets can turn into RAM, and firmware of others counts on */
 #define ONE_MIB 0x100000u
 #define LOW_LIMIT UINT64_C(0xc0000000) /* RAM ends here and goes on at 4 GiB */
 #define PCI_MEMORY_BASE UINT64_C(0xc0000000)
@@ -19,6 +20,7 @@
 #define ECAM_BASE UINT64_C(0xe0000000)
 #define IOAPIC_BASE UINT64_C(0xfec00000)
 #define LAPIC_BASE UINT64_C(0xfee00000)
+#define ROM_TOP_BASE UINT64_C(0xfffc0000)
 #define HIGH_MEMORY UINT64_C(0x100000000)
 #define MEMORY_MIN (2 * ONE_MIB)
 #define MEMORY_MAX (UINT64_C(1) << 40)
@@ -61,26 +63,28 @@ static void add_range(struct memory_map *map, uint64_t base, uint64_t end, uint3
         map->range[map->count++] = (struct memory_range){base, end - base, type};
 }
 
-static int add_memory(struct board *board, uint64_t bytes, imgvm_error *err)
+static int add_memory(struct board *board, uint64_t bytes, bool shadow, imgvm_error *err)
 {
     struct guest_mem *mem = &board->mem;
     struct memory_map *map = &board->map;
-    uint64_t low = MIN(bytes, LOW_LIMIT), high = bytes - low;
+    uint64_t low = MIN(bytes, LOW_LIMIT), high = bytes - low, rom = shadow ? SHADOW_BASE : ROM_BASE;
     int result;
     if ((result = guest_mem_init(mem, err)) < 0 || (result = guest_mem_add(mem, 0, LOW_MEMORY, false, err)) < 0 ||
-        (result = guest_mem_add(mem, ROM_BASE, ONE_MIB - ROM_BASE, true, err)) < 0 ||
-        (result = guest_mem_add(mem, ONE_MIB, low - ONE_MIB, false, err)) < 0)
+        (result = guest_mem_add(mem, rom, ONE_MIB - rom, !shadow, err)) < 0 ||
+        (result = guest_mem_add(mem, ONE_MIB, low - ONE_MIB, false, err)) < 0 ||
+        (result = guest_mem_add(mem, ROM_TOP_BASE, HIGH_MEMORY - ROM_TOP_BASE, true, err)) < 0)
         return result;
     if (high && (result = guest_mem_add(mem, HIGH_MEMORY, high, false, err)) < 0)
         return result;
     map->low_top = low - ACPI_TABLES_BYTES;
-    map->rsdp = ROM_BASE;
+    map->rsdp = shadow ? 0 : ROM_BASE;
     add_range(map, 0, LOW_MEMORY, MEMORY_USABLE);
-    add_range(map, ROM_BASE, ONE_MIB, MEMORY_RESERVED);
+    add_range(map, rom, ONE_MIB, MEMORY_RESERVED);
     add_range(map, ONE_MIB, map->low_top, MEMORY_USABLE);
     add_range(map, map->low_top, low, MEMORY_ACPI_NVS); /* not reclaimable: the FACS lies there too */
     add_range(map, ECAM_BASE, ECAM_BASE + PCI_ECAM_BYTES, MEMORY_RESERVED);
     add_range(map, IOAPIC_BASE, LAPIC_BASE + 0x1000, MEMORY_RESERVED);
+    add_range(map, ROM_TOP_BASE, HIGH_MEMORY, MEMORY_RESERVED);
     add_range(map, HIGH_MEMORY, HIGH_MEMORY + high, MEMORY_USABLE);
     return 0;
 }
@@ -101,7 +105,7 @@ static int write_acpi(struct board *board, imgvm_error *err)
         return error_set(err, ENOMEM, "out of memory for the ACPI tables");
     int result = acpi_build(&config, (uint32_t)board->map.low_top, tables, rsdp, err);
     if (!result && (!guest_mem_load(&board->mem, board->map.low_top, tables, ACPI_TABLES_BYTES) ||
-                    !guest_mem_load(&board->mem, board->map.rsdp, rsdp, sizeof rsdp)))
+                    (board->map.rsdp && !guest_mem_load(&board->mem, board->map.rsdp, rsdp, sizeof rsdp))))
         result = error_set(err, EFAULT, "the ACPI tables do not fit in guest memory");
     free(tables);
     return result;
@@ -263,7 +267,7 @@ int board_init(struct board *board, const struct board_config *config, imgvm_err
     timer_queue_init(&board->timers, &board->clock);
     bus_init(&board->ports, &board->lock);
     bus_init(&board->mmio, &board->lock);
-    if ((result = check_config(config, err)) < 0 || (result = add_memory(board, config->memory_bytes, err)) < 0 ||
+    if ((result = check_config(config, err)) < 0 || (result = add_memory(board, config->memory_bytes, config->shadow, err)) < 0 ||
         (result = add_chips(board, config, err)) < 0 || (result = add_pci(board, err)) < 0)
         return result;
     if (config->debug_exit != IMGVM_DEBUG_EXIT_NONE) {

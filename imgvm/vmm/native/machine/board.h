@@ -110,6 +110,7 @@ struct board_config {
     uint32_t debug_exit; /* IMGVM_DEBUG_EXIT_* */
     uint16_t debug_exit_port;
     bool entropy;
+    bool shadow;                 /* C0000h to FFFFFh can be written, and is left to a firmware that is not ours */
     const struct cpu_wish *wish; /* NULL: all the features that the engine has */
     bool lockstep, count;        /* see struct engine_host */
     struct trace *trace;         /* NULL: none */

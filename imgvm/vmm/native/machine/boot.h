@@ -27,6 +27,21 @@ int boot_multiboot(struct guest_mem *mem, const struct memory_map *map, struct b
                    const struct boot_module *modules, unsigned module_count, struct x86_state *state,
                    imgvm_error *err);
 
+#define FIRMWARE_MAX 0x40000u
+#define FIRMWARE_TOP UINT64_C(0x100000000)
+#define FIRMWARE_LOW_END 0x100000u
+#define FIRMWARE_LOW_MAX 0x20000u /* of a foreign one: what the AT had room for */
+#define FIRMWARE_LOW_OWN 0x10000u
+
+struct boot_order {
+    uint8_t kind[4]; /* BOOT_* of firmware/board_info.h */
+    uint8_t count;
+};
+
+/* A ROM of up to 256 KiB. `order` is for the built-in BIOS, and NULL with any other. */
+int boot_firmware(struct guest_mem *mem, const struct memory_map *map, struct boot_blob rom, const struct boot_order *order,
+                  struct x86_state *state, imgvm_error *err);
+
 /* Where the flat GDT lies: low memory that no protocol uses. */
 #define BOOT_GDT 0x500u
 /* [base, base+size) lies in one usable range of the map. */

@@ -129,8 +129,9 @@ static void show_help(struct console *console)
 
 bool console_wants_input(const struct console *console)
 {
-    /* A terminal is always read, for its escape; other input waits until the guest has taken what there is. */
-    return console->input_fd >= 0 && !console->input_ended && (console->escape || console->pending_at == console->pending_end);
+    /* A terminal is always read, for its escape; other input waits until the port has taken what there is. */
+    return console->input_fd >= 0 && !console->input_ended &&
+           (console->escape || console->pending_at + console->handed_over == console->pending_end);
 }
 
 enum console_event console_read_some(struct console *console)
@@ -165,15 +166,13 @@ enum console_event console_read_some(struct console *console)
     return event;
 }
 
-size_t console_pending(const struct console *console, const uint8_t **data)
+void console_feed(struct console *console, struct serial *serial)
 {
-    *data = console->pending + console->pending_at;
-    return console->pending_end - console->pending_at;
-}
-
-void console_consume(struct console *console, size_t bytes)
-{
-    console->pending_at += bytes;
+    console->pending_at += serial_take_read(serial);
+    console->handed_over = serial_waiting(serial);
+    size_t start = console->pending_at + console->handed_over;
+    if (start < console->pending_end && serial_is_heard(serial))
+        console->handed_over += serial_receive(serial, console->pending + start, console->pending_end - start);
     if (console->pending_at == console->pending_end)
         console->pending_at = console->pending_end = 0;
 }

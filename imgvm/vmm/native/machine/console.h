@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../dev/serial.h"
+
 #define CONSOLE_OUTPUT_LIMIT 0x40000u /* more than this in the queue holds the guest back */
 #define CONSOLE_PENDING_BYTES 0x4000u /* what is typed or pasted ahead on a terminal; more is dropped */
 #define CONSOLE_FLUSH_NS 1000000u     /* output is collected for so long before it is written */
@@ -25,8 +27,9 @@ struct console {
     bool released;           /* the run is ending: nobody waits */
     bool after_escape;       /* event loop only, like all that follows */
     bool input_ended;
-    uint8_t pending[CONSOLE_PENDING_BYTES]; /* input that the guest has not taken yet */
+    uint8_t pending[CONSOLE_PENDING_BYTES]; /* input that the guest has not read yet */
     size_t pending_at, pending_end;
+    size_t handed_over;      /* of it, what waits in the serial port */
 };
 
 enum console_event { CONSOLE_NONE, CONSOLE_QUIT };
@@ -44,7 +47,8 @@ void console_close(struct console *console);
 void console_write_some(struct console *console);
 enum console_event console_read_some(struct console *console);
 bool console_wants_input(const struct console *console);
-size_t console_pending(const struct console *console, const uint8_t **data);
-void console_consume(struct console *console, size_t bytes); /* of pending */
+/* Hands input to the serial port when it listens. What the guest throws away without having read it, as drivers do
+ * when they open the port, is handed over again. The caller holds the board's lock. */
+void console_feed(struct console *console, struct serial *serial);
 
 #endif

@@ -20,7 +20,7 @@ struct memory_map {
     struct memory_range range[12]; /* ascending, disjoint */
     unsigned count;
     uint64_t low_top;   /* end of the usable memory that begins at 1 MiB */
-    uint64_t rsdp;      /* where the ACPI root pointer lies */
+    uint64_t rsdp;      /* where the ACPI root pointer lies; 0: nowhere */
 };
 
 #endif

@@ -66,9 +66,11 @@ static const char *after_time(const char *line)
 static void take_line(struct report *report)
 {
     static const char panic[] = "Kernel panic - not syncing", end[] = "---[ end Kernel panic - not syncing";
+    static const char firmware[] = "No bootable device"; /* the built-in BIOS's last words, and SeaBIOS's */
     report->line[report->line_bytes] = 0;
     const char *text = after_time(report->line);
-    if (!strncmp(text, panic, sizeof panic - 1) && !report->panic_line[0])
+    bool given_up = !strncmp(text, firmware, sizeof firmware - 1);
+    if ((given_up || !strncmp(text, panic, sizeof panic - 1)) && !report->panic_line[0])
         snprintf(report->panic_line, sizeof report->panic_line, "%s", text);
     else if (!strncmp(text, end, sizeof end - 1) && report->panic_line[0])
         report->host.panic(report->host.opaque); /* Linux prints this where it stops for ever */

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../base/bits.h"
 #include "../dev/virtio/blk.h"
 #include "keep.h"
 
@@ -185,7 +186,7 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
     }
     const struct board_config board = {
         .engine = ops, .cpus = config->cpus, .memory_bytes = config->memory_bytes, .debug_exit = config->debug_exit,
-        .debug_exit_port = config->debug_exit_port, .entropy = config->entropy,
+        .debug_exit_port = config->debug_exit_port, .entropy = config->entropy, .shadow = config->firmware_shadow,
         .wish = &wish, .trace = vm->trace, .lockstep = config->lockstep, .count = config->count, .perf_map_fd = config->perf_map_fd, .utc_base_ns = utc_at_zero_ns(config->rtc_offset_sec),
         .host = {on_power_off, on_reset, on_debug_exit, on_exec_status, on_panic, on_serial_output, on_serial_ready,
                  on_throttle, vm},
@@ -301,6 +302,9 @@ int vm_boot(struct imgvm_vm *vm, imgvm_error *err)
 {
     if (vm->boot_kind == VM_BOOT_LINUX)
         return boot_linux(&vm->board.mem, &vm->board.map, vm->kernel, vm->initrd, vm->cmdline, &vm->boot_state, err);
+    if (vm->boot_kind == VM_BOOT_FIRMWARE)
+        return boot_firmware(&vm->board.mem, &vm->board.map, vm->kernel, vm->config.firmware_shadow ? NULL : &vm->boot_order,
+                             &vm->boot_state, err);
     return boot_multiboot(&vm->board.mem, &vm->board.map, vm->kernel, vm->cmdline, vm->modules, vm->module_count,
                           &vm->boot_state, err);
 }
@@ -368,6 +372,18 @@ int imgvm_vm_load_multiboot(imgvm_vm *vm, const void *kernel, uint64_t kernel_by
     return load(vm, VM_BOOT_MULTIBOOT, (struct boot_blob){kernel, kernel_bytes}, (struct boot_blob){0}, cmdline, err);
 }
 
+int imgvm_vm_load_firmware(imgvm_vm *vm, const void *rom, uint64_t rom_bytes, const uint8_t *order, uint32_t order_count,
+                           imgvm_error *err)
+{
+    NEED_ERROR(err);
+    if (order_count > sizeof vm->boot_order.kind)
+        return error_set(err, EINVAL, "a boot order has at most %zu entries", sizeof vm->boot_order.kind);
+    vm->boot_order.count = (uint8_t)order_count;
+    for (uint32_t i = 0; i < order_count; i++)
+        vm->boot_order.kind[i] = order[i];
+    return load(vm, VM_BOOT_FIRMWARE, (struct boot_blob){rom, rom_bytes}, (struct boot_blob){0}, NULL, err);
+}
+
 /* ---- running ---- */
 
 int vm_set_first_states(struct imgvm_vm *vm, imgvm_error *err)
@@ -415,10 +431,14 @@ int imgvm_vm_start(imgvm_vm *vm, imgvm_error *err)
     }
     if ((result = board_power_on(&vm->board, err)) < 0 || (result = vm_set_first_states(vm, err)) < 0)
         return result;
-    /* Signals are the business of the threads that were here before: ours inherit a mask that blocks all. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* Signals are the business of the threads that were here before: ours inherit a mask that blocks all but traps, of which a
+     * guest's instructions have some; one that is blocked ends the process. */
+    static const int traps[] = {SIGFPE, SIGSEGV, SIGBUS, SIGILL};
+    sigset_t others, before;
+    sigfillset(&others);
+    for (unsigned i = 0; i < ARRAY_LEN(traps); i++)
+        sigdelset(&others, traps[i]);
+    pthread_sigmask(SIG_SETMASK, &others, &before);
     vm->result.run_ns = clock_now_ns(&vm->board.clock);
     vm->started = true;
     result = start_threads(vm, err);

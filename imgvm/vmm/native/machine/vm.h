@@ -15,7 +15,7 @@
 #include "console.h"
 #include "gdb.h"
 
-enum vm_boot_kind { VM_BOOT_NONE, VM_BOOT_LINUX, VM_BOOT_MULTIBOOT };
+enum vm_boot_kind { VM_BOOT_NONE, VM_BOOT_LINUX, VM_BOOT_MULTIBOOT, VM_BOOT_FIRMWARE };
 
 struct vm_cpu {
     struct imgvm_vm *vm;
@@ -36,6 +36,7 @@ struct imgvm_vm {
     char *cmdline;
     struct boot_module *modules;
     unsigned module_count;
+    struct boot_order boot_order; /* of the built-in BIOS */
     struct x86_state boot_state;
 
     pthread_mutex_t lock;

@@ -96,15 +96,11 @@ static void reset_board(struct imgvm_vm *vm)
 static void feed_input(struct imgvm_vm *vm)
 {
     struct console *console = &vm->console;
-    const uint8_t *data;
-    size_t size = console_pending(console, &data), taken = 0;
-    if (!size)
+    if (console->pending_at == console->pending_end)
         return;
     pthread_mutex_lock(&vm->board.lock);
-    if (serial_is_heard(&vm->board.serial))
-        taken = serial_receive(&vm->board.serial, data, size);
+    console_feed(console, &vm->board.serial);
     pthread_mutex_unlock(&vm->board.lock);
-    console_consume(console, taken);
 }
 
 /* Output that has begun to queue is written a moment later, together with what follows it. */

@@ -146,27 +146,30 @@ static void code_changed(const struct guest_mem *mem)
         mem->code_changed(mem->code_changed_opaque);
 }
 
-unsigned guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size)
+bool guest_mem_drop_code(const struct guest_mem *mem, const struct guest_region *region, uint64_t gpa, uint32_t size)
 {
-    unsigned pages = 0;
+    size_t page = (gpa - region->gpa) / GUEST_PAGE_SIZE;
+    uint32_t granules = atomic_load_explicit(&region->code_granules[page], memory_order_relaxed);
+    if (likely(!(granules & granule_mask((uint32_t)(gpa % GUEST_PAGE_SIZE), size))))
+        return false;
+    atomic_store(&region->code_granules[page], 0);
+    atomic_fetch_add(&region->code_generation[page], 1);
+    code_changed(mem);
+    return true;
+}
+
+void guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size)
+{
+    /* the bytes before the marks; who decodes marks first, and then looks whether the bytes are what they were */
+    atomic_thread_fence(memory_order_seq_cst);
     while (size) {
         const struct guest_region *region = guest_mem_find(mem, gpa);
-        uint32_t offset = (uint32_t)(gpa % GUEST_PAGE_SIZE);
-        uint64_t n = MIN(size, GUEST_PAGE_SIZE - offset);
-        if (region) {
-            size_t page = (gpa - region->gpa) / GUEST_PAGE_SIZE;
-            uint32_t granules = atomic_load_explicit(&region->code_granules[page], memory_order_relaxed);
-            if (unlikely(granules & granule_mask(offset, (uint32_t)n))) {
-                atomic_store(&region->code_granules[page], 0);
-                atomic_fetch_add(&region->code_generation[page], 1);
-                code_changed(mem);
-                pages++;
-            }
-        }
+        uint64_t n = MIN(size, GUEST_PAGE_SIZE - gpa % GUEST_PAGE_SIZE);
+        if (region)
+            guest_mem_drop_code(mem, region, gpa, (uint32_t)n);
         gpa += n;
         size -= n;
     }
-    return pages;
 }
 
 void guest_mem_forget_code(const struct guest_mem *mem)

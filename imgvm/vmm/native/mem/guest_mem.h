@@ -53,8 +53,11 @@ bool guest_mem_read(const struct guest_mem *mem, uint64_t gpa, void *data, uint6
 bool guest_mem_write(struct guest_mem *mem, uint64_t gpa, const void *data, uint64_t size);
 /* Loader's write: also into ROM. */
 bool guest_mem_load(struct guest_mem *mem, uint64_t gpa, const void *data, uint64_t size);
-/* [gpa, gpa+size) was changed: cached code from there is stale. Returns how many pages' code_generation it bumped. */
-unsigned guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size);
+/* [gpa, gpa+size) was changed: cached code from there is stale. */
+void guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size);
+/* The same for a processor's store, before it is made (engine.md, "Code that is written"), inside one page. true: there was
+ * some. */
+bool guest_mem_drop_code(const struct guest_mem *mem, const struct guest_region *region, uint64_t gpa, uint32_t size);
 /* Anything may have been changed by somebody who does not tell (KVM's guest): all cached code is stale. */
 void guest_mem_forget_code(const struct guest_mem *mem);
 /* The bytes at gpa (size <= 4096, inside one page) are about to be cached as code. */

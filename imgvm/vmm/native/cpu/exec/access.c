@@ -136,8 +136,20 @@ static void write_mmio(struct cpu *cpu, const struct uop *u, uint64_t gpa, unsig
         cpu->callbacks.mmio_write(cpu->opaque, gpa + i, 1, (value >> (8 * i)) & 0xff);
 }
 
+/* Others see where this store goes before it looks what is code there. Where they have seen it already, that costs nothing.
+ * A store has at most two pages. */
+static void announce_store(struct cpu *cpu, uint64_t gpa)
+{
+    uint64_t page = align_down(gpa, GUEST_PAGE_SIZE);
+    if (likely(atomic_load_explicit(&cpu->store_pages[cpu->store_page], memory_order_relaxed) == page))
+        return;
+    cpu->store_page ^= 1;
+    if (atomic_load_explicit(&cpu->store_pages[cpu->store_page], memory_order_relaxed) != page)
+        atomic_store(&cpu->store_pages[cpu->store_page], page);
+}
+
 /* A store that may hit decoded code. When it hits the running block, the instruction is started over as a block
- * of its own, so that nothing stale can follow it (engine.md 4.5). */
+ * of its own, so that nothing stale can follow it (engine.md, "Code that is written"). */
 static void check_code_write(struct cpu *cpu, const struct uop *u, const struct span *span, unsigned size)
 {
     size_t page = (span->gpa - span->region->gpa) / GUEST_PAGE_SIZE;
@@ -152,7 +164,8 @@ static void check_code_write(struct cpu *cpu, const struct uop *u, const struct 
         cpu->event = EVENT_SINGLE;
         leave_block(cpu, u, false);
     }
-    if (likely(!guest_mem_written(cpu->mmu.mem, span->gpa, size)))
+    announce_store(cpu, span->gpa);
+    if (likely(!guest_mem_drop_code(cpu->mmu.mem, span->region, span->gpa, size)))
         return;
     cpu->counts.code_writes++;
     if (cpu->translator)

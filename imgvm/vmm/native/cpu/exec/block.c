@@ -191,6 +191,7 @@ static void uop_prepare(struct cpu *cpu, struct uop *u, unsigned offset, unsigne
     u->native = NULL;
     u->unit = 0;
     u->mem_size = 0;
+    u->pages = 0;
     bool moffs = (in->flags & INSN_MEM) && !in->modrm && in->base == INSN_REG_NONE && in->index == INSN_REG_NONE;
     u->ea_slow = !cpu->code64 || in->asize != 8 || moffs;
     if (in->base == INSN_REG_RIP && !u->ea_slow) {
@@ -227,13 +228,33 @@ static bool block_goes_on(const struct insn *in)
     return !(op_infos[in->op].attributes & OPA_ENDS_BLOCK);
 }
 
-/* Decodes from `bytes` until the block must end. */
-static void block_decode(struct cpu *cpu, struct block *block, const uint8_t *bytes, unsigned available, unsigned most)
+/* What a block is decoded from: others may write it meanwhile, so each byte is read once. */
+struct code_bytes {
+    const volatile uint8_t *low, *high; /* as far as the page goes, and where it goes on */
+    unsigned low_bytes, available;
+    unsigned have;
+    uint8_t bytes[BLOCK_MAX_INSNS * INSN_MAX_BYTES];
+};
+
+static uint8_t guest_byte(const struct code_bytes *code, unsigned i)
+{
+    return i < code->low_bytes ? code->low[i] : code->high[i - code->low_bytes];
+}
+
+static void have_bytes(struct code_bytes *code, unsigned count)
+{
+    for (; code->have < MIN(count, code->available); code->have++)
+        code->bytes[code->have] = guest_byte(code, code->have);
+}
+
+/* Decodes until the block must end. */
+static void block_decode(struct cpu *cpu, struct block *block, struct code_bytes *code, unsigned most)
 {
     unsigned offset = 0, count = 0;
     while (count < most) {
         struct uop *u = &block->uops[count];
-        int length = insn_decode(&u->in, bytes + offset, available - offset, (enum insn_mode)cpu->mode);
+        have_bytes(code, offset + INSN_MAX_BYTES);
+        int length = insn_decode(&u->in, code->bytes + offset, code->have - offset, (enum insn_mode)cpu->mode);
         if (length == INSN_ERR_TRUNCATED)
             break;
         if (length < 0) {
@@ -282,6 +303,7 @@ struct block *block_single(struct cpu *cpu)
     struct block *block = cpu->blocks->scratch;
     uint8_t bytes[INSN_MAX_BYTES];
     unsigned have = 0;
+    struct code_bytes code;
     uint64_t linear = code_linear(cpu);
     if (unlikely(cpu->points.code))
         points_meet_code(cpu, linear);
@@ -320,7 +342,10 @@ struct block *block_single(struct cpu *cpu)
     block->translated = NULL;
     block->gpa = 0;
     block->across_now = NULL;
-    block_decode(cpu, block, bytes, have, 1);
+    code.low = bytes;
+    code.low_bytes = code.available = have;
+    code.have = 0;
+    block_decode(cpu, block, &code, 1);
     return block;
 }
 
@@ -360,21 +385,33 @@ static bool lost_its_thunks(struct cpu *cpu)
     return true;
 }
 
-/* The bytes at gpa are code from now on. If the page had none before, write translations of it must go, here and on every
- * processor; while another processor sees to that, what was decoded may be written unseen as well. `settled`: that was seen
- * to for this block. true: what was written in the meantime shows in a second decoding. */
-static bool mark_code(struct cpu *cpu, const struct guest_region *region, uint64_t gpa, uint32_t size, bool settled)
+/* The bytes at gpa are code from now on, and whoever writes them after this has returned sees that. If the page had none
+ * before, write translations of it must go, here and on every processor; while another processor sees to that, what was
+ * decoded may be written unseen as well. `settled`: that was seen to for this block. If it had some, a store that looked
+ * before the mark may still come. */
+static void mark_code(struct cpu *cpu, const struct guest_region *region, uint64_t gpa, uint32_t size, bool settled)
 {
     struct guest_mem *mem = cpu->mmu.mem;
     bool first = guest_mem_settle_code(mem, region, gpa, size);
-    if (likely(!first && (settled || !atomic_load(&mem->code_settling))))
-        return false;
-    mmu_drop_writes(&cpu->mmu, gpa);
-    if (cpu->callbacks.code_page_added)
-        cpu->callbacks.code_page_added(cpu->opaque);
+    bool more = !first && (settled || !atomic_load(&mem->code_settling));
+    if (unlikely(!more))
+        mmu_drop_writes(&cpu->mmu, gpa);
+    if (cpu->callbacks.code_added)
+        cpu->callbacks.code_added(cpu->opaque, gpa, more);
     if (first)
         guest_mem_code_settled(mem);
-    return cpu->callbacks.code_page_added;
+}
+
+/* Was it written between being read and being marked? If not by somebody who saw the mark it must be decoded again; else
+ * it will not be found again, and may run once, should it be written all the time. */
+static bool written_meanwhile(const struct block *block, const struct code_bytes *code, bool settled)
+{
+    if (!block_is_current(block))
+        return !settled;
+    for (unsigned i = 0; i < block->bytes; i++)
+        if (code->bytes[i] != guest_byte(code, i))
+            return true;
+    return false;
 }
 
 static struct block *block_enter(struct cpu *cpu, struct block *block)
@@ -398,14 +435,17 @@ static struct block *block_build(struct cpu *cpu, const struct fetch_entry *entr
         uint64_t left = (uint64_t)cpu->s.segment[CS].limit - cpu->rip + 1;
         room = (unsigned)MIN(left, room);
     }
-    block_decode(cpu, block, region->host + (gpa - region->gpa), room, COVERAGE_MOST_INSNS);
+    struct code_bytes code;
+    code.low = region->host + (gpa - region->gpa);
+    code.low_bytes = code.available = room;
+    code.have = 0;
+    block_decode(cpu, block, &code, COVERAGE_MOST_INSNS);
     if (unlikely(lost_its_thunks(cpu)))
         return block_build(cpu, entry, gpa, settled);
     if (!block->count)
         return NULL;
-    if (mark_code(cpu, region, gpa, block->bytes, settled))
-        return block_build(cpu, entry, gpa, true);
-    return block_enter(cpu, block);
+    mark_code(cpu, region, gpa, block->bytes, settled);
+    return unlikely(written_meanwhile(block, &code, settled)) ? block_build(cpu, entry, gpa, true) : block_enter(cpu, block);
 }
 
 /* Neither the segment's limit nor the end of the linear addresses is met on the way into the next page. */
@@ -426,17 +466,20 @@ static struct block *block_build_across(struct cpu *cpu, struct fetch_entry low,
     block->across_gpa = high.gpa;
     block->across_now = &high.region->code_generation[page_index(high.region, high.gpa)];
     block->across_generation = atomic_load(block->across_now);
-    uint8_t bytes[INSN_MAX_BYTES];
-    for (unsigned i = 0; i < INSN_MAX_BYTES; i++)
-        bytes[i] = i < have ? low.region->host[gpa - low.region->gpa + i] : high.region->host[high.gpa - high.region->gpa + i - have];
-    block_decode(cpu, block, bytes, INSN_MAX_BYTES, 1);
+    struct code_bytes code;
+    code.low = low.region->host + (gpa - low.region->gpa);
+    code.high = high.region->host + (high.gpa - high.region->gpa);
+    code.low_bytes = have;
+    code.available = INSN_MAX_BYTES;
+    code.have = 0;
+    block_decode(cpu, block, &code, 1);
     if (unlikely(lost_its_thunks(cpu)))
         return block_build_across(cpu, low, linear, settled);
     if (block->bytes <= have)
         return block_single(cpu); /* written in the meantime */
-    bool again = mark_code(cpu, low.region, gpa, have, settled);
-    again |= mark_code(cpu, high.region, high.gpa, block->bytes - have, settled);
-    return again ? block_build_across(cpu, low, linear, true) : block_enter(cpu, block);
+    mark_code(cpu, low.region, gpa, have, settled);
+    mark_code(cpu, high.region, high.gpa, block->bytes - have, settled);
+    return unlikely(written_meanwhile(block, &code, settled)) ? block_build_across(cpu, low, linear, true) : block_enter(cpu, block);
 }
 
 /* The page in which it goes on is still that. */
@@ -487,10 +530,11 @@ struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key)
         block = jump->block;
     } else {
         uint64_t flushes = cpu->blocks->flushes;
+        uint32_t written = code_written(cpu); /* before it is found current: what comes later makes the key another */
         block = block_lookup(cpu, linear);
         if (block->mode & MODE_SINGLE)
             return block;
-        key = block_key(cpu); /* decoding may have emptied the cache */
+        key = block_key_at(cpu, written); /* decoding may have emptied the cache */
         *jump = (struct block_link){linear, key, block};
         if (flushes != cpu->blocks->flushes)
             return block; /* `from` is gone */

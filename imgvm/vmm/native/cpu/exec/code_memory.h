@@ -15,8 +15,9 @@ struct code_memory {
     size_t bytes; /* touched as they fill */
 };
 
-/* `profiled`: Linux perf takes only what looks like anonymous memory for a translator's code. */
-int code_memory_map(struct code_memory *memory, size_t bytes, bool profiled, imgvm_error *err);
+/* The code will run within 2 GiB of `near`, if there is room; NULL: anywhere. `profiled`: Linux perf takes only what looks like
+ * anonymous memory for a translator's code. */
+int code_memory_map(struct code_memory *memory, size_t bytes, const void *near, bool profiled, imgvm_error *err);
 void code_memory_unmap(struct code_memory *memory);
 
 #endif

@@ -58,11 +58,13 @@ struct uop {
     bool ea_slow;      /* address size is not 64, or not 64-bit mode, or moffs */
     uint8_t unit;      /* OPK_NATIVE: of OPA_X87, OPA_MMX, OPA_SSE, OPA_AVX, what it needs of cpu->fpu_ready */
     uint16_t mem_size; /* OPK_NATIVE: bytes of the memory operand */
+    uint8_t pages;     /* the translator's: what it has learnt of the memory operand (jit/learn.h) */
 };
 
 #define UNIT_VEX 0x80 /* of uop.unit and cpu.fpu_ready: VEX prefixes are #UD in real and virtual-8086 mode */
 
 #define BLOCK_MAX_INSNS 64
+#define LEADS 4 /* groups of operands at a time in translated code */
 #define MODE_SINGLE 0x80 /* a block of one instruction, never cached */
 
 /* A block found before by its linear address, good while `key` is the processor's (block_key). */
@@ -152,6 +154,9 @@ struct cpu {
     _Atomic uint32_t requests;
     _Atomic bool running; /* inside cpu_run */
     _Atomic uint32_t pending; /* something may want a look between instructions: what translated code polls */
+    /* Pages with code that its last two slow stores went to; NO_PAGE: none. Since its last flush: then they are made. */
+    _Atomic uint64_t store_pages[2];
+    unsigned store_page; /* the later of them */
     uint32_t request_mask; /* requests that matter now (INTR only while IF is set) */
     int32_t budget;        /* blocks until the clock is looked at */
     uint32_t blocks_evicted; /* times that some went (block.c) */
@@ -166,6 +171,10 @@ struct cpu {
     unsigned translate_after; /* of struct cpu_options */
     void *translated_jumps;
     uint64_t call_target, refilled; /* its temporaries that do not fit a register */
+    /* of operands that go to several pages by turns (jit/check.c, jit/learn.h) */
+    uint64_t lead[LEADS];
+    uint32_t next_of_few, trial_left;
+    uint16_t slot_refills[TLB_BANKS * ACCESS_SLOTS]; /* each slot's, counted down */
     /* Outside 64-bit mode, for reading and for writing, by segment: the last byte of an operand may have this offset at
      * most; -1: whether it may be accessed takes a closer look. */
     int64_t seg_last[2][8];
@@ -235,6 +244,7 @@ struct cpu {
 };
 
 #define NO_VECTOR 0xff
+#define NO_PAGE UINT64_MAX
 _Static_assert(offsetof(struct cpu, gpr) == 0 && offsetof(struct cpu, cc) == CPU_CC_OFFSET, "struct native_head");
 
 #define NEXT return u[1].fn(cpu, u + 1)
@@ -595,10 +605,17 @@ struct block *block_find_slow(struct cpu *cpu, uint64_t linear, uint64_t key);
 
 /* What a linear address means: the epoch (struct mmu), mode and privilege (6 bits), and the number of writes to code and of
  * evictions of blocks so far, which only grow, cut to 26 bits. */
+static inline uint32_t code_written(const struct cpu *cpu)
+{
+    return atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire);
+}
+static inline uint64_t block_key_at(const struct cpu *cpu, uint32_t written)
+{
+    return mmu_code_key(&cpu->mmu) | (uint64_t)(written + cpu->blocks_evicted) << 38;
+}
 static inline uint64_t block_key(const struct cpu *cpu)
 {
-    uint32_t written = atomic_load_explicit(cpu->mmu.mem->code_epoch, memory_order_acquire);
-    return mmu_code_key(&cpu->mmu) | (uint64_t)(written + cpu->blocks_evicted) << 38;
+    return block_key_at(cpu, code_written(cpu));
 }
 static inline struct block *block_find(struct cpu *cpu)
 {

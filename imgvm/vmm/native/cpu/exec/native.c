@@ -29,7 +29,7 @@ struct native_cache *native_cache_create(imgvm_error *err)
         return NULL;
     }
     cache->generation = 1;
-    if (code_memory_map(&cache->code, CODE_BYTES, false, err) < 0) {
+    if (code_memory_map(&cache->code, CODE_BYTES, NULL, false, err) < 0) {
         free(cache);
         return NULL;
     }

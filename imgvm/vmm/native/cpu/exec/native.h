@@ -61,11 +61,14 @@ native_fn native_thunk(struct native_cache *cache, const struct insn *insn, cons
 unsigned native_emit(uint8_t out[NATIVE_MAX_BYTES], const struct insn *insn, const struct op_info *info);
 
 /* The bytes of the instruction alone, with each guest register in the host register that the caller says, and its memory
- * operand at [r14]. Also tells which registers it uses and writes. 0: it has no such encoding. */
+ * operand at [base + index + disp] of the host's. Also tells which registers it uses and writes. 0: it has no such encoding. */
 struct native_registers {
     uint8_t host[16];
+    uint8_t base, index; /* index NATIVE_NO_INDEX: none */
+    int32_t disp;
     uint16_t used, written; /* out: a bit each */
 };
+#define NATIVE_NO_INDEX 0xff
 unsigned native_encode(uint8_t out[NATIVE_MAX_BYTES], const struct insn *insn, struct native_registers *registers);
 
 /* The calling thread runs thunks of `cache` from now on (NULL: of none): its traps inside them go to native_trap. */

@@ -16,8 +16,8 @@
 #define REX 0x40
 #define REX_W 8
 #define REX_R 4
+#define REX_X 2
 #define REX_B 1
-#define MODRM_RSI 6 /* mod 0: [rsi] */
 
 struct emitter {
     uint8_t *next;
@@ -136,7 +136,8 @@ struct encoding {
     const struct isa_row *row;
     uint8_t reg, rm, vvvv; /* host numbers */
     bool memory, has_modrm, vex, w;
-    bool memory_r14; /* the operand is at [r14], else at [rsi] */
+    uint8_t base, index; /* of the memory operand, and NATIVE_NO_INDEX */
+    int32_t disp;
     bool prefix_66;
     uint8_t vl;
     unsigned immediate_bytes;
@@ -148,20 +149,36 @@ static uint8_t mandatory_prefix(uint8_t pp)
     return pp == PP_66 ? 0x66 : pp == PP_F3 ? 0xf3 : pp == PP_F2 ? 0xf2 : 0;
 }
 
+/* ModRM, and SIB and displacement of a memory operand (SDM vol. 2, 2.1.5). */
+static void put_modrm(struct emitter *e, const struct encoding *c)
+{
+    uint8_t reg = (uint8_t)((c->reg & 7) << 3), base = c->base & 7;
+    bool sib = c->index != NATIVE_NO_INDEX || base == RSP;
+    if (!c->memory) {
+        put(e, 0xc0 | reg | (c->rm & 7));
+        return;
+    }
+    uint8_t mod = c->disp == 0 && base != RBP ? 0 : c->disp == (int8_t)c->disp ? 0x40 : 0x80;
+    put(e, mod | reg | (sib ? RSP : base));
+    if (sib)
+        put(e, (c->index == NATIVE_NO_INDEX ? RSP : c->index & 7) << 3 | base);
+    put_value(e, (uint64_t)c->disp, mod == 0 ? 0 : mod == 0x40 ? 1 : 4);
+}
+
 static void put_instruction(struct emitter *e, const struct encoding *c)
 {
-    uint8_t modrm = c->memory ? MODRM_RSI | (c->reg & 7) << 3 : 0xc0 | (c->reg & 7) << 3 | (c->rm & 7);
-    bool r = c->reg & 8, b = c->memory ? c->memory_r14 : c->rm & 8;
+    bool r = c->reg & 8, b = (c->memory ? c->base : c->rm) & 8;
+    bool x = c->memory && c->index != NATIVE_NO_INDEX && c->index & 8;
     uint8_t map = c->row->map;
 
     if (c->vex) {
         static const uint8_t pp[] = {[PP_66] = 1, [PP_F3] = 2, [PP_F2] = 3};
         put(e, 0xc4);
-        put(e, (r ? 0 : 0x80) | 0x40 | (b ? 0 : 0x20) | (map - MAP_V0F + 1));
+        put(e, (r ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | (map - MAP_V0F + 1));
         put(e, (c->w ? 0x80 : 0) | (~c->vvvv & 15) << 3 | (c->vl == 32 ? 4 : 0) | pp[c->row->pp]);
     } else {
         uint8_t mandatory = mandatory_prefix(c->row->pp);
-        uint8_t rex = (c->w ? REX_W : 0) | (r ? REX_R : 0) | (b ? REX_B : 0);
+        uint8_t rex = (c->w ? REX_W : 0) | (r ? REX_R : 0) | (x ? REX_X : 0) | (b ? REX_B : 0);
         if (c->prefix_66 && mandatory != 0x66)
             put(e, 0x66);
         if (mandatory)
@@ -175,7 +192,7 @@ static void put_instruction(struct emitter *e, const struct encoding *c)
     }
     put(e, c->row->opcode);
     if (c->has_modrm)
-        put(e, modrm);
+        put_modrm(e, c);
     put_value(e, c->immediate, c->immediate_bytes);
 }
 
@@ -255,6 +272,8 @@ static struct encoding encoding_of(const struct insn *insn)
         .vex = insn->flags & INSN_VEX,
         .w = insn->flags & INSN_W,
         .vl = insn->vl,
+        .base = RSI,
+        .index = NATIVE_NO_INDEX,
     };
 }
 
@@ -263,7 +282,9 @@ unsigned native_encode(uint8_t out[NATIVE_MAX_BYTES], const struct insn *insn, s
     struct emitter e = {.next = out, .fixed = registers};
     struct encoding c = encoding_of(insn);
     uint32_t implied_read, implied_written;
-    c.memory_r14 = true;
+    c.base = registers->base;
+    c.index = registers->index;
+    c.disp = registers->disp;
     if (c.row->attributes & (A_R8 | A_CC))
         return 0;
     for (unsigned i = 0; i < 4; i++)

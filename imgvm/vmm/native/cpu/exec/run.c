@@ -498,12 +498,20 @@ bool cpu_flush_pending(struct cpu *cpu)
     return atomic_load(&cpu->running) && (atomic_load(&cpu->requests) & CPU_REQUEST_FLUSH);
 }
 
+bool cpu_may_store_to(struct cpu *cpu, uint64_t gpa)
+{
+    uint64_t page = align_down(gpa, GUEST_PAGE_SIZE);
+    return atomic_load(&cpu->store_pages[0]) == page || atomic_load(&cpu->store_pages[1]) == page;
+}
+
 /* The bit is cleared after the flush: until then the asker waits. */
 void cpu_flush_now(struct cpu *cpu)
 {
     if (!(atomic_load(&cpu->requests) & CPU_REQUEST_FLUSH))
         return;
     mmu_drop_all_writes(&cpu->mmu);
+    for (unsigned i = 0; i < ARRAY_LEN(cpu->store_pages); i++)
+        atomic_store_explicit(&cpu->store_pages[i], NO_PAGE, memory_order_release);
     cpu->leave_translated = true; /* if it waits there: operands that were checked may be of a code page now */
     atomic_fetch_and(&cpu->requests, ~CPU_REQUEST_FLUSH);
 }

@@ -222,6 +222,7 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     cpu->count = options->count;
     cpu->deadline_ns = UINT64_MAX;
     cpu->delivering = NO_VECTOR;
+    cpu->store_pages[0] = cpu->store_pages[1] = NO_PAGE;
     mmu_init(&cpu->mmu, mem);
     mmu_clear_bank(cpu->nothing);
     announce_all(&cpu->cpuid, options->id, options->count);

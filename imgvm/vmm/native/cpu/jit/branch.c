@@ -56,7 +56,7 @@ static uint8_t *put_stub(struct emitter *e, unsigned number, const struct flag_s
     flags_to_cc_from(e, state);
     branch_uncount(e, not_run);
     if (checked) {
-        op_gs(a, OPC(0x81), ALU_CMP, CPU(mmu.epoch));
+        op_cpu_imm(a, OPC(0x81), ALU_CMP, CPU(mmu.epoch), 4);
         exit->expected = a->p;
         put32(a, 0);
         stale = put_jcc(a, CC_NE);
@@ -131,13 +131,13 @@ void branch_poll(struct emitter *e, unsigned i)
     e->wants_poll = false;
     if (e->flags.in_cc || e->flags.recipe != NO_RECIPE) {
         e->flags.in_eflags = false;
-        op_gs(a, OPC(0x83), ALU_CMP, CPU(pending));
+        op_cpu_imm(a, OPC(0x83), ALU_CMP, CPU(pending), 1);
         put8(a, 0);
         emit_cold(e, COLD_POLL, i)->patch = put_jcc(a, CC_NE);
         return;
     }
     mov_rr(a, T1, H_RCX); /* without touching the flags */
-    op_gs(a, OPC(0x8b), H_RCX, CPU(pending));
+    op_cpu(a, OPC(0x8b), H_RCX, CPU(pending));
     PUT(a, 0xe3, 5); /* jrcxz over the jump */
     struct cold *cold = emit_cold(e, COLD_POLL, i);
     cold->patch = put_jmp(a);
@@ -149,7 +149,7 @@ void branch_uncount(struct emitter *e, unsigned not_run)
 {
     if (!e->jit->count || !not_run)
         return;
-    op_gs(&e->a, OPCW(0x81), ALU_SUB, CPU(instructions));
+    op_cpu_imm(&e->a, OPCW(0x81), ALU_SUB, CPU(instructions), 4);
     put32(&e->a, not_run);
 }
 
@@ -225,7 +225,7 @@ static void put_jump_rm(struct emitter *e, unsigned i)
 /* Out of translated code, unless it is the executor's to raise what is due. */
 static void jump_cold(struct emitter *e, const struct cold *cold)
 {
-    op_gs(&e->a, OPCW(0x8b), T0, CPU(rip));
+    op_cpu(&e->a, OPCW(0x8b), T0, CPU(rip));
     uint8_t *wild = put_target_check(e);
     jit_put_jump(e->jit, &e->a, e->jit->leave);
     if (!wild)
@@ -246,7 +246,7 @@ static void put_call_pushes(struct emitter *e, unsigned i, struct place at, uint
     op_place(a, OPCS(0x89, size), T1, at);
     memory_move_stack(e, -(int32_t)size, T0);
     flags_yield(e, i);
-    op_gs(a, OPCW(0x3b), H_RSP, CPU(host_stack_limit));
+    op_cpu(a, OPCW(0x3b), H_RSP, CPU(host_stack_limit));
     struct cold *cold = emit_cold(e, COLD_STACK, i);
     cold->patch = put_jcc(a, CC_BELOW);
     cold->done = a->p;
@@ -282,10 +282,10 @@ static void put_call_rm(struct emitter *e, unsigned i)
     uint64_t back = (e->rip + emit_uop(e, i)->next) & e->rip_mask;
     flags_to_cc(e);
     put_target(e, i, true);
-    op_gs(&e->a, OPCW(0x89), T0, CPU(call_target));
+    op_cpu(&e->a, OPCW(0x89), T0, CPU(call_target));
     struct place at = memory_push(e, i);
     put_call_pushes(e, i, at, back);
-    op_gs(&e->a, OPCW(0x8b), T0, CPU(call_target));
+    op_cpu(&e->a, OPCW(0x8b), T0, CPU(call_target));
     jit_put_call(e->jit, &e->a, e->jit->dispatch);
     put_landing(e, i, back);
 }
@@ -397,7 +397,7 @@ void branch_cold(struct emitter *e, const struct cold *cold)
         jump_cold(e, cold);
         return;
     case COLD_STACK:
-        op_gs(a, OPCW(0x8b), H_RSP, CPU(host_stack));
+        op_cpu(a, OPCW(0x8b), H_RSP, CPU(host_stack));
         patch_jump(put_jmp(a), cold->done);
         return;
     default:

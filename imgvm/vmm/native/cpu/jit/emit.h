@@ -8,7 +8,7 @@
 
 #define CPU(field) ((uint32_t)offsetof(struct cpu, field))
 #define COLD_MAX (4 * BLOCK_MAX_INSNS)
-#define GROUPS 4
+#define GROUPS LEADS
 #define NO_RECIPE (-1)
 #define ALL_REGISTERS 0xffffu
 
@@ -21,7 +21,7 @@ struct flag_state {
 
 enum cold_kind {
     COLD_ACCESS,   /* an access slot missed */
-    COLD_LIMIT,    /* an operand is not inside of its segment, or takes a closer look */
+    COLD_LIMIT,    /* an operand is not inside of its segment, or takes a closer look; or a trial's window is over */
     COLD_UNIT,     /* a vector unit is not there, or does not hold the guest's state */
     COLD_EXECUTOR, /* the instruction is its executor's after all */
     COLD_TRAP,     /* the same, reached by a trap of the host at `pc` */
@@ -33,6 +33,20 @@ enum cold_kind {
     COLD_TAIL,     /* the rest of an exit that is itself hot: that of a call's return */
 };
 
+/* What a check of an address is about. */
+struct check {
+    unsigned bytes;    /* that are to lie in one page, from the lowest address on */
+    bool write;
+    bool group;        /* others lean on it */
+    enum pages pages;
+    bool trial;        /* its accesses are counted */
+    bool adds;         /* the addend is added to T0, else it is in T1 */
+    bool remade;       /* T0 is not the address any more when it has missed, nor expected to be */
+    unsigned slot;     /* the first of them */
+    int64_t low;       /* displacement of the lowest address */
+    uint32_t lead;     /* where the addend is kept for a group whose slot is not one */
+};
+
 struct cold {
     enum cold_kind kind;
     uint8_t *patch;    /* rel32 of the jump here */
@@ -42,11 +56,10 @@ struct cold {
     unsigned index;
     struct flag_state flags; /* when control came here */
     bool restore;      /* the hot path expects the flags in EFLAGS at `resume` */
-    /* COLD_ACCESS */
-    unsigned bytes;    /* that are to lie in one page */
-    unsigned slot;
-    bool write;
-    bool group;        /* others lean on this slot */
+    uint32_t held;     /* ... and this addend in T1; 0: none */
+    struct check check; /* COLD_ACCESS, of */
+    struct insn in;     /* this operand */
+    bool group;        /* COLD_ACCESS, COLD_LIMIT: others lean on this check */
     unsigned exit;     /* COLD_EXIT, COLD_TAIL */
     int32_t moved_rsp; /* COLD_RETURN: to be taken back before the executor runs */
     bool rcx_in_t1;    /* COLD_POLL */
@@ -60,6 +73,7 @@ struct group {
     int64_t base_moved; /* e->moved[base] then */
     int64_t low, high;  /* displacements */
     unsigned slot;
+    uint32_t addend; /* where in struct cpu */
 };
 
 struct emitter {
@@ -79,6 +93,8 @@ struct emitter {
     unsigned fpu_units; /* OPA_X87..., checked so far and nothing since has taken them away */
     struct group groups[GROUPS];
     unsigned next_group;
+    uint32_t held;           /* the addend (offset in struct cpu) that T1 holds ... */
+    const uint8_t *held_at;  /* ... if nothing has been emitted behind this */
     /* A block that jumps back to its own start has its body twice: see put_loop. */
     bool loops;
     uint8_t *loop_head;  /* of the second; NULL: this is the first */
@@ -103,12 +119,12 @@ static inline unsigned host_register(unsigned guest)
 
 static inline void load_temp(struct emitter *e, unsigned temp, unsigned guest)
 {
-    op_gs(&e->a, OPCW(0x8b), temp, CPU(gpr) + 8 * guest);
+    op_cpu(&e->a, OPCW(0x8b), temp, CPU(gpr) + 8 * guest);
 }
 
 static inline void store_temp(struct emitter *e, unsigned temp, unsigned guest)
 {
-    op_gs(&e->a, OPCW(0x89), temp, CPU(gpr) + 8 * guest);
+    op_cpu(&e->a, OPCW(0x89), temp, CPU(gpr) + 8 * guest);
 }
 
 /* The register's host register, or `temp` with its value. */
@@ -143,6 +159,23 @@ void flags_to_cc_from(struct emitter *e, const struct flag_state *state);
 void flags_made(struct emitter *e, unsigned i);
 void flags_restore(struct emitter *e);
 
+/* ---- check.c ---- */
+
+/* The check of r, for so many bytes, after what has been learnt (uop.pages); `low`, `group` and `lead` are the caller's. */
+struct check check_of(struct emitter *e, const struct reference *r, unsigned bytes, unsigned learnt);
+/* Before T0 is made. */
+void check_begin(struct emitter *e, unsigned i, const struct check *check);
+/* May check_put_direct make the address itself? Its place has T1 in it, and T0 is left alone or lost. */
+bool check_is_direct(const struct emitter *e, const struct insn *in, bool keep_t1);
+struct place check_put_direct(struct emitter *e, unsigned i, const struct insn *in, struct check *check);
+/* T0: in's linear address, with check->low for displacement -> its place in the host's memory. T1 may be part of it unless
+ * `keep_t1`, and is lost. */
+struct place check_put(struct emitter *e, unsigned i, const struct insn *in, struct check *check, bool keep_t1);
+/* Where a group finds the addend. */
+uint32_t check_addend(const struct emitter *e, const struct check *check);
+/* The way when it missed: to where it goes on, or to what follows here, if it takes the executor. */
+void check_cold(struct emitter *e, const struct cold *cold);
+
 /* ---- memory.c ---- */
 
 /* Where instruction i finds its memory operand (plan.memory) in the host's memory. T1 may be part of the place unless
@@ -152,14 +185,18 @@ struct place memory_operand(struct emitter *e, unsigned i, bool keep_t1);
 struct place memory_bit_string(struct emitter *e, unsigned i);
 /* The same for what instruction i pushes, when that is not the plan's operand; T1 is not part of it. */
 struct place memory_push(struct emitter *e, unsigned i);
-/* T0 := offset of the memory operand in its segment, as the address size truncates it. */
-void memory_offset(struct emitter *e, const struct insn *in);
+/* T0 := base + index * scale + disp: an offset in its segment, of the address size's bits. T1 is lost if the index is in memory. */
+void memory_offset(struct emitter *e, const struct insn *in, int64_t disp);
 /* The stack pointer moves; `temp` is lost if it is SP. */
 void memory_move_stack(struct emitter *e, int32_t by, unsigned temp);
 /* Registers have changed: by a constant, or anyhow. */
 void memory_moved(struct emitter *e, unsigned reg, int64_t by);
 void memory_changed(struct emitter *e, unsigned registers);
 void memory_forget(struct emitter *e);
+/* What was emitted from `start` on has left T1 alone, or made it the addend. */
+void memory_keep_addend(struct emitter *e, const uint8_t *start);
+/* Behind an executor: back to cold->resume, with all that is expected there. */
+void memory_resume(struct emitter *e, const struct cold *cold);
 /* The rest of instruction i's way when its slot missed. */
 void memory_cold(struct emitter *e, const struct cold *cold);
 
@@ -194,6 +231,7 @@ static inline void emit_set_resume(struct emitter *e, unsigned first)
     for (unsigned k = first; k < e->colds; k++) {
         e->cold[k].resume = e->a.p;
         e->cold[k].restore = e->flags.in_eflags;
+        e->cold[k].held = e->held_at == e->a.p ? e->held : 0;
     }
 }
 

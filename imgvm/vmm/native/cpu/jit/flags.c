@@ -13,7 +13,7 @@ static void spill(struct emitter *e)
     struct assembler *a = &e->a;
     mov_rr(a, T1, H_RAX);
     PUT(a, 0x9f, 0x0f, 0x90, 0xc0); /* lahf; seto al */
-    op_gs(a, (struct opcode){.code = 0x89, .prefix = 0x66}, H_RAX, CPU(cc));
+    op_cpu(a, (struct opcode){.code = 0x89, .prefix = 0x66}, H_RAX, CPU(cc));
     mov_rr(a, H_RAX, T1);
 }
 
@@ -21,7 +21,7 @@ void flags_restore(struct emitter *e)
 {
     struct assembler *a = &e->a;
     mov_rr(a, T1, H_RAX);
-    op_gs(a, OPC(0x0fb7), H_RAX, CPU(cc));
+    op_cpu(a, OPC(0x0fb7), H_RAX, CPU(cc));
     PUT(a, 0x04, 0x7f, 0x9e); /* add al, 7fh: OF; sahf: the others */
     mov_rr(a, H_RAX, T1);
 }

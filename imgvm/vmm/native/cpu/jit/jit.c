@@ -26,15 +26,15 @@ static const uint8_t saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
 static void save_guest(struct assembler *a)
 {
     for (unsigned i = 0; i < ARRAY_LEN(pinned); i++)
-        op_gs(a, OPCW(0x89), pinned[i], CPU(gpr) + 8 * pinned[i]);
-    op_gs(a, OPCW(0x89), H_R13, CPU(gpr) + 8 * RSP);
+        op_cpu(a, OPCW(0x89), pinned[i], CPU(gpr) + 8 * pinned[i]);
+    op_cpu(a, OPCW(0x89), H_R13, CPU(gpr) + 8 * RSP);
 }
 
 static void load_guest(struct assembler *a)
 {
     for (unsigned i = 0; i < ARRAY_LEN(pinned); i++)
-        op_gs(a, OPCW(0x8b), pinned[i], CPU(gpr) + 8 * pinned[i]);
-    op_gs(a, OPCW(0x8b), H_R13, CPU(gpr) + 8 * RSP);
+        op_cpu(a, OPCW(0x8b), pinned[i], CPU(gpr) + 8 * pinned[i]);
+    op_cpu(a, OPCW(0x8b), H_R13, CPU(gpr) + 8 * RSP);
 }
 
 static void put_push(struct assembler *a, unsigned reg)
@@ -91,9 +91,9 @@ static void make_enter(struct translator *jit, struct assembler *a)
     op_rm(a, OPCW(0x89), H_RAX, H_RSP, 8);
     mov_imm64(a, H_RAX, (uint64_t)jit->stray_return);
     op_rm(a, OPCW(0x89), H_RAX, H_RSP, 0);
-    op_gs(a, OPCW(0x89), H_RSP, CPU(host_stack));
+    op_cpu(a, OPCW(0x89), H_RSP, CPU(host_stack));
     op_rm(a, OPCW(0x8d), H_RAX, H_RSP, -HOST_STACK_BYTES);
-    op_gs(a, OPCW(0x89), H_RAX, CPU(host_stack_limit));
+    op_cpu(a, OPCW(0x89), H_RAX, CPU(host_stack_limit));
     mov_rr(a, T0, H_RDI);
     load_guest(a);
     op_rr(a, OPC(0xff), 4, T0); /* jmp r14 */
@@ -103,7 +103,7 @@ static void make_enter(struct translator *jit, struct assembler *a)
 static void make_leave(struct translator *jit, struct assembler *a)
 {
     jit->leave_by_exit = jit_rx(jit, a->p); /* T1: number of the exit */
-    op_gs(a, OPC(0x89), T1, CPU(link_from));
+    op_cpu(a, OPC(0x89), T1, CPU(link_from));
     watch_put_left(a, LEFT_UNLINKED);
     uint8_t *by_exit = put_jmp(a);
 
@@ -114,12 +114,12 @@ static void make_leave(struct translator *jit, struct assembler *a)
     jit->leave_at = jit_rx(jit, a->p); /* T0: the next instruction */
     watch_put_left(a, LEFT_LOOK);
     patch_jump(dead, a->p);
-    op_gs(a, OPCW(0x89), T0, CPU(rip));
+    op_cpu(a, OPCW(0x89), T0, CPU(rip));
     uint8_t *at = put_jmp(a);
     jit->leave = jit_rx(jit, a->p); /* cpu->rip says it */
     watch_put_left(a, LEFT_COMPUTED);
     patch_jump(at, a->p);
-    op_gs(a, OPC(0xc7), 0, CPU(link_from));
+    op_cpu_imm(a, OPC(0xc7), 0, CPU(link_from), 4);
     put32(a, 0);
     patch_jump(by_exit, a->p);
     save_guest(a);
@@ -128,7 +128,7 @@ static void make_leave(struct translator *jit, struct assembler *a)
 static const void *make_leave_saved(struct translator *jit, struct assembler *a)
 {
     const void *here = jit_rx(jit, a->p);
-    op_gs(a, OPCW(0x8b), H_RSP, CPU(host_stack));
+    op_cpu(a, OPCW(0x8b), H_RSP, CPU(host_stack));
     put_rsp(a, 24);
     for (unsigned i = ARRAY_LEN(saved); i-- > 0;)
         put_pop(a, saved[i]);
@@ -138,16 +138,16 @@ static const void *make_leave_saved(struct translator *jit, struct assembler *a)
 
 void jit_put_lookup(struct assembler *a, uint8_t *misses[2])
 {
-    op_gs(a, OPCW(0x89), T0, CPU(rip));
+    op_cpu(a, OPCW(0x89), T0, CPU(rip));
     mov_rr(a, T1, T0);
     shift_imm(a, SHIFT_SHR, true, T1, 12);
     op_rr(a, OPC(0x31), T0, T1);
     alu_imm(a, ALU_AND, false, T1, JIT_JUMPS - 1);
     shift_imm(a, SHIFT_SHL, false, T1, 5);
-    op_gs(a, OPCW(0x03), T1, CPU(translated_jumps));
+    op_cpu(a, OPCW(0x03), T1, CPU(translated_jumps));
     op_rm(a, OPCW(0x3b), T0, T1, offsetof(struct jit_jump, linear));
     misses[0] = put_jcc(a, CC_NE);
-    op_gs(a, OPCW(0x8b), T0, CPU(mmu.epoch)); /* and mmu.mode_key */
+    op_cpu(a, OPCW(0x8b), T0, CPU(mmu.epoch)); /* and mmu.mode_key */
     op_rm(a, OPCW(0x3b), T0, T1, offsetof(struct jit_jump, key));
     misses[1] = put_jcc(a, CC_NE);
     op_rm(a, OPC(0xff), 4, T1, offsetof(struct jit_jump, code)); /* jmp */
@@ -164,7 +164,7 @@ static void make_dispatch(struct translator *jit, struct assembler *a)
     jit_put_jump(jit, a, jit->leave);
 
     jit->return_miss = jit_rx(jit, a->p); /* T0 = target: this pair is not it, those below may be */
-    op_gs(a, OPCW(0x3b), H_RSP, CPU(host_stack));
+    op_cpu(a, OPCW(0x3b), H_RSP, CPU(host_stack));
     jump_if(jit, a, CC_EQUAL, jit->dispatch);
     put_rsp(a, 16);
     jit_put_jump(jit, a, jit->dispatch);
@@ -190,10 +190,17 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
     cpu->called[1].fn = jit_continue;
     cpu->executor_continued = cpu->leave_translated = false;
     cpu->link_from = 0;
+    if (unlikely(cpu->translator->learner.asked || !cpu->trial_left) && learn_look(cpu, block, u)) {
+        jit_kill(cpu->translator, block);
+        cpu->leave_translated = true;
+    }
     cpu->called[0].fn(cpu, cpu->called);
+    /* among them are those that serialize: what others wrote before must be seen by what comes next */
+    bool pending = !cpu->unlinked && atomic_load_explicit(&cpu->pending, memory_order_relaxed);
+    bool look = cpu->leave_translated || pending;
     if (!cpu->executor_continued)
-        return cpu->unlinked || cpu->leave_translated || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
-    if (unlikely(cpu->leave_translated || epoch != cpu->mmu.epoch || mode_key != cpu->mmu.mode_key)) {
+        return cpu->unlinked || look || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
+    if (unlikely(look || epoch != cpu->mmu.epoch || mode_key != cpu->mmu.mode_key)) {
         cpu->rip = (block->translated_rip + u->next) & cpu_rip_mask(cpu);
         if (cpu->translator->count)
             cpu->instructions -= block->count - u->index - 1u;
@@ -217,7 +224,7 @@ static void make_callout(struct translator *jit, struct assembler *a)
 {
     jit->callout = jit_rx(jit, a->p);
     save_guest(a);
-    op_gs(a, OPCW(0x8b), H_RDI, CPU(self));
+    op_cpu(a, OPCW(0x8b), H_RDI, CPU(self));
     mov_rr(a, H_RSI, T0);
     op_place(a, OPCW(0x8d), H_RDX, (struct place){T0, T1, 0, 0});
     put_rsp(a, -8);
@@ -229,9 +236,9 @@ static void make_callout(struct translator *jit, struct assembler *a)
     load_guest(a);
     put8(a, 0xc3);
     patch_jump(elsewhere, a->p); /* perhaps in another mode: pairs of return addresses are not for that */
-    op_gs(a, OPCW(0x8b), H_RSP, CPU(host_stack));
+    op_cpu(a, OPCW(0x8b), H_RSP, CPU(host_stack));
     load_guest(a);
-    op_gs(a, OPCW(0x8b), T0, CPU(rip));
+    op_cpu(a, OPCW(0x8b), T0, CPU(rip));
     jit_put_jump(jit, a, jit->dispatch);
     patch_jump(out, a->p);
     watch_put_left(a, LEFT_EXECUTOR);
@@ -241,16 +248,16 @@ static void make_callout(struct translator *jit, struct assembler *a)
 /* save_guest; cpu->refilled := function(cpu, T0, T1, rcx); load_guest; CF = whether that is 0. */
 static void put_helper(struct assembler *a, uint64_t function)
 {
-    op_gs(a, OPCW(0x8b), H_RDI, CPU(self));
+    op_cpu(a, OPCW(0x8b), H_RDI, CPU(self));
     mov_rr(a, H_RSI, T0);
     mov_rr(a, H_RDX, T1);
     put_rsp(a, -8);
     mov_imm64(a, H_RAX, function);
     op_rr(a, OPC(0xff), 2, H_RAX);
     put_rsp(a, 8);
-    op_gs(a, OPCW(0x89), H_RAX, CPU(refilled));
+    op_cpu(a, OPCW(0x89), H_RAX, CPU(refilled));
     load_guest(a);
-    op_gs(a, OPCW(0x83), ALU_CMP, CPU(refilled)); /* below 1: CF */
+    op_cpu_imm(a, OPCW(0x83), ALU_CMP, CPU(refilled), 1); /* below 1: CF */
     put8(a, 1);
 }
 
@@ -289,43 +296,55 @@ static uint64_t refill(struct cpu *cpu, uint64_t linear, uint64_t slot_offset, b
     return linear + entry->addend;
 }
 
+/* The slot at gs:[T1] := page rcx, addend rax. T0: linear -> host address. ecx := the slot's offset among all. */
+static void put_fill_slot(struct assembler *a)
+{
+    _Static_assert(sizeof(struct access_slot) == 16 && SLOT_GROUP == 16, "the group and the counter are found by shifts");
+    op_cpu_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, tag));
+    op_cpu_at(a, OPCW(0x89), H_RAX, T1, offsetof(struct access_slot, addend));
+    op_rr(a, OPCW(0x01), H_RAX, T0);
+    op_rm(a, OPC(0x8d), H_RCX, T1, -(int32_t)CPU(mmu.slots));
+    op_rr(a, OPC(0x89), H_RCX, H_RAX);
+    shift_imm(a, SHIFT_SHR, false, H_RAX, 8);
+    op_cpu_at(a, OPC(0xc6), 0, H_RAX, CPU(mmu.slots_filled));
+    put8(a, 1);
+}
+
 /* T0 = linear address, T1 = offset of the slot from gs. T0 := host address and CF = 0; or CF = 1. EFLAGS are lost. */
 static void make_refill(struct translator *jit, struct assembler *a, bool write)
 {
-    _Static_assert(sizeof(struct tlb_entry) == 32, "the index is made by one shift");
     _Static_assert(sizeof(struct wide_entry) == 16, "the index is made by one shift");
-    _Static_assert(SLOT_GROUP * sizeof(struct access_slot) == 256, "the group is found by one shift");
     int32_t tag = write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
     jit->refill[write] = jit_rx(jit, a->p);
     put_push(a, H_RAX);
     put_push(a, H_RCX);
     op_rr(a, OPC(0x89), T0, H_RAX);
-    shift_imm(a, SHIFT_SHR, false, H_RAX, 7);
-    alu_imm(a, ALU_AND, false, H_RAX, (TLB_ENTRIES - 1) << 5);
-    op_gs(a, OPCW(0x03), H_RAX, CPU(tlb));
+    put_tlb_index(a, H_RAX);
+    op_cpu(a, OPCW(0x03), H_RAX, CPU(tlb));
     mov_rr(a, H_RCX, T0);
     alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
     op_rm(a, OPCW(0x3b), H_RCX, H_RAX, tag);
     uint8_t *wide = put_jcc(a, CC_NE);
     op_rm(a, OPCW(0x8b), H_RAX, H_RAX, offsetof(struct tlb_entry, addend));
-    const uint8_t *found = a->p; /* rcx: page, rax: addend */
-    op_gs_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, tag));
-    op_gs_at(a, OPCW(0x89), H_RAX, T1, offsetof(struct access_slot, addend));
-    op_rr(a, OPCW(0x01), H_RAX, T0);
-    op_rm(a, OPC(0x8d), H_RCX, T1, -(int32_t)CPU(mmu.slots));
-    shift_imm(a, SHIFT_SHR, false, H_RCX, 8);
-    op_gs_at(a, OPC(0xc6), 0, H_RCX, CPU(mmu.slots_filled));
-    put8(a, 1);
+    put_fill_slot(a);
+    shift_imm(a, SHIFT_SHR, false, H_RCX, 3);
+    op_cpu_at(a, (struct opcode){.code = 0xff, .prefix = 0x66}, 1, H_RCX, CPU(slot_refills)); /* dec */
     put_pop(a, H_RCX);
     put_pop(a, H_RAX);
+    uint8_t *often = put_jcc(a, CC_EQUAL);
     PUT(a, 0xf8, 0xc3); /* clc; ret */
+
+    patch_jump(often, a->p);
+    save_guest(a);
+    put_helper(a, (uint64_t)learn_refilled);
+    put8(a, 0xc3);
 
     patch_jump(wide, a->p);
     op_rr(a, OPC(0x89), T0, H_RAX);
     shift_imm(a, SHIFT_SHR, false, H_RAX, 8);
     alu_imm(a, ALU_AND, false, H_RAX, (WIDE_ENTRIES - 1) << 4);
-    op_gs(a, OPCW(0x03), H_RAX, CPU(wide));
-    op_gs(a, OPCW(0x0b), H_RCX, CPU(mmu.wide_key));
+    op_cpu(a, OPCW(0x03), H_RAX, CPU(wide));
+    op_cpu(a, OPCW(0x0b), H_RCX, CPU(mmu.wide_key));
     op_rm(a, OPCW(0x33), H_RCX, H_RAX, offsetof(struct wide_entry, tag));
     if (!write)
         alu_imm(a, ALU_AND, true, H_RCX, ~WIDE_WRITABLE);
@@ -335,7 +354,10 @@ static void make_refill(struct translator *jit, struct assembler *a, bool write)
     op_rm(a, OPCW(0x8b), H_RAX, H_RAX, offsetof(struct wide_entry, addend));
     mov_rr(a, H_RCX, T0);
     alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
-    patch_jump(put_jmp(a), found);
+    put_fill_slot(a);
+    put_pop(a, H_RCX);
+    put_pop(a, H_RAX);
+    PUT(a, 0xf8, 0xc3); /* clc; ret */
 
     patch_jump(miss, a->p);
     put_pop(a, H_RCX);
@@ -344,7 +366,7 @@ static void make_refill(struct translator *jit, struct assembler *a, bool write)
     mov_imm64(a, H_RCX, write);
     put_helper(a, (uint64_t)refill);
     uint8_t *none = put_jcc(a, CC_BELOW);
-    op_gs(a, OPCW(0x8b), T0, CPU(refilled));
+    op_cpu(a, OPCW(0x8b), T0, CPU(refilled));
     patch_jump(none, a->p);
     put8(a, 0xc3);
 }
@@ -380,7 +402,7 @@ static void jit_destroy(struct translator *jit)
 
 static void make_stubs(struct translator *jit)
 {
-    struct assembler a = {jit->writable};
+    struct assembler a = jit_assembler(jit, jit->writable);
     make_leave(jit, &a);
     make_leave_saved(jit, &a);
     make_enter(jit, &a);
@@ -398,6 +420,12 @@ static bool allocate(struct cpu *cpu, struct translator *jit)
     return jit->jumps && (!jit->count || watch_executors(cpu));
 }
 
+/* Does a 32-bit displacement lead from all of the code to all of struct cpu? */
+static bool reaches(int64_t distance, size_t bytes)
+{
+    return distance > (int64_t)bytes - INT32_MAX && distance < INT32_MAX - (int64_t)sizeof(struct cpu);
+}
+
 static struct translator *jit_create(struct cpu *cpu, const struct cpu_options *options, imgvm_error *err)
 {
     struct translator *jit = calloc(1, sizeof *jit);
@@ -408,10 +436,15 @@ static struct translator *jit_create(struct cpu *cpu, const struct cpu_options *
     jit->count = options->count_instructions;
     jit->perf_map = cpu->callbacks.name_code;
     jit->counts = &cpu->counts;
-    bool good = code_memory_map(&jit->memory, jit_code_bytes(options->count, options->code_bytes), jit->perf_map, err) == 0;
+    for (unsigned i = 0; i < ARRAY_LEN(cpu->slot_refills); i++)
+        cpu->slot_refills[i] = LEARN_REFILLS;
+    cpu->trial_left = UINT32_MAX;
+    bool good = code_memory_map(&jit->memory, jit_code_bytes(options->count, options->code_bytes), cpu, jit->perf_map, err) == 0;
     if (good) {
         jit->writable = jit->memory.writable;
         jit->executable = jit->memory.executable;
+        jit->cpu_from_start = (const uint8_t *)cpu - jit->executable;
+        jit->far = !reaches(jit->cpu_from_start, jit->memory.bytes);
         make_stubs(jit);
         good = jit_segments_create(jit) && allocate(cpu, jit);
         if (!good)
@@ -493,6 +526,8 @@ static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *blo
     look_over(cpu, jit);
     if (is_translated(cpu, block))
         return true;
+    if (unlikely(!block_is_current(block)))
+        return false; /* since it was found; the look is over, and nobody would tell of it again */
     if (block->runs < cpu->translate_after) {
         block->runs++;
         return false;
@@ -504,6 +539,8 @@ static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *blo
 static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block)
 {
     uint64_t translated = jit->counts->translated;
+    if (atomic_load_explicit(&cpu->pending, memory_order_relaxed))
+        cpu_update_pending(cpu); /* before the look: what is written after it is pending */
     if (!jit_ready(cpu, jit, block)) {
         cpu->link_from = 0;
         return false;
@@ -517,8 +554,6 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     }
     if (unlikely(block->across_now))
         jit_expect_epoch(cpu, jit, block);
-    if (atomic_load_explicit(&cpu->pending, memory_order_relaxed))
-        cpu_update_pending(cpu);
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
     cpu->uncounted = !jit->count;
     cpu->counts.entered++;

@@ -105,7 +105,7 @@ void jit_follow_epoch(const struct cpu *cpu, struct translator *jit)
 
 void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block)
 {
-    memcpy((uint8_t *)writable_code(jit, block) + JIT_EPOCH_AT, &cpu->mmu.epoch, 4);
+    memcpy((uint8_t *)writable_code(jit, block) + JIT_EPOCH_AT(jit), &cpu->mmu.epoch, 4);
 }
 
 /* ---- the end of a block ---- */
@@ -127,7 +127,7 @@ void jit_kill(struct translator *jit, struct block *block)
         jit->exits[block->exits + i].mode = UINT32_MAX; /* never to be linked again */
     }
     /* who has its address from the table of computed jumps finds the way out */
-    struct assembler a = {(uint8_t *)writable_code(jit, block)};
+    struct assembler a = jit_assembler(jit, (uint8_t *)writable_code(jit, block));
     put8(&a, 0x49), put8(&a, 0xb8 | (T0 & 7)), put64(&a, block->translated_rip); /* mov r14, imm64 */
     jit_put_jump(jit, &a, jit->leave_dead);
     block->translated = NULL;

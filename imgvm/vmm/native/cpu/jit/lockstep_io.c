@@ -181,10 +181,10 @@ static void answer_cpuid(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t
     io->real.cpuid(io->opaque, leaf, subleaf, out);
 }
 
-static void code_page_added(void *opaque)
+static void code_added(void *opaque, uint64_t gpa, bool more)
 {
     struct lockstep_io *io = opaque;
-    io->real.code_page_added(io->opaque);
+    io->real.code_added(io->opaque, gpa, more);
 }
 
 static void trace(void *opaque, const char *text)
@@ -209,7 +209,7 @@ void lockstep_io_attach(struct lockstep_io *io, struct cpu *cpu)
     cpu->opaque = io;
     cpu->callbacks = (struct cpu_callbacks){
         port_read, port_write, mmio_read, mmio_write, interrupt_acknowledge, msr_read, msr_write, cr8_read, cr8_write, time_ns,
-        .code_page_added = io->real.code_page_added ? code_page_added : NULL,
+        .code_added = io->real.code_added ? code_added : NULL,
         .may_access = io->real.may_access ? may_access : NULL,
         .cpuid = io->real.cpuid ? answer_cpuid : NULL,
         .trace = trace,

@@ -1,60 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* Memory operands. Each has an access slot of its own, which remembers the page it went to last:
+/* Memory operands: their addresses, and which of them are checked together (check.c). Operands with the same registers,
+ * moved by nothing but constants in between, lean on the check of the first, and lose no flags:
  *
- *     lea  r14, [operand]
- *     mov  r15, r14
- *     xor  r15, gs:[slot.tag]
- *     cmp  r15, 4096 - bytes        the same page, and the operand does not leave it
- *     ja   cold                     refilled from the TLB, the TLB from the tables; or the executor
- *     add  r14, gs:[slot.addend]
- *     OP   ..., [r14]
- *
- * Operands with the same registers, moved by nothing but constants in between, are checked together by the first; the
- * others take its slot's addend and lose no flags:
- *
- *     mov  r15, gs:[slot.addend]
- *     OP   ..., [base + r15 + disp]
- *
- * (The first could be checked as r14 - tag and end so as well. That waits less and is an instruction shorter, but was
- * slower by 5 % on the host that it was measured on.) */
+ *     mov  r15, gs:[addend of the first]
+ *     OP   ..., [base + r15 + disp] */
 #include "emit.h"
 
 #define GROUP_BYTES 1024 /* a group reaches no further, so that it seldom straddles pages */
 
-static uint32_t slot_at(const struct emitter *e, unsigned slot)
-{
-    return CPU(mmu.slots) + (uint32_t)((e->bank * ACCESS_SLOTS + slot) * sizeof(struct access_slot));
-}
-
-/* Operands that are likely to meet in a page share slots: the fewer there are in use, the fewer are to be filled again
- * when translations were dropped. Of a kind they are told apart by a hash, so that two that do not meet seldom disturb
- * each other. Each slot is for loads or for stores. */
-enum { STACK_SLOTS = 16, SEGMENT_SLOTS = 32, CONSTANT_SLOTS = 128, SHARED_SLOTS = STACK_SLOTS + SEGMENT_SLOTS + CONSTANT_SLOTS };
-
-static unsigned shared_slot(unsigned first, unsigned slots, uint64_t page, bool write)
-{
-    return first + (unsigned)((page ^ page >> 7) % (slots / 2)) * 2 + write;
-}
-
-static unsigned slot_for(struct emitter *e, const struct reference *r)
-{
-    const struct insn *in = &r->in;
-    uint64_t code = e->rip / GUEST_PAGE_SIZE;
-    bool constant = (in->base == INSN_REG_NONE || in->base == INSN_REG_RIP) && in->index == INSN_REG_NONE;
-    uint64_t address = (uint64_t)(int64_t)in->disp + (in->base == INSN_REG_RIP ? e->rip : 0);
-    if (in->base == RSP && in->index == INSN_REG_NONE && in->segment == INSN_SEG_FLAT)
-        return shared_slot(0, STACK_SLOTS, code, r->write);
-    if (in->segment != INSN_SEG_FLAT && constant)
-        return shared_slot(STACK_SLOTS, SEGMENT_SLOTS, address / GUEST_PAGE_SIZE ^ in->segment, r->write);
-    if (constant)
-        return shared_slot(STACK_SLOTS + SEGMENT_SLOTS, CONSTANT_SLOTS, address / GUEST_PAGE_SIZE, r->write);
-    return SHARED_SLOTS + e->jit->next_slot++ % (ACCESS_SLOTS - SHARED_SLOTS);
-}
-
 /* ---- addresses ---- */
 
-/* T0 := base + index * scale + disp, of the address size's bits. T1 is used when an index is in memory. */
-static void put_offset(struct emitter *e, const struct insn *in, int64_t disp)
+void memory_offset(struct emitter *e, const struct insn *in, int64_t disp)
 {
     struct assembler *a = &e->a;
     struct place at = {NO_REG, NO_REG, in->scale, (int32_t)disp};
@@ -83,11 +39,6 @@ static void put_offset(struct emitter *e, const struct insn *in, int64_t disp)
         op_rr(a, OPC(0x0fb7), T0, T0);
 }
 
-void memory_offset(struct emitter *e, const struct insn *in)
-{
-    put_offset(e, in, in->disp);
-}
-
 /* T0: the lowest offset -> its linear address. Outside 64-bit mode all bytes must be inside of the segment, in which case
  * none of their offsets wraps around but where the address size is 16 and the limit higher. */
 static void put_segment(struct emitter *e, unsigned i, unsigned segment, unsigned bytes, bool write, bool group)
@@ -99,12 +50,12 @@ static void put_segment(struct emitter *e, unsigned i, unsigned segment, unsigne
         unsigned last = T0;
         if (bytes > 1)
             op_rm(a, OPCW(0x8d), last = T1, T0, (int32_t)bytes - 1);
-        op_gs(a, OPCW(0x3b), last, CPU(seg_last) + (uint32_t)sizeof(int64_t) * (write * 8u + segment));
+        op_cpu(a, OPCW(0x3b), last, CPU(seg_last) + (uint32_t)sizeof(int64_t) * (write * 8u + segment));
         struct cold *cold = emit_cold(e, COLD_LIMIT, i);
         cold->patch = put_jcc(a, CC_GREATER);
         cold->group = group;
     }
-    op_gs(a, OPCS(0x03, e->code64 ? 8 : 4), T0, CPU(seg_base) + 8 * segment);
+    op_cpu(a, OPCS(0x03, e->code64 ? 8 : 4), T0, CPU(seg_base) + 8 * segment);
 }
 
 void memory_move_stack(struct emitter *e, int32_t by, unsigned temp)
@@ -113,38 +64,6 @@ void memory_move_stack(struct emitter *e, int32_t by, unsigned temp)
     op_rm(&e->a, OPCS(0x8d, bytes == 8 ? 8 : 4), bytes == 2 ? temp : H_R13, H_R13, by);
     if (bytes == 2)
         op_rr(&e->a, OPCS(0x89, 2), temp, H_R13);
-}
-
-/* The slot may hold another page now. */
-static void forget_slot(struct emitter *e, unsigned slot)
-{
-    for (unsigned g = 0; g < GROUPS; g++)
-        if (e->groups[g].slot == slot)
-            e->groups[g].valid = false;
-}
-
-/* What a check is about: bytes from the lowest address on. */
-struct check {
-    unsigned slot, bytes;
-    bool write, group;
-};
-
-/* T0: the lowest address -> the host's. T1 is lost. */
-static void put_check(struct emitter *e, unsigned i, struct check check)
-{
-    struct assembler *a = &e->a;
-    mov_rr(a, T1, T0);
-    op_gs(a, OPCW(0x33), T1, slot_at(e, check.slot));
-    alu_imm(a, ALU_CMP, true, T1, GUEST_PAGE_SIZE - check.bytes);
-    struct cold *cold = emit_cold(e, COLD_ACCESS, i);
-    cold->patch = put_jcc(a, CC_ABOVE);
-    cold->bytes = check.bytes;
-    cold->slot = check.slot;
-    cold->write = check.write;
-    cold->group = check.group;
-    op_gs(a, OPCW(0x03), T0, slot_at(e, check.slot) + offsetof(struct access_slot, addend));
-    cold->done = a->p;
-    forget_slot(e, check.slot);
 }
 
 /* ---- groups ---- */
@@ -222,8 +141,9 @@ static bool may_lead(const struct emitter *e, const struct insn *in)
 static struct place narrow_place(struct emitter *e, const struct insn *in, uint32_t addend, bool keep_t1)
 {
     struct assembler *a = &e->a;
-    memory_offset(e, in);
-    op_gs(a, OPCW(0x8b), T1, addend);
+    memory_offset(e, in, in->disp);
+    e->held_at = NULL;
+    op_cpu(a, OPCW(0x8b), T1, addend);
     if (!keep_t1)
         return (struct place){T0, T1, 0, 0};
     op_place(a, OPCW(0x8d), T0, (struct place){T0, T1, 0, 0});
@@ -241,44 +161,59 @@ static struct place place_of(struct emitter *e, unsigned i, const struct referen
         if (!same_registers(group, r) || from < group->low || from + (int64_t)r->bytes > group->high)
             continue;
         /* proven by an earlier instruction of this block */
-        uint32_t addend = slot_at(e, group->slot) + offsetof(struct access_slot, addend);
+        uint32_t addend = group->addend;
         unsigned base = in->base < 16 ? host_register(in->base) : NO_REG;
         if (!e->code64)
             return narrow_place(e, in, addend, keep_t1);
         if (!keep_t1 && base != NO_REG && in->index == INSN_REG_NONE && in->segment == INSN_SEG_FLAT) {
-            op_gs(a, OPCW(0x8b), T1, addend);
+            if (e->held != addend || e->held_at != a->p)
+                op_cpu(a, OPCW(0x8b), T1, addend);
+            e->held = addend;
+            e->held_at = a->p;
             return (struct place){(uint8_t)base, T1, 0, in->disp};
         }
         if (in->segment != INSN_SEG_FLAT || in->index != INSN_REG_NONE || in->base >= 16)
             continue; /* would lose flags or a temporary: a check of its own */
-        op_gs(a, OPCW(0x8b), T0, addend);
+        op_cpu(a, OPCW(0x8b), T0, addend);
         if (base != NO_REG) {
             op_place(a, OPCW(0x8d), T0, (struct place){(uint8_t)base, T0, 0, in->disp});
             return (struct place){T0, NO_REG, 0, 0};
         }
         load_temp(e, T1, in->base);
+        e->held_at = NULL;
         op_place(a, OPCW(0x8d), T0, (struct place){T1, T0, 0, in->disp});
         return (struct place){T0, NO_REG, 0, 0};
     }
     flags_yield(e, i);
     int64_t low = in->disp, high = low + (int64_t)r->bytes;
     unsigned members = may_lead(e, in) ? gather(e, i, r, &low, &high) : 0;
-    unsigned slot = slot_for(e, r);
     if (low != (int32_t)low) {
         members = 0;
         low = in->disp;
         high = low + (int64_t)r->bytes;
     }
-    struct check check = {slot, (unsigned)(high - low), r->write, members > 0};
-    put_offset(e, in, low);
-    put_segment(e, i, in->segment, check.bytes, r->write, check.group);
-    put_check(e, i, check);
-    if (members) {
-        struct group *group = &e->groups[e->next_group++ % GROUPS];
-        *group = (struct group){.valid = true, .write = r->write, .base = in->base, .index = in->index, .scale = in->scale,
-                                .segment = in->segment, .asize = in->asize, .base_moved = moved, .low = low, .high = high, .slot = slot};
+    unsigned lead = e->next_group % GROUPS;
+    struct check check = check_of(e, r, (unsigned)(high - low), r == &e->plans[i].memory ? emit_uop(e, i)->pages : ONE_PAGE);
+    check.low = low;
+    check.group = members > 0;
+    check.lead = CPU(lead) + 8 * lead;
+    check_begin(e, i, &check);
+    struct place at;
+    if (check_is_direct(e, in, keep_t1)) {
+        at = check_put_direct(e, i, in, &check);
+    } else {
+        memory_offset(e, in, low);
+        put_segment(e, i, in->segment, check.bytes, r->write, check.group);
+        at = check_put(e, i, in, &check, keep_t1);
     }
-    return (struct place){T0, NO_REG, 0, (int32_t)(in->disp - low)};
+    at.disp += (int32_t)(in->disp - low);
+    if (members) {
+        e->next_group++;
+        e->groups[lead] = (struct group){.valid = true, .write = r->write, .base = in->base, .index = in->index, .scale = in->scale,
+                                         .segment = in->segment, .asize = in->asize, .base_moved = moved, .low = low, .high = high,
+                                         .slot = check.slot, .addend = check_addend(e, &check)};
+    }
+    return at;
 }
 
 struct place memory_operand(struct emitter *e, unsigned i, bool keep_t1)
@@ -291,16 +226,16 @@ struct place memory_bit_string(struct emitter *e, unsigned i)
     struct assembler *a = &e->a;
     const struct reference *r = &e->plans[i].memory;
     const struct insn *in = &r->in;
-    unsigned slot = slot_for(e, r), log_bits = in->osize == 8 ? 6 : 5;
+    unsigned log_bits = in->osize == 8 ? 6 : 5;
+    struct check check = check_of(e, r, r->bytes, ONE_PAGE);
     flags_yield(e, i);
-    put_offset(e, in, in->disp);
+    memory_offset(e, in, in->disp);
     put_segment(e, i, in->segment, r->bytes, r->write, false);
     unsigned index = fetch_register(e, in->reg, T1);
     op_rr(a, in->osize == 8 ? OPCW(0x89) : OPCW(0x63), in->osize == 8 ? index : T1, in->osize == 8 ? T1 : index);
     shift_imm(a, SHIFT_SAR, true, T1, log_bits);
     op_place(a, OPCW(0x8d), T0, (struct place){T0, T1, (uint8_t)(log_bits - 3), 0});
-    put_check(e, i, (struct check){slot, r->bytes, r->write, false});
-    return (struct place){T0, NO_REG, 0, 0};
+    return check_put(e, i, in, &check, true);
 }
 
 struct place memory_push(struct emitter *e, unsigned i)
@@ -310,21 +245,28 @@ struct place memory_push(struct emitter *e, unsigned i)
     return place_of(e, i, &r, true);
 }
 
+void memory_keep_addend(struct emitter *e, const uint8_t *start)
+{
+    if (e->held_at >= start)
+        e->held_at = e->a.p;
+}
+
 /* ---- the slow way ---- */
+
+void memory_resume(struct emitter *e, const struct cold *cold)
+{
+    if (cold->restore)
+        flags_restore(e);
+    if (cold->held)
+        op_cpu(&e->a, OPCW(0x8b), T1, cold->held);
+    patch_jump(put_jmp(&e->a), cold->resume);
+}
 
 void memory_cold(struct emitter *e, const struct cold *cold)
 {
     struct assembler *a = &e->a;
-    if (cold->kind == COLD_ACCESS) {
-        mov_rr(a, T1, T0);
-        alu_imm(a, ALU_AND, false, T1, GUEST_PAGE_SIZE - 1);
-        alu_imm(a, ALU_CMP, false, T1, GUEST_PAGE_SIZE - cold->bytes);
-        uint8_t *crosses = put_jcc(a, CC_ABOVE);
-        mov_imm64(a, T1, slot_at(e, cold->slot));
-        jit_put_call(e->jit, a, e->jit->refill[cold->write]);
-        patch_jump(put_jcc(a, CC_AE), cold->done);
-        patch_jump(crosses, a->p);
-    }
+    if (cold->kind == COLD_ACCESS)
+        check_cold(e, cold);
     flags_to_cc_from(e, &cold->flags);
     emit_call_executor(e, cold->index);
     if (cold->group && cold->resume) {
@@ -337,7 +279,5 @@ void memory_cold(struct emitter *e, const struct cold *cold)
         PUT(a, 0x0f, 0x0b); /* a branch: its executor set cpu->rip and the call did not come back */
         return;
     }
-    if (cold->restore)
-        flags_restore(e);
-    patch_jump(put_jmp(a), cold->resume);
+    memory_resume(e, cold);
 }

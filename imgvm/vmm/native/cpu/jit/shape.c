@@ -419,7 +419,7 @@ static bool plan_native(struct plan *plan, const struct cpu *cpu, const struct u
     const struct insn *in = &u->in;
     bool mem = in->flags & INSN_MEM;
     uint8_t code[NATIVE_MAX_BYTES];
-    struct native_registers registers = {.used = 0};
+    struct native_registers registers = {.index = NATIVE_NO_INDEX};
     if (mem && op_infos[in->op].feature == FEATURE_SHA)
         return false; /* not every host's processor checks their alignment */
     if (!cpu->code64 && (in->op == OP_VZEROALL || in->op == OP_VZEROUPPER))

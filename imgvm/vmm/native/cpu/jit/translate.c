@@ -43,6 +43,22 @@ static bool serves_in_memory(const struct insn *in, const struct shape *s)
     }
 }
 
+/* MOV, and what has a form for either direction, from a register in memory to one of the host's: in one instruction. */
+static bool put_from_memory_register(struct emitter *e, const struct insn *in, const struct shape *s)
+{
+    bool either = (in->op == OP_ADD || in->op == OP_OR || in->op == OP_ADC || in->op == OP_SBB || in->op == OP_AND ||
+                   in->op == OP_SUB || in->op == OP_XOR || in->op == OP_CMP || in->op == OP_MOV);
+    if (!either || in->form != FORM_RM_REG || (in->flags & INSN_MEM) || in->osize == 1 || host_register(s->reg) != NO_REG)
+        return false;
+    unsigned r = host_register(in->rm);
+    if (r == NO_REG)
+        return false;
+    struct opcode op = s->op;
+    op.code |= 2; /* r, r/m */
+    op_cpu(&e->a, op, r, CPU(gpr) + 8 * s->reg);
+    return true;
+}
+
 static void put_shape(struct emitter *e, unsigned i)
 {
     struct assembler *a = &e->a;
@@ -51,11 +67,16 @@ static void put_shape(struct emitter *e, unsigned i)
     const struct shape *s = &e->plans[i].shape;
     const struct op_info *info = &op_infos[in->op];
     bool mem = in->flags & INSN_MEM;
+    const uint8_t *start = a->p;
     struct place at = {NO_REG, NO_REG, 0, 0};
     unsigned reg = s->reg, rm = T0;
     bool reg_in_memory = !s->digit && host_register(s->reg) == NO_REG;
     /* flags it reads, or leaves some of as they were */
     bool needs_flags = info->flags_read || (info->flags_written && (e->wanted[i + 1] & ~flags_killed(u)));
+    if (!needs_flags && put_from_memory_register(e, in, s)) {
+        memory_keep_addend(e, start);
+        return;
+    }
     if (mem) {
         if (needs_flags)
             flags_before_operand(e);
@@ -86,7 +107,7 @@ static void put_shape(struct emitter *e, unsigned i)
     if (mem)
         op_place(a, s->op, reg, at);
     else if (in_place)
-        op_gs(a, s->op, reg, CPU(gpr) + 8 * in->rm);
+        op_cpu_imm(a, s->op, reg, CPU(gpr) + 8 * in->rm, s->immediate);
     else
         op_rr(a, s->op, reg, rm);
     put_immediate(e, s->immediate, in->imm);
@@ -94,6 +115,8 @@ static void put_shape(struct emitter *e, unsigned i)
         store_temp(e, T1, s->reg);
     if (!mem && !in_place && rm == T0 && s->rm_written)
         store_temp(e, T0, in->rm);
+    if (reg != T1 && !needs_flags)
+        memory_keep_addend(e, start);
 }
 
 /* ---- rows that run as themselves ---- */
@@ -108,7 +131,7 @@ static void put_unit_check(struct emitter *e, unsigned i, unsigned unit)
     if (!unit || !(unit & ~e->fpu_units))
         return;
     flags_yield(e, i);
-    op_gs(a, OPC(0x0fb7), T1, CPU(fpu_ready)); /* fpu_ready, and fpu_live above it */
+    op_cpu(a, OPC(0x0fb7), T1, CPU(fpu_ready)); /* fpu_ready, and fpu_live above it */
     op_rr(a, OPC(0x81), ALU_AND, T1);
     put32(a, wanted);
     op_rr(a, OPC(0x81), ALU_CMP, T1);
@@ -138,17 +161,18 @@ static void put_native(struct emitter *e, unsigned i)
     const struct op_info *info = &op_infos[u->in.op];
     bool mem = u->in.flags & INSN_MEM;
     put_unit_check(e, i, u->unit);
+    const uint8_t *start = a->p;
     bool needs_flags = info->flags_read || (info->flags_written && ((e->wanted[i + 1] & ~flags_killed(u)) || info->flags_undefined));
+    bool takes_temps = needs_flags || plan->native_used >> 13;
+    struct place at = {T0, NO_REG, 0, 0};
     if (mem) {
         if (needs_flags)
             flags_before_operand(e);
-        struct place at = memory_operand(e, i, true);
-        if (at.base != T0 || at.index != NO_REG || at.disp)
-            op_place(a, OPCW(0x8d), T0, at);
+        at = memory_operand(e, i, takes_temps);
     }
     if (needs_flags)
         flags_to_eflags(e);
-    struct native_registers registers;
+    struct native_registers registers = {.base = at.base, .index = at.index, .disp = at.disp};
     unsigned temps[] = {T1, T0}, used = 0;
     for (unsigned r = 0; r < 16; r++) {
         registers.host[r] = (uint8_t)host_register(r);
@@ -165,6 +189,8 @@ static void put_native(struct emitter *e, unsigned i)
     for (unsigned r = 13; r < 16; r++)
         if (plan->written >> r & 1)
             store_temp(e, registers.host[r], r);
+    if (!takes_temps)
+        memory_keep_addend(e, start);
 }
 
 /* ---- rows of their own ---- */
@@ -173,7 +199,7 @@ static void put_lea(struct emitter *e, const struct uop *u)
 {
     const struct insn *in = &u->in;
     unsigned r = host_register(in->reg);
-    memory_offset(e, in);
+    memory_offset(e, in, in->disp);
     if (r == NO_REG && in->osize == 2) {
         load_temp(e, T1, in->reg);
         op_rr(&e->a, OPCS(0x89, 2), T0, T1);
@@ -209,9 +235,9 @@ static void put_push_memory(struct emitter *e, unsigned i)
     unsigned size = emit_uop(e, i)->in.osize;
     struct place at = memory_operand(e, i, false);
     op_place(a, OPCS(0x8b, size), T1, at);
-    op_gs(a, OPCW(0x89), T1, CPU(call_target));
+    op_cpu(a, OPCW(0x89), T1, CPU(call_target));
     at = memory_push(e, i);
-    op_gs(a, OPCW(0x8b), T1, CPU(call_target));
+    op_cpu(a, OPCW(0x8b), T1, CPU(call_target));
     op_place(a, OPCS(0x89, size), T1, at);
     memory_move_stack(e, -(int32_t)size, T0);
 }
@@ -220,9 +246,9 @@ static void put_push_memory(struct emitter *e, unsigned i)
 static void put_cli(struct emitter *e, unsigned i)
 {
     flags_yield(e, i);
-    op_gs(&e->a, OPC(0x81), ALU_AND, CPU(eflags));
+    op_cpu_imm(&e->a, OPC(0x81), ALU_AND, CPU(eflags), 4);
     put32(&e->a, ~EFLAGS_IF);
-    op_gs(&e->a, OPC(0x81), ALU_AND, CPU(request_mask));
+    op_cpu_imm(&e->a, OPC(0x81), ALU_AND, CPU(request_mask), 4);
     put32(&e->a, ~CPU_REQUEST_INTR);
 }
 
@@ -232,23 +258,23 @@ static void put_sti(struct emitter *e, unsigned i)
 {
     struct assembler *a = &e->a;
     flags_yield(e, i);
-    op_gs(a, OPC(0xf7), 0, CPU(requests)); /* test */
+    op_cpu_imm(a, OPC(0xf7), 0, CPU(requests), 4); /* test */
     put32(a, CPU_REQUEST_INTR);
     emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_NE);
-    op_gs(a, OPC(0x81), ALU_OR, CPU(eflags));
+    op_cpu_imm(a, OPC(0x81), ALU_OR, CPU(eflags), 4);
     put32(a, EFLAGS_IF);
-    op_gs(a, OPC(0x81), ALU_OR, CPU(request_mask));
+    op_cpu_imm(a, OPC(0x81), ALU_OR, CPU(request_mask), 4);
     put32(a, CPU_REQUEST_INTR);
 }
 
 static void put_swapgs(struct emitter *e)
 {
     struct assembler *a = &e->a;
-    op_gs(a, OPCW(0x8b), T0, CPU(seg_base[GS]));
-    op_gs(a, OPCW(0x8b), T1, CPU(s.kernel_gs_base));
-    op_gs(a, OPCW(0x89), T0, CPU(s.kernel_gs_base));
-    op_gs(a, OPCW(0x89), T1, CPU(seg_base[GS]));
-    op_gs(a, OPCW(0x89), T1, CPU(s.segment[GS].base));
+    op_cpu(a, OPCW(0x8b), T0, CPU(seg_base[GS]));
+    op_cpu(a, OPCW(0x8b), T1, CPU(s.kernel_gs_base));
+    op_cpu(a, OPCW(0x89), T0, CPU(s.kernel_gs_base));
+    op_cpu(a, OPCW(0x89), T1, CPU(seg_base[GS]));
+    op_cpu(a, OPCW(0x89), T1, CPU(s.segment[GS].base));
 }
 
 static void put_from_sreg(struct emitter *e, unsigned i)
@@ -259,16 +285,16 @@ static void put_from_sreg(struct emitter *e, unsigned i)
     static const struct opcode word = {.code = 0x89, .prefix = 0x66};
     if (in->flags & INSN_MEM) {
         struct place at = memory_operand(e, i, true);
-        op_gs(a, OPC(0x0fb7), T1, selector);
+        op_cpu(a, OPC(0x0fb7), T1, selector);
         op_place(a, word, T1, at);
         return;
     }
     unsigned r = fetch_register(e, in->rm, T0);
     if (in->osize == 2) {
-        op_gs(a, OPC(0x0fb7), T1, selector);
+        op_cpu(a, OPC(0x0fb7), T1, selector);
         op_rr(a, word, T1, r);
     } else {
-        op_gs(a, OPC(0x0fb7), r, selector);
+        op_cpu(a, OPC(0x0fb7), r, selector);
     }
     if (r == T0)
         store_temp(e, T0, in->rm);
@@ -284,16 +310,16 @@ static void put_cpuid(struct emitter *e, unsigned i)
     op_rr(a, OPC(0x89), H_RAX, T1);
     alu_imm(a, ALU_AND, false, T1, CPUID_MEMOS - 1);
     shift_imm(a, SHIFT_SHL, false, T1, 5);
-    op_gs_at(a, OPC(0x3b), H_RAX, T1, memo + offsetof(struct cpuid_memo, leaf));
+    op_cpu_at(a, OPC(0x3b), H_RAX, T1, memo + offsetof(struct cpuid_memo, leaf));
     emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_NE);
-    op_gs_at(a, OPC(0x3b), H_RCX, T1, memo + offsetof(struct cpuid_memo, subleaf));
+    op_cpu_at(a, OPC(0x3b), H_RCX, T1, memo + offsetof(struct cpuid_memo, subleaf));
     emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_NE);
-    op_gs_at(a, OPC(0x83), ALU_CMP, T1, memo + offsetof(struct cpuid_memo, known));
+    op_cpu_at(a, OPC(0x83), ALU_CMP, T1, memo + offsetof(struct cpuid_memo, known));
     put8(a, 0);
     emit_cold(e, COLD_EXECUTOR, i)->patch = put_jcc(a, CC_EQUAL);
     static const uint8_t outputs[] = {H_RAX, H_RBX, H_RCX, H_RDX};
     for (unsigned k = 0; k < ARRAY_LEN(outputs); k++)
-        op_gs_at(a, OPC(0x8b), outputs[k], T1, memo + offsetof(struct cpuid_memo, out) + 4 * k);
+        op_cpu_at(a, OPC(0x8b), outputs[k], T1, memo + offsetof(struct cpuid_memo, out) + 4 * k);
 }
 
 /* BT, BTS, BTR, BTC of a string of bits in memory: its element was found by the index, here the rest of it counts. */
@@ -310,9 +336,9 @@ static void put_bit_string(struct emitter *e, unsigned i)
         mov_rr(a, T1, r);
     alu_imm(a, ALU_AND, false, T1, in->osize * 8u - 1);
     if (keeps) {
-        op_gs(a, OPC(0x89), T1, CPU(call_target));
+        op_cpu(a, OPC(0x89), T1, CPU(call_target));
         flags_to_eflags(e);
-        op_gs(a, OPC(0x8b), T1, CPU(call_target));
+        op_cpu(a, OPC(0x8b), T1, CPU(call_target));
     }
     unsigned k = in->op == OP_BT ? 0 : in->op == OP_BTS ? 1 : in->op == OP_BTR ? 2 : 3;
     op_place(a, (struct opcode){.code = 0x0fa3u + 8 * k, .w = in->osize == 8, .lock = in->flags & INSN_LOCK}, T1, at);
@@ -323,12 +349,12 @@ static void put_pushf(struct emitter *e, unsigned i)
     struct assembler *a = &e->a;
     flags_to_cc(e);
     struct place at = memory_operand(e, i, true);
-    op_gs(a, OPC(0x0fb6), T1, CPU(cc)); /* OF */
+    op_cpu(a, OPC(0x0fb6), T1, CPU(cc)); /* OF */
     shift_imm(a, SHIFT_SHL, false, T1, 11);
-    op_gs(a, OPC(0x89), T1, CPU(refilled));
-    op_gs(a, OPC(0x0fb6), T1, CPU(cc) + 1);
-    op_gs(a, OPC(0x0b), T1, CPU(refilled));
-    op_gs(a, OPC(0x0b), T1, CPU(eflags));
+    op_cpu(a, OPC(0x89), T1, CPU(refilled));
+    op_cpu(a, OPC(0x0fb6), T1, CPU(cc) + 1);
+    op_cpu(a, OPC(0x0b), T1, CPU(refilled));
+    op_cpu(a, OPC(0x0b), T1, CPU(eflags));
     alu_imm(a, ALU_AND, false, T1, ~(uint32_t)EFLAGS_RF);
     op_place(a, OPCW(0x89), T1, at);
     memory_move_stack(e, -8, T0);
@@ -435,6 +461,12 @@ static bool is_branch(const struct plan *plan)
     return plan->way == BY_SPECIAL && plan->special >= SPECIAL_JCC;
 }
 
+/* It serializes (SDM vol. 3, 9.3): what other processors wrote before is seen by what comes next. */
+static bool is_cpuid(const struct plan *plan)
+{
+    return plan->way == BY_SPECIAL && plan->special == SPECIAL_CPUID;
+}
+
 /* Code of instruction i, which is no branch. */
 static void put_instruction(struct emitter *e, unsigned i)
 {
@@ -491,9 +523,7 @@ static void put_cold_paths(struct emitter *e)
                 PUT(a, 0x0f, 0x0b); /* a branch: its executor set cpu->rip and the call did not come back */
                 continue;
             }
-            if (cold->restore)
-                flags_restore(e);
-            patch_jump(put_jmp(a), cold->resume);
+            memory_resume(e, cold);
         } else {
             branch_cold(e, cold);
         }
@@ -517,7 +547,7 @@ static bool targets_fit(const struct block *block, uint64_t rip)
 /* See jit_expect_epoch. */
 static void put_epoch_check(struct emitter *e)
 {
-    op_gs(&e->a, OPC(0x81), ALU_CMP, CPU(mmu.epoch));
+    op_cpu_imm(&e->a, OPC(0x81), ALU_CMP, CPU(mmu.epoch), 4);
     put32(&e->a, 0);
     struct cold *cold = emit_cold(e, COLD_POLL, 0);
     cold->patch = put_jcc(&e->a, CC_NE);
@@ -539,19 +569,25 @@ static void put_body(struct emitter *e)
             branch_aside(e, i);
             continue;
         }
-        if (e->wants_poll && (good_for_poll(e, i) || is_sti(&e->plans[i])))
+        bool here = e->wants_poll && (good_for_poll(e, i) || is_sti(&e->plans[i]));
+        if (here || (is_cpuid(&e->plans[i]) && !e->cpu->unlinked))
             branch_poll(e, i);
         put_instruction(e, i);
     }
     branch_fall_through(e);
 }
 
+#define LOOP_ALIGNMENT 64 /* a line of the host's cache */
+
 /* Once more, for those who come from the end: the flags are where the end has them, in EFLAGS or to be made again, and
  * need not be saved on the way round. */
 static void put_loop(struct emitter *e)
 {
     memory_forget(e);
+    e->held_at = NULL;
     e->flags = e->loop_flags;
+    while ((e->a.p - e->a.start) % LOOP_ALIGNMENT)
+        put8(&e->a, 0xcc); /* nobody comes by here */
     patch_jump(e->loop_patch, e->a.p);
     e->loop_head = e->a.p;
     put_body(e);
@@ -563,7 +599,7 @@ static void put_block(struct emitter *e)
     if (block->across_now)
         put_epoch_check(e);
     if (e->jit->count) {
-        op_gs(&e->a, OPCW(0x81), ALU_ADD, CPU(instructions));
+        op_cpu_imm(&e->a, OPCW(0x81), ALU_ADD, CPU(instructions), 4);
         put32(&e->a, block->count);
     }
     e->loops = branch_loops(e);
@@ -582,7 +618,7 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     if (!jit_segment_has_room(jit))
         jit_segment_next(cpu, jit);
     struct emitter e;
-    e.a = (struct assembler){jit->writable + jit->used};
+    e.a = jit_assembler(jit, jit->writable + jit->used);
     e.cpu = cpu;
     e.jit = jit;
     e.block = block;
@@ -591,7 +627,8 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     e.rip_mask = cpu_rip_mask(cpu);
     e.code_limit = cpu->s.segment[CS].limit;
     e.bank = cpu->mmu.mode_key >> MODE_KEY_BANK & 3;
-    e.fpu_units = e.next_group = e.colds = 0;
+    e.fpu_units = e.next_group = e.colds = e.held = 0;
+    e.held_at = NULL;
     memory_forget(&e);
     for (unsigned i = 0; i < 16; i++)
         e.moved[i] = 0;

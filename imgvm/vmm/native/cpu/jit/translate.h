@@ -5,6 +5,7 @@
 
 #include "assembler.h"
 #include "jit.h"
+#include "learn.h"
 
 #define JIT_CODE_BYTES_MAX (32u << 20)
 #define JIT_CODE_BYTES_MIN (4u << 20)
@@ -68,6 +69,8 @@ struct translator {
     struct code_memory memory;
     uint8_t *writable; /* those */
     const uint8_t *executable;
+    int64_t cpu_from_start; /* struct cpu, seen from `executable` */
+    bool far;               /* more than 2 GiB */
     size_t used, cold_used, first_free;
     const void *enter, *leave, *leave_at, *leave_dead, *leave_by_exit, *dispatch, *return_miss, *stray_return, *callout;
     const void *refill[2]; /* read, write */
@@ -86,6 +89,7 @@ struct translator {
     struct block *across; /* those that go on in another page */
     uint32_t seen_code_epoch;
     unsigned next_slot;
+    struct learner learner;
     bool count, perf_map;
     struct cpu_counts *counts;
 };
@@ -93,6 +97,19 @@ struct translator {
 static inline const uint8_t *jit_rx(const struct translator *jit, const uint8_t *writable)
 {
     return jit->executable + (writable - jit->writable);
+}
+
+/* `reg` := offset in a bank of the TLB's entry for the linear address in it. */
+static inline void put_tlb_index(struct assembler *a, unsigned reg)
+{
+    _Static_assert(sizeof(struct tlb_entry) == 32, "the index is made by one shift, of 12 - 5");
+    shift_imm(a, SHIFT_SHR, false, reg, 7);
+    alu_imm(a, ALU_AND, false, reg, (TLB_ENTRIES - 1) << 5);
+}
+
+static inline struct assembler jit_assembler(const struct translator *jit, uint8_t *p)
+{
+    return (struct assembler){p, jit->cpu_from_start, jit->writable, jit->far};
 }
 
 /* Translates `block`, which starts at linear address `rip`. false: never (block->interpret). */
@@ -130,7 +147,7 @@ void jit_kill_stale(struct translator *jit);
 void jit_register(struct translator *jit, struct block *block);
 /* A block that goes on in another page begins with a check of the TLB's epoch, for links inside of its first page have none.
  * It is about to be entered, found by way of the TLB: this is the epoch that it is good in. */
-#define JIT_EPOCH_AT 8 /* imm32 of cmp dword gs:[disp32], imm32 */
+#define JIT_EPOCH_AT(jit) ((jit)->far ? 8 : 6) /* imm32 of cmp dword [cpu + mmu.epoch], imm32 */
 void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block);
 /* Supervisor's code is about to run. */
 void jit_follow_epoch(const struct cpu *cpu, struct translator *jit);

@@ -18,7 +18,7 @@ enum translated_exit {
 
 static inline void watch_put_left(struct assembler *a, enum translated_exit why)
 {
-    op_gs(a, OPC(0xc6), 0, (uint32_t)offsetof(struct cpu, left_by));
+    op_cpu_imm(a, OPC(0xc6), 0, (uint32_t)offsetof(struct cpu, left_by), 1);
     put8(a, why);
 }
 

@@ -106,6 +106,7 @@ struct mmu {
     struct access_slot slots[TLB_BANKS][ACCESS_SLOTS];
     uint8_t slots_filled[TLB_BANKS][SLOT_GROUPS]; /* 1: some of the group is; by whoever fills it */
     uint8_t nowhere[GUEST_PAGE_SIZE]; /* where empty slots lead */
+    uint64_t empty_page;              /* and what their tags are */
     struct wide_entry (*wide)[WIDE_ENTRIES]; /* TLB_BANKS of them, zeros at first; NULL: nobody asks */
     uint64_t wide_key; /* | WIDE_WRITABLE; of all bits below a page number */
     struct tlb_strays strays[TLB_BANKS];

@@ -1,12 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /* The first level of struct mmu. */
+#define _GNU_SOURCE
 #include "tlb.h"
+
+#include <sys/random.h>
 
 #include "../../base/bits.h"
 
 /* Whatever tag an empty slot has, the page of that number hits it: so it is one that is not canonical, and leads to a
- * page of its own, in which nothing is lost and nothing to be found. (Translated code gets no #GP in this one page.) */
-#define SLOT_EMPTY_PAGE UINT64_C(0x5a1f93c6b7e2d000)
+ * page of its own, in which nothing is lost and nothing to be found. Translated code gets no #GP in this one page, of
+ * which no guest knows the number: it has 2^50 to try. */
+static uint64_t secret_page(const struct mmu *mmu)
+{
+    uint64_t number;
+    if (getrandom(&number, sizeof number, GRND_NONBLOCK) != sizeof number)
+        number = (uintptr_t)mmu * UINT64_C(0x9e3779b97f4a7c15);
+    return align_down((number & ~BIT(63)) | BIT(62), GUEST_PAGE_SIZE);
+}
 
 static inline void entry_clear(struct tlb_entry *entry, unsigned index)
 {
@@ -22,8 +32,8 @@ void mmu_clear_bank(struct tlb_entry bank[TLB_ENTRIES])
 
 static inline void slot_clear(struct mmu *mmu, struct access_slot *slot)
 {
-    slot->tag = SLOT_EMPTY_PAGE;
-    slot->addend = (uint64_t)mmu->nowhere - SLOT_EMPTY_PAGE;
+    slot->tag = mmu->empty_page;
+    slot->addend = (uint64_t)mmu->nowhere - mmu->empty_page;
 }
 
 /* Is what the slot holds to go? `what` is the caller's. */
@@ -37,7 +47,7 @@ static inline void slots_drop_if(struct mmu *mmu, unsigned bank, slot_rule *rule
         bool left = false;
         struct access_slot *slot = &mmu->slots[bank][group * SLOT_GROUP];
         for (struct access_slot *end = slot + SLOT_GROUP; slot < end; slot++) {
-            if (slot->tag == SLOT_EMPTY_PAGE)
+            if (slot->tag == mmu->empty_page)
                 continue;
             if (rule(mmu, bank, slot->tag, what, shift))
                 slot_clear(mmu, slot);
@@ -334,6 +344,7 @@ void tlb_drop_page(struct mmu *mmu, uint64_t linear)
 void tlb_init(struct mmu *mmu)
 {
     mmu->wide_key = WIDE_WRITABLE;
+    mmu->empty_page = secret_page(mmu);
     for (unsigned bank = 0; bank < TLB_BANKS; bank++) {
         mmu_clear_bank(mmu->tlb[bank]);
         for (unsigned i = 0; i < ACCESS_SLOTS; i++)
