@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-// needs: block/[a-z]*.c base/error.c base/sha256.c
+// needs: block/[a-z]*.c base/error.c base/sha256*.c
 /* Reads or writes a disk as `qemu-img bench` does: `count` transfers of `bytes`, `depth` at a time, each `step` further
  * than the one before, around the disk's end; a flush after every `interval` transfers (0: none), with nothing else under
  * way. The clock begins when the file is open and ends with the last transfer.

@@ -45,6 +45,11 @@ def lib() -> Any:
     return _native()[1]
 
 
+def uncleared(size: int) -> Any:
+    """A char array that the core fills before anybody reads it."""
+    return ffi().new_allocator(should_clear_after_alloc=False)("char[]", size)
+
+
 def text(field: Any) -> str:
     """A NUL-terminated char array or pointer as text; bytes that are no UTF-8 show as escapes."""
     raw: bytes = ffi().string(field)

@@ -209,7 +209,7 @@ def program(opened: Opened) -> Program:
     from imgvm.vmm.vm import Program
 
     image, sizes = opened.image, {blob.name: blob.bytes for blob in opened.image.config_blobs()}
-    if opened.machine.boot is None:
+    if opened.machine.loaded is None:
         return Program(firmware=_firmware(opened, sizes.get(FIRMWARE)))
     if KERNEL not in sizes:
         raise ImageError(f"{opened.path} has a config but no kernel", "pack it again", STATUS_CANNOT_RUN)
@@ -219,8 +219,8 @@ def program(opened: Opened) -> Program:
     if wanted > memory:  # a blob can be far larger than the file: not even to be read
         message = f"{opened.path}: its kernel and initrd ({wanted >> 20} MiB) do not fit into its memory"
         raise ImageError(message, f"give it more than {units.format_size(memory)} with -m", STATUS_CANNOT_RUN)
-    initrd = image.read_config(INITRD) if INITRD in sizes else None
-    return Program(image.read_config(KERNEL), initrd, tuple(map(image.read_config, modules)))
+    initrd = image.load_config(INITRD) if INITRD in sizes else None
+    return Program(image.load_config(KERNEL), initrd, tuple(map(image.load_config, modules)))
 
 
 def _firmware(opened: Opened, packed_bytes: int | None) -> bytes:

@@ -37,6 +37,10 @@ class Firmware(Record):
     kind: str = "auto"  # auto | none | bios
     path: str | None = None  # another BIOS, relative to the config's folder
 
+    @property
+    def is_asked_for(self) -> bool:
+        return self.path is not None or self.kind == "bios"
+
 
 class Hardware(Record):
     """`machine:` in the config."""
@@ -182,7 +186,7 @@ class Machine(Record):
     description: str = ""
     labels: Mapping[str, str] = NOTHING
     hardware: Hardware = Hardware()
-    boot: Boot | None = None  # None: the firmware boots from a disk
+    boot: Boot | None = None
     boot_order: tuple[str, ...] = BOOT_ORDER  # of the built-in BIOS: disk | cdrom
     rootfs: Rootfs | None = None
     disks: tuple[Disk, ...] = ()
@@ -193,6 +197,11 @@ class Machine(Record):
     exit: Exit = Exit()
     image: ImageOptions = ImageOptions()
     version: int = 1
+
+    @property
+    def loaded(self) -> Boot | None:
+        """What is loaded into memory; None: the firmware boots from a disk."""
+        return None if self.hardware.firmware.is_asked_for else self.boot
 
     @property
     def root_on_disk(self) -> Rootfs | None:
@@ -427,8 +436,9 @@ def to_document(machine: Machine) -> Document:
         },
         "firmware": _firmware_document(hardware.firmware),
     }
-    order: Document = {"order": list(machine.boot_order)}
-    doc["boot"] = order if machine.boot is None else _boot_document(machine.boot)
+    doc["boot"] = {} if machine.boot is None else _boot_document(machine.boot)
+    if machine.boot is None or machine.boot_order != BOOT_ORDER:
+        doc["boot"]["order"] = list(machine.boot_order)
     if machine.rootfs is not None:
         doc["rootfs"] = _rootfs_document(machine.rootfs)
     if machine.disks:

@@ -53,6 +53,10 @@ def _matches(key: str, pattern: str) -> bool:
     return compiled(pattern).search(key) is not None
 
 
+def _differ(items: list[Any]) -> bool:
+    return not any(item in items[:index] for index, item in enumerate(items))
+
+
 def _properties(data: dict[str, Any], rules: Rule, _rule: Rule) -> bool:
     return all(_fits(data[key], rule) for key, rule in rules.items() if key in data)
 
@@ -66,11 +70,6 @@ def _additional(data: dict[str, Any], others: Rule, rule: Rule) -> bool:
     patterns = rule.get("patternProperties", ())
     rest = [key for key in data if key not in rule.get("properties", ())]
     return all(_fits(data[key], others) for key in rest if not any(_matches(key, p) for p in patterns))
-
-
-def _unique(data: list[Any], wanted: bool, _rule: Rule) -> bool:
-    pairs = ((item, other) for at, item in enumerate(data) for other in data[:at])
-    return not wanted or not any(_const(item, other, {}) for item, other in pairs)
 
 
 # Keyword -> the type of data that it is about, and the test.
@@ -89,7 +88,7 @@ _KEYWORDS: dict[str, tuple[str, Callable[[Any, Any, Rule], bool]]] = {
     "items": ("array", lambda data, rule, _: all(_fits(item, rule) for item in data)),
     "minItems": ("array", lambda data, limit, _: len(data) >= limit),
     "maxItems": ("array", lambda data, limit, _: len(data) <= limit),
-    "uniqueItems": ("array", _unique),
+    "uniqueItems": ("array", lambda data, wanted, _: not wanted or _differ(data)),
     "pattern": ("string", lambda data, pattern, _: _matches(data, pattern)),
     "minLength": ("string", lambda data, limit, _: len(data) >= limit),
     "minimum": ("number", lambda data, limit, _: data >= limit),

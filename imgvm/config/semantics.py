@@ -152,13 +152,16 @@ def _firmware(tree: Tree) -> Iterator[Problem]:
     """Either a kernel is loaded, or a firmware boots from a disk."""
     firmware = _get(tree.data, ("machine", "firmware")) or "auto"
     at: Path = ("machine", "firmware")
-    if _kernel(tree) is not None:
-        if firmware not in ("auto", "none"):
-            hint = "take out boot.kernel to boot from a disk"
-            yield tree.problem(at, "a kernel that is loaded needs no firmware", hint, key=True)
+    if _kernel(tree) is not None and firmware in ("auto", "none"):
         if "order" in tree.data["boot"]:
-            hint = "take out boot.kernel to boot from a disk"
-            yield tree.problem(("boot", "order"), "with a kernel, nothing else is booted", hint, key=True)
+            hint = "take out boot.kernel, or say machine.firmware: bios, to boot from a disk"
+            message = "the kernel is loaded, and nothing else booted"
+            yield tree.problem(("boot", "order"), message, hint, key=True)
+        return
+    if _kernel(tree) is not None:
+        if not tree.data.get("disks") and _get(tree.data, ("rootfs", "bootloader")) in (None, "none"):
+            hint = "rootfs.bootloader: grub makes one; firmware: none loads the kernel"
+            yield tree.problem(at, "there is no disk that the firmware could boot from", hint)
         return
     for key in sorted(set(tree.data.get("boot", {})) - {"order"}):
         yield tree.problem(("boot", key), "needs a kernel", "boot.kernel names the kernel to boot", key=True)
@@ -252,11 +255,11 @@ def _bootloader(tree: Tree, rootfs: dict[str, Any]) -> Iterator[Problem]:
     if rootfs.get("format", "ext4") != "ext4":
         message = f"GRUB does not read {rootfs['format']} as imgvm writes it"
         yield tree.problem(at, message, "format: ext4", key=True)
-    kernel = _kernel(tree)
-    bundled = isinstance(kernel, dict) and kernel.get("bundled")
-    if kernel is None:
-        yield tree.problem(at, "GRUB is to start a kernel", "boot.kernel names it", key=True)
-    elif bundled or tree.data["boot"].get("protocol") == "multiboot":
+    boot = tree.data.get("boot", {})
+    if _kernel(tree) is None:
+        yield tree.problem(at, "there is no kernel for it to start", "boot.kernel names one", key=True)
+    bundled = isinstance(_kernel(tree), dict) and _kernel(tree).get("bundled")
+    if bundled or boot.get("protocol") == "multiboot":
         yield tree.problem(at, "GRUB is made to start Linux", "take it out, or name a Linux kernel", key=True)
 
 

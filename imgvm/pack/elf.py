@@ -57,8 +57,8 @@ def describe(data: bytes) -> str:
     return f"a {bits}-bit ELF file for {MACHINES.get(machine, f'machine {machine}')}"
 
 
-def is_x86_64(data: bytes) -> bool:
-    head = data[:20]
+def is_x86_64(data: bytes | memoryview) -> bool:
+    head = bytes(data[:20])
     return (
         len(head) == 20
         and is_elf(head)

@@ -168,14 +168,18 @@ class Packer:
         parts = self._kernel(boot) if boot is not None else None
         machine = self._machine
         if boot is not None and parts is not None:
+            if boot.kernel.sha256 not in (None, parts.source.sha256):
+                message = f"boot.kernel.sha256: {parts.source.origin} has SHA-256 {parts.source.sha256}"
+                raise PackError(message, hint="is it the right one?")
             machine = replace(machine, boot=replace(boot, protocol=parts.kernel.protocol))
         blobs = {CONFIG: self._config.text.encode(), MACHINE: resolved_text(machine).encode()}
         written = composed.text_of(self._config)
         if written is not None:
             blobs[COMPOSED] = written.encode()
+        if machine.hardware.firmware.path is not None:
+            blobs[FIRMWARE] = self._firmware(machine.hardware.firmware.path)
         if boot is None or parts is None:
-            firmware = self._firmware()
-            return {**blobs, **({} if firmware is None else {FIRMWARE: firmware})}, None
+            return blobs, None
         self._sources.append(parts.source)
         if boot.kernel.sha256 not in (None, parts.source.sha256):
             message = f"boot.kernel.sha256: {parts.source.origin} has SHA-256 {parts.source.sha256}"
@@ -195,11 +199,8 @@ class Packer:
         _check_memory(self._machine, blobs)
         return blobs, parts
 
-    def _firmware(self) -> bytes | None:
+    def _firmware(self, path: str) -> bytes:
         """One that is not the built-in BIOS."""
-        path = self._machine.hardware.firmware.path
-        if path is None:
-            return None
         part = "machine.firmware"
         data = sources.read(part, path, self._folder)
         if not data or len(data) > firmware.MAX_BYTES or len(data) % firmware.PAGE_BYTES:

@@ -431,15 +431,18 @@ class Image:
 
     def read_config(self, name: str, limit_bytes: int = MAX_BLOB_BYTES) -> bytes:
         """One blob, its SHA-256 verified. A limit, because a blob can be far larger than its file."""
+        return bytes(self.load_config(name, limit_bytes))
+
+    def load_config(self, name: str, limit_bytes: int = MAX_BLOB_BYTES) -> memoryview:
+        """What read_config returns, where it was read to: a kernel is copied once less."""
         for index, blob in enumerate(self.config_blobs()):
             if blob.name == name:
                 if blob.bytes > limit_bytes:
                     message = f"{self.path}: its blob {name} has {blob.bytes} bytes, more than {limit_bytes}"
                     raise ImageError(message, "do not trust this image", errno=errno.EFBIG)
-                data = bytearray(blob.bytes)
-                view = binding.ffi().from_buffer(data)
-                binding.call(ImageError, "imgvm_image_config_read", self.handle, index, view, blob.bytes)
-                return bytes(data)
+                data = binding.uncleared(blob.bytes)
+                binding.call(ImageError, "imgvm_image_config_read", self.handle, index, data, blob.bytes)
+                return memoryview(binding.ffi().buffer(data, blob.bytes))
         raise ImageError(f"{self.path}: its configuration has no blob {name}", errno=errno.ENOENT)
 
     def set_config(self, blobs: Mapping[str, Buffer], *, date: int) -> None:

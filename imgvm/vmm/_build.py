@@ -24,6 +24,7 @@ CFLAGS = shlex.split("-std=gnu11 -O2 -g -fvisibility=hidden -Wall -Wextra -pthre
 # a sanitizer's runtime would use them.
 GENERAL_REGS_ONLY = shlex.split(
     "-mgeneral-regs-only -fno-tree-loop-distribute-patterns -fno-stack-protector -fno-sanitize=all")
+GENERAL_REGS_FILES = ("mem/guest_mem.c", "base/clock.c", "base/clock_piece.c")
 FIRMWARE = NATIVE / "firmware"
 FIRMWARE_CFLAGS = shlex.split(
     "-m16 -march=i686 -mregparm=3 -mgeneral-regs-only -Os -std=gnu11 -Wall -Wextra -ffreestanding -fno-pic "
@@ -55,7 +56,7 @@ def file_flags(source: str) -> list[str]:
     """Extra flags of one source file."""
     relative = Path(source).resolve().relative_to(NATIVE.resolve())
     # These are called between two native instructions.
-    live = relative.parts[0] in ("cpu", "arch") or relative == Path("mem/guest_mem.c")
+    live = relative.parts[0] in ("cpu", "arch") or str(relative) in GENERAL_REGS_FILES
     return GENERAL_REGS_ONLY if live else []
 
 

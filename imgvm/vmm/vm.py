@@ -54,9 +54,9 @@ class Result(Record, unshown=("console", "counts")):
 class Program(Record):
     """What is loaded into memory before the start."""
 
-    kernel: bytes = b""
-    initrd: bytes | None = None
-    modules: tuple[bytes, ...] = ()
+    kernel: bytes | memoryview = b""
+    initrd: bytes | memoryview | None = None
+    modules: tuple[bytes | memoryview, ...] = ()
     firmware: bytes | None = None  # in place of a kernel
 
 
@@ -104,7 +104,7 @@ def check_trace(kinds: str) -> None:
     binding.call(EngineError, "imgvm_trace_check", kinds.encode())
 
 
-def detect_protocol(kernel: bytes) -> str:
+def detect_protocol(kernel: bytes | memoryview) -> str:
     """multiboot when a valid Multiboot 1 header stands in the first 8 KiB, else linux."""
     head = kernel[:MULTIBOOT_SEARCH_BYTES]
     for offset in range(0, len(head) - 11, 4):

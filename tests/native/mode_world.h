@@ -153,7 +153,8 @@ static inline void world_init_as(struct world *w, enum cpu_vendor vendor)
     static const struct cpu_callbacks callbacks = {
         .port_read = world_port_read, .port_write = world_port_write, .mmio_read = world_mmio_read,
         .mmio_write = world_mmio_write, .interrupt_acknowledge = world_acknowledge, .msr_read = world_msr_read,
-        .msr_write = world_msr_write, .cr8_read = world_cr8_read, .cr8_write = world_cr8_write, .time_ns = world_time_ns, .name_code = WORLD_NAME_CODE};
+        .msr_write = world_msr_write, .cr8_read = world_cr8_read, .cr8_write = world_cr8_write, .time_ns = world_time_ns, .name_code = WORLD_NAME_CODE,
+        .time_piece = WORLD_TIME_PIECE};
     imgvm_error err;
     memset(w, 0, sizeof *w);
     w->vector = -1;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: dev/acpi_pm.c base/timer.c base/clock.c */
+/* needs: dev/acpi_pm.c base/timer.c base/clock*.c base/host_tsc.c */
 #include "check.h"
 #include "dev/acpi_pm.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: base/timer.c base/clock.c base/error.c mem/bus.c mem/guest_mem.c */
+/* needs: base/timer.c base/clock*.c base/host_tsc.c base/error.c mem/bus.c mem/guest_mem.c */
 #include "base/timer.h"
 #include "check.h"
 #include "mem/bus.h"

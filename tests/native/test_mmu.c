@@ -543,8 +543,10 @@ static void test_epochs_of_spaces(void)
 
 static struct access_slot *fill_slot(unsigned i, uint64_t page)
 {
-    mmu.slots[0][i].tag = page;
-    mmu.slots_filled[0][i / SLOT_GROUP] = 1;
+    const struct tlb_entry *entry = &mmu.tlb[0][page / GUEST_PAGE_SIZE % TLB_ENTRIES];
+    CHECK_EQ(entry->read_tag, page);
+    mmu.slots[0][i] = (struct access_slot){page, entry->addend};
+    mmu.slots_filled[0][i / SLOT_GROUP] |= entry->gpa & SLOT_ANY;
     return &mmu.slots[0][i];
 }
 
@@ -571,7 +573,7 @@ static void test_slots(void)
         map(ROOT_A, LOCAL, PAGE_1 | PTE_W);
         map(ROOT_A, LOCAL + 0x1000, PAGE_2 | PTE_W);
         CHECK(WRITE(LOCAL) != NONE && WRITE(LOCAL + 0x1000) != NONE);
-        struct access_slot *slot = fill_slot(7, LOCAL), *other = fill_slot(ACCESS_SLOTS - 9, LOCAL + 0x1000);
+        struct access_slot *slot = fill_slot(7, LOCAL), *other = fill_slot(STORE_SLOTS - 9, LOCAL + 0x1000);
         switch (what) {
         case 0: mmu_load_cr3(&mmu, ROOT_A | 1, true); break;
         case 1: mmu_flush(&mmu); break;
@@ -625,10 +627,76 @@ static void test_slots(void)
     CHECK(mmu.slots[0][5].tag != LOCAL + 0x3000);
 }
 
+static bool slot_has(unsigned i, uint64_t page)
+{
+    return mmu.slots[0][i].tag == page;
+}
+
+/* What a switch of address spaces leaves to the slots of the high half: all that is global, in the bank or not. */
+static void test_high_slots(void)
+{
+    const uint64_t other = GLOBAL + TLB_ENTRIES * 0x1000, local = GLOBAL + 0x2000;
+    begin(CR4_PGE);
+    map(ROOT_A, GLOBAL, PAGE_1 | PTE_G);
+    map(ROOT_A, other, PAGE_2 | PTE_G);
+    map(ROOT_A, local, PAGE_2);
+    map(ROOT_A, local + TLB_ENTRIES * 0x1000, PAGE_2);
+    map(ROOT_A, LOCAL, PAGE_2);
+    CHECK(READ(GLOBAL) == PAGE_1 && READ(LOCAL) == PAGE_2 && READ(local) == PAGE_2);
+    fill_slot(0, GLOBAL), fill_slot(16, local), fill_slot(32, LOCAL), fill_slot(33, GLOBAL);
+    CHECK_EQ(READ(other), PAGE_2); /* takes the entry of GLOBAL */
+    mmu_load_cr3(&mmu, ROOT_A, false);
+    CHECK(slot_has(0, GLOBAL));
+    CHECK(!slot_has(16, local) && !slot_has(32, LOCAL));
+    fill_slot(1, other);
+    mmu_flush_page(&mmu, GLOBAL);
+    CHECK(!slot_has(0, GLOBAL) && slot_has(1, other));
+    CHECK(READ(local) == PAGE_2); /* one that is not global, and that the bank has lost */
+    fill_slot(48, local), fill_slot(49, other);
+    mmu_flush_page(&mmu, LOCAL); /* looks at the group, and forgets nothing about it */
+    CHECK_EQ(READ(local + TLB_ENTRIES * 0x1000), PAGE_2);
+    mmu_load_cr3(&mmu, ROOT_A, false);
+    CHECK(!slot_has(48, local) && slot_has(49, other));
+    CHECK_EQ(READ(local), PAGE_2);
+    fill_slot(50, local);
+    CHECK_EQ(READ(local + TLB_ENTRIES * 0x1000), PAGE_2);
+    mmu_flush_page(&mmu, local); /* looked for among all marks */
+    CHECK(!slot_has(50, local) && slot_has(49, other));
+    mmu_flush(&mmu);
+    CHECK(!slot_has(49, other) && !slot_has(1, other));
+}
+
+/* Which pages may have been stored to is known, so that a page that becomes code is only looked for where it was. */
+static void test_stores_are_tracked(void)
+{
+    CHECK(mmu_track_stores(&mmu));
+    for (unsigned round = 0; round < 3; round++) { /* what was dropped may be stored to again */
+        begin(0);
+        map(ROOT_A, LOCAL, PAGE_1 | PTE_W);
+        map(ROOT_A, LOCAL + 0x1000, PAGE_1 | PTE_W);
+        map(ROOT_A, LOCAL + 0x2000, PAGE_2 | PTE_W);
+        CHECK(WRITE(LOCAL) != NONE && WRITE(LOCAL + 0x1000) != NONE && WRITE(LOCAL + 0x2000) != NONE);
+        fill_slot(1, LOCAL), fill_slot(STORE_SLOTS - 1, LOCAL + 0x1000), fill_slot(2, LOCAL + 0x2000);
+        mmu_drop_writes(&mmu, PAGE_1 + 0x1000); /* another page */
+        CHECK(hits_write(LOCAL) && slot_has(1, LOCAL));
+        mmu_drop_writes(&mmu, PAGE_1 + 8);
+        CHECK(!hits_write(LOCAL) && !hits_write(LOCAL + 0x1000) && hits_write(LOCAL + 0x2000));
+        CHECK(!slot_has(1, LOCAL) && !slot_has(STORE_SLOTS - 1, LOCAL + 0x1000) && slot_has(2, LOCAL + 0x2000));
+    }
+    mmu.stored_pages = PAGE_2 / GUEST_PAGE_SIZE; /* of what lies beyond nothing is known */
+    begin(0);
+    map(ROOT_A, LOCAL, PAGE_2 | PTE_W);
+    CHECK(WRITE(LOCAL) != NONE);
+    mmu_drop_writes(&mmu, PAGE_2);
+    CHECK(!hits_write(LOCAL));
+    free(mmu.stored);
+    mmu.stored = NULL;
+}
+
 /* As translated code asks (jit.c, make_refill). */
 static bool wide_hits(uint64_t page, bool write)
 {
-    uint64_t differs = mmu.wide[0][page / GUEST_PAGE_SIZE % WIDE_ENTRIES].tag ^ (page | mmu.wide_key);
+    uint64_t differs = mmu.wide[0][page / GUEST_PAGE_SIZE % WIDE_ENTRIES].tag ^ (page | mmu.wide_key[page >> 63]);
     return write ? !differs : !(differs & ~(uint64_t)WIDE_WRITABLE);
 }
 
@@ -666,6 +734,18 @@ static void test_wide(void)
         CHECK(!wide_hits(LOCAL, false) && !wide_hits(LOCAL, true));
         CHECK_EQ(wide_hits(other, false), what == 5);
     }
+    begin(CR4_PGE); /* of the high half, only what is global is kept, and that whatever becomes of the other half */
+    for (unsigned global = 0; global < 2; global++) {
+        uint64_t high = GLOBAL + global * 0x1000;
+        map(ROOT_A, high, PAGE_1 | (global ? PTE_G : 0));
+        map(ROOT_A, high + TLB_ENTRIES * 0x1000, PAGE_2 | PTE_G);
+        CHECK(READ(high) == PAGE_1 && READ(high + TLB_ENTRIES * 0x1000) == PAGE_2);
+        CHECK_EQ(wide_hits(high, false), global);
+        mmu_load_cr3(&mmu, ROOT_A, false);
+        CHECK_EQ(wide_hits(high, false), global);
+        mmu_flush_page(&mmu, high);
+        CHECK(!wide_hits(high, false));
+    }
     begin(0); /* a part of a large page that is dropped by another of its addresses */
     *slot(ROOT_A, LOCAL, 2) = PTE_P | PTE_PS;
     *slot(ROOT_A, other, 2) = PTE_P | PTE_PS;
@@ -697,6 +777,8 @@ int main(void)
     test_epochs_of_spaces();
     test_empty_slots();
     test_slots();
+    test_high_slots();
+    test_stores_are_tracked();
     test_wide();
     guest_mem_destroy(&mem);
     return check_report();

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: dev/pit.c base/timer.c base/clock.c */
+/* needs: dev/pit.c base/timer.c base/clock*.c base/host_tsc.c */
 #include "check.h"
 #include "dev/pit.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: block/[a-z]*.c base/error.c base/sha256.c */
+/* needs: block/[a-z]*.c base/error.c base/sha256*.c */
 /* libs: z zstd */
 /* Several disks in one file, used by several threads at once, against plain memory. */
 #include "check.h"

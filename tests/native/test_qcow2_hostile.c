@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: block/[a-z]*.c base/error.c base/sha256.c */
+/* needs: block/[a-z]*.c base/error.c base/sha256*.c */
 /* libs: z zstd */
 /* Images that lie. A good image is damaged at one place at a time (each header field, each kind of table, every
  * length it may be cut to) and put through everything the API does. Any answer but a crash, a hang or an error

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: block/[a-z]*.c base/error.c base/sha256.c */
+/* needs: block/[a-z]*.c base/error.c base/sha256*.c */
 /* libs: z zstd */
 /* Power loss. This program's own pwritev, fallocate, ftruncate and fdatasync keep a journal of what the image does to its
  * file. Then the file is rebuilt as a disk might hold it after a power loss at many points: all that was written before

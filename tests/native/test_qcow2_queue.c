@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: block/[a-z]*.c base/error.c base/sha256.c */
+/* needs: block/[a-z]*.c base/error.c base/sha256*.c */
 /* libs: z zstd */
 /* The queue, with threads and with io_uring: the same requests, many at a time, against a model of the disk; raw disks,
  * qcow2 of several cluster sizes, compressed clusters, chains. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: dev/serial.c base/timer.c base/clock.c */
+/* needs: dev/serial.c base/timer.c base/clock*.c base/host_tsc.c */
 #include "check.h"
 #include "dev/serial.h"
 

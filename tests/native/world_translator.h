@@ -6,6 +6,9 @@
 #ifndef WORLD_NAME_CODE
 #define WORLD_NAME_CODE NULL
 #endif
+#ifndef WORLD_TIME_PIECE
+#define WORLD_TIME_PIECE NULL
+#endif
 #ifndef WORLD_BLOCK_BYTES
 #define WORLD_BLOCK_BYTES 0
 #endif

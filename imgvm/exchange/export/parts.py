@@ -83,7 +83,7 @@ class Parts:
     def program(self, *, multiboot: bool, bios: bool = False) -> Program:
         """Writes kernel, initrd and modules as files; refuses what the target cannot load. `bios`: it can do
         without a kernel, and brings a BIOS of its own."""
-        if self.machine.boot is None:
+        if self.machine.loaded is None:
             if not bios:
                 message = f"{self.opened.path}: its machine boots from its disk, which this target cannot"
                 raise PackError(message, "qemu and libvirt can; and ova is such a disk")
@@ -106,7 +106,7 @@ class Parts:
             self.blob(MODULE.format(index), data)
         return program
 
-    def blob(self, name: str, data: bytes) -> None:
+    def blob(self, name: str, data: bytes | memoryview) -> None:
         (self.folder / name).write_bytes(data)
         self.files.append(name)
 

@@ -207,7 +207,7 @@ def test_faults(text: str, message: str) -> None:
         ("{kernel: {pakage: abc}}", "boot.kernel.pakage: unknown key (did you mean package?)"),
         ("{}", "f:2:7: boot: nothing to boot: there is neither boot.kernel nor a disk"),
         ("{order: [disk]}", "f:2:7: boot: nothing to boot: there is neither boot.kernel nor a disk"),
-        ("{kernel: k, order: [disk]}", "boot.order: with a kernel, nothing else is booted"),
+        ("{kernel: k, order: [disk]}", "boot.order: the kernel is loaded, and nothing else booted"),
         ("{order: [tape]}", "boot.order[0]: must be one of disk, cdrom"),
         ("{order: [floppy]}", "floppy is not supported by this version of imgvm yet"),
         ("{kernel: k, initrd: [1]}", "f:2:28: boot.initrd[0]: must be a path, not 1"),
@@ -248,7 +248,8 @@ DISKS = "disks: [{name: a, size: 1MiB}]\n"
         (DISKS + "machine: {firmware: none}", "f:3:21: machine.firmware: without a kernel and a firmware nothing is booted"),
         (DISKS + "machine: {firmware: uefi}", 'must be auto, none, bios or a map with path, not "uefi"'),
         (DISKS + "machine: {firmware: {path: a, vars: a}}", "machine.firmware.vars: unknown key: this version of imgvm does not support it yet"),
-        ("boot: {kernel: k}\nmachine: {firmware: bios}", "f:3:11: machine.firmware: a kernel that is loaded needs no firmware"),
+        ("boot: {kernel: k}\nmachine: {firmware: bios}", "f:3:21: machine.firmware: there is no disk that the firmware could boot from"),
+        (DISKS + "rootfs: {dir: a, partition_table: mbr, bootloader: grub}", "rootfs.bootloader: there is no kernel for it to start"),
         (DISKS + "rootfs: {dir: a, format: initramfs}", "rootfs.format: an initramfs needs a kernel"),
     ],
 )
@@ -264,6 +265,13 @@ def test_a_disk_without_a_kernel_is_booted() -> None:
     assert machine.boot_order == ("cdrom",)
     assert machine.hardware.firmware.path == "b.bin"
     assert Config.from_resolved(resolved_text(machine), "f").machine == machine
+
+
+def test_a_firmware_that_is_asked_for_takes_the_place_of_the_kernel() -> None:
+    text = "version: 1\nboot: {kernel: k, order: [disk]}\nrootfs: {dir: a, partition_table: gpt, bootloader: grub}\n"
+    assert Config.from_text(text, overrides=["machine.firmware=bios"]).machine.loaded is None
+    machine = Config.from_text(text.replace(", order: [disk]", "")).machine
+    assert machine.loaded == machine.boot is not None
 
 
 def test_exec_needs_the_automatic_initrd() -> None:

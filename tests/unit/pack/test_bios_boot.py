@@ -247,7 +247,7 @@ def test_faults(text: str, words: str) -> None:
 
 
 def test_it_needs_a_kernel() -> None:
-    with pytest.raises(ConfigError, match="GRUB is to start a kernel"):
+    with pytest.raises(ConfigError, match="there is no kernel for it to start"):
         Config.from_text("version: 1\nrootfs: {dir: a, bootloader: grub, partition_table: gpt}\ndisks: [{name: d, size: 1MiB}]\n", "f")
 
 

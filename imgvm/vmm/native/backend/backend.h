@@ -13,6 +13,7 @@
 
 #include "../arch/cpu_model.h"
 #include "../arch/state.h"
+#include "../base/clock_piece.h"
 #include "../base/count.h"
 #include "../base/trace.h"
 #include "../mem/guest_mem.h"
@@ -42,6 +43,7 @@ struct engine_host {
     uint64_t (*mmio_read)(void *opaque, unsigned cpu, uint64_t gpa, unsigned size); /* any size up to 8 */
     void (*mmio_write)(void *opaque, unsigned cpu, uint64_t gpa, unsigned size, uint64_t value);
     uint64_t (*time_ns)(void *opaque);
+    uint64_t (*time_piece)(void *opaque, struct clock_piece *out); /* as clock_now_in_piece */
 
     /* For engines without interrupt controllers of their own: the board's local APICs. */
     int (*interrupt_acknowledge)(void *opaque, unsigned cpu); /* -1: nothing to deliver */

@@ -119,6 +119,12 @@ static uint64_t on_time_ns(void *opaque)
     return c->engine->host.time_ns(c->engine->host.opaque);
 }
 
+static uint64_t on_time_piece(void *opaque, struct clock_piece *out)
+{
+    struct soft_cpu *c = opaque;
+    return c->engine->host.time_piece(c->engine->host.opaque, out);
+}
+
 static void on_tsc_offset_changed(void *opaque, uint64_t offset)
 {
     struct soft_cpu *c = opaque;
@@ -249,6 +255,8 @@ static int create(const struct engine_host *host, unsigned cpus, const struct en
         on_cr8_read, on_cr8_write, on_time_ns,
         .tsc_offset_changed = on_tsc_offset_changed, .trace = on_trace,
     };
+    if (host->time_piece)
+        callbacks.time_piece = on_time_piece;
     if (host->perf_map_fd)
         callbacks.name_code = on_name_code;
     if (cpus > 1) {

@@ -4,9 +4,10 @@
 #include <string.h>
 
 #include "bits.h"
+#include "sha256_compress.h"
 
 /* FIPS 180-4, 4.2.2: the first 32 bits of the fractional parts of the cube roots of the first 64 primes. */
-static const uint32_t round_constants[64] = {
+const uint32_t sha256_round_constants[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
     0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
@@ -22,10 +23,20 @@ static inline uint32_t rotate_right(uint32_t x, unsigned n)
     return x >> n | x << (32 - n);
 }
 
-/* 6.2.2: one block of 64 bytes. */
-static void compress(uint32_t state[8], const uint8_t *block)
+/* A round, of which only D and H change: the caller renames the eight. */
+#define ROUND(a, b, c, d, e, f, g, h, t)                                                            \
+    do {                                                                                            \
+        uint32_t s1 = rotate_right(e, 6) ^ rotate_right(e, 11) ^ rotate_right(e, 25);               \
+        uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + sha256_round_constants[t] + w[t];             \
+        uint32_t s0 = rotate_right(a, 2) ^ rotate_right(a, 13) ^ rotate_right(a, 22);               \
+        d += t1;                                                                                    \
+        h = t1 + s0 + ((a & b) ^ (a & c) ^ (b & c));                                                \
+    } while (0)
+
+static void compress_block(uint32_t state[8], const uint8_t *block)
 {
-    uint32_t w[64], v[8];
+    uint32_t w[64], a = state[0], b = state[1], c = state[2], d = state[3];
+    uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
     for (unsigned t = 0; t < 16; t++)
         w[t] = load_be32(block + 4 * t);
     for (unsigned t = 16; t < 64; t++) {
@@ -33,19 +44,24 @@ static void compress(uint32_t state[8], const uint8_t *block)
         uint32_t s1 = rotate_right(w[t - 2], 17) ^ rotate_right(w[t - 2], 19) ^ w[t - 2] >> 10;
         w[t] = w[t - 16] + s0 + w[t - 7] + s1;
     }
-    memcpy(v, state, sizeof v);
-    for (unsigned t = 0; t < 64; t++) {
-        uint32_t s1 = rotate_right(v[4], 6) ^ rotate_right(v[4], 11) ^ rotate_right(v[4], 25);
-        uint32_t choose = (v[4] & v[5]) ^ (~v[4] & v[6]);
-        uint32_t t1 = v[7] + s1 + choose + round_constants[t] + w[t];
-        uint32_t s0 = rotate_right(v[0], 2) ^ rotate_right(v[0], 13) ^ rotate_right(v[0], 22);
-        uint32_t majority = (v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]);
-        memmove(v + 1, v, 7 * sizeof v[0]);
-        v[4] += t1;
-        v[0] = t1 + s0 + majority;
+    for (unsigned t = 0; t < 64; t += 8) {
+        ROUND(a, b, c, d, e, f, g, h, t);
+        ROUND(h, a, b, c, d, e, f, g, t + 1);
+        ROUND(g, h, a, b, c, d, e, f, t + 2);
+        ROUND(f, g, h, a, b, c, d, e, t + 3);
+        ROUND(e, f, g, h, a, b, c, d, t + 4);
+        ROUND(d, e, f, g, h, a, b, c, t + 5);
+        ROUND(c, d, e, f, g, h, a, b, t + 6);
+        ROUND(b, c, d, e, f, g, h, a, t + 7);
     }
-    for (unsigned i = 0; i < 8; i++)
-        state[i] += v[i];
+    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
+}
+
+void sha256_compress_portable(uint32_t state[8], const uint8_t *data, size_t blocks)
+{
+    for (; blocks; blocks--, data += 64)
+        compress_block(state, data);
 }
 
 void sha256_init(struct sha256 *sha)
@@ -55,6 +71,7 @@ void sha256_init(struct sha256 *sha)
     };
     memcpy(sha->state, initial, sizeof initial);
     sha->length = 0;
+    sha->compress = sha256_host_has_sha() ? sha256_compress_sha : sha256_compress_portable;
 }
 
 void sha256_update(struct sha256 *sha, const void *data, size_t bytes)
@@ -69,12 +86,12 @@ void sha256_update(struct sha256 *sha, const void *data, size_t bytes)
         bytes -= part;
         if (held + part < 64)
             return;
-        compress(sha->state, sha->block);
+        sha->compress(sha->state, sha->block, 1);
     }
-    for (; bytes >= 64; in += 64, bytes -= 64)
-        compress(sha->state, in);
-    if (bytes)
-        memcpy(sha->block, in, bytes);
+    if (bytes >= 64)
+        sha->compress(sha->state, in, bytes / 64);
+    if (bytes % 64)
+        memcpy(sha->block, in + bytes / 64 * 64, bytes % 64);
 }
 
 void sha256_final(struct sha256 *sha, uint8_t digest[SHA256_BYTES])

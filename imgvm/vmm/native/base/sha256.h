@@ -12,6 +12,7 @@ struct sha256 {
     uint32_t state[8];
     uint64_t length; /* bytes so far */
     uint8_t block[64];
+    void (*compress)(uint32_t state[8], const uint8_t *data, size_t blocks); /* sha256_compress.h */
 };
 
 void sha256_init(struct sha256 *sha);

@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-void timer_queue_init(struct timer_queue *queue, const struct clock *clock)
+void timer_queue_init(struct timer_queue *queue, struct clock *clock)
 {
     queue->clock = clock;
     queue->head = NULL;

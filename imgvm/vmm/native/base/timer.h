@@ -22,14 +22,14 @@ struct timer {
 };
 
 struct timer_queue {
-    const struct clock *clock;
+    struct clock *clock;
     struct timer *head;
     _Atomic uint64_t next_ns;
     void (*kick)(void *opaque); /* called when the earliest deadline moved nearer; may be NULL */
     void *kick_opaque;
 };
 
-void timer_queue_init(struct timer_queue *queue, const struct clock *clock);
+void timer_queue_init(struct timer_queue *queue, struct clock *clock);
 uint64_t timer_queue_now_ns(const struct timer_queue *queue);
 uint64_t timer_queue_next_ns(const struct timer_queue *queue); /* TIMER_NEVER when empty */
 void timer_queue_run(struct timer_queue *queue); /* fires all that is due, earliest first */

@@ -11,6 +11,7 @@
 
 #include "../arch/cpu_feature.h"
 #include "../arch/state.h"
+#include "../base/clock_piece.h"
 #include "../base/count.h"
 #include "../mem/guest_mem.h"
 
@@ -51,6 +52,9 @@ struct cpu_callbacks {
     void (*trace)(void *opaque, const char *text);
     /* Code was made here, for Linux perf; NULL: nobody wants to know. */
     void (*name_code)(void *opaque, const void *start, size_t bytes, const char *name);
+    /* As clock_now_in_piece, for translated code to read the TSC by; must not touch vector registers. A piece is used until
+     * it ends or cpu_run does. */
+    uint64_t (*time_piece)(void *opaque, struct clock_piece *out);
     /* The guest moved its TSC: guest TSC = time_ns + offset from now on. */
     void (*tsc_offset_changed)(void *opaque, uint64_t offset);
 };

@@ -272,6 +272,12 @@ static uint64_t time_ns(void *opaque)
     return clock_now_ns(&board->clock);
 }
 
+static uint64_t time_piece(void *opaque, struct clock_piece *out)
+{
+    struct board *board = opaque;
+    return clock_now_in_piece(&board->clock, out);
+}
+
 #define TRACE(board, kind, cpu, ...)                                     \
     do {                                                                 \
         if (trace_wants((board)->trace, kind))                           \
@@ -430,7 +436,7 @@ struct engine_host interrupts_engine_host(struct board *board)
 {
     return (struct engine_host){
         .opaque = board, .mem = &board->mem, .port_read = port_read, .port_write = port_write,
-        .mmio_read = mmio_read, .mmio_write = mmio_write, .time_ns = time_ns,
+        .mmio_read = mmio_read, .mmio_write = mmio_write, .time_ns = time_ns, .time_piece = time_piece,
         .interrupt_acknowledge = interrupt_acknowledge, .apic_msr_read = apic_msr_read,
         .apic_msr_write = apic_msr_write, .cr8_read = cr8_read, .cr8_write = cr8_write,
         .tsc_offset_changed = tsc_offset_changed,

@@ -145,6 +145,7 @@ static bool set_efer(struct cpu *cpu, uint64_t value)
 static void move_tsc(struct cpu *cpu, uint64_t delta)
 {
     cpu->s.tsc_offset += delta;
+    cpu->tsc_piece.ticks = 0;
     cpu->s.tsc_adjust += delta;
     if (cpu->callbacks.tsc_offset_changed) {
         cpu_fpu_leave(cpu);

@@ -452,6 +452,7 @@ enum cpu_exit cpu_run_count(struct cpu *cpu, uint64_t count)
     cpu->count_limit = count > UINT64_MAX - cpu->instructions ? UINT64_MAX : cpu->instructions + count;
     cpu->event = EVENT_NONE;
     cpu->budget = BUDGET_BLOCKS;
+    cpu->tsc_piece.ticks = 0;
     cpu_update_boundary(cpu);
     native_cache_activate(cpu->native);
     atomic_store(&cpu->running, true);

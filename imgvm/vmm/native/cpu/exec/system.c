@@ -74,6 +74,8 @@ static void set_cr4(struct cpu *cpu, const struct uop *u, uint64_t value)
         (value & CR4_PAE) && !mmu_load_pdptes(&cpu->mmu, cpu->s.cr3))
         raise_gp(cpu, u, 0);
     cpu->s.cr4 = value;
+    if (value & CR4_TSD)
+        cpu->tsc_piece.ticks = 0;
     cpu_update_mode(cpu);
     cpu_select_tlb(cpu);
     if ((value ^ old) & CR4_DE)
@@ -312,7 +314,7 @@ static void rdtsc(struct cpu *cpu, const struct uop *u)
 {
     if ((cpu->s.cr4 & CR4_TSD) && cpu->cpl)
         raise_gp(cpu, u, 0);
-    uint64_t tsc = cpu_tsc(cpu);
+    uint64_t tsc = cpu_tsc_in_piece(cpu);
     cpu->gpr[RAX] = (uint32_t)tsc;
     cpu->gpr[RDX] = tsc >> 32;
     if (u->in.op == OP_RDTSCP)

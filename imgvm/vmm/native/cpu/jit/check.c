@@ -43,18 +43,20 @@ static uint32_t addend_at(const struct emitter *e, unsigned slot)
  * when translations were dropped. Of a kind they are told apart by a hash, so that two that do not meet seldom disturb
  * each other. Each slot is for loads or for stores. */
 enum { STACK_SLOTS = 16, SEGMENT_SLOTS = 32, CONSTANT_SLOTS = 128, SHARED_SLOTS = STACK_SLOTS + SEGMENT_SLOTS + CONSTANT_SLOTS };
-_Static_assert(SHARED_SLOTS % FEW == 0 && ACCESS_SLOTS % FEW == 0, "several slots of an operand's own lie together");
+_Static_assert(SHARED_SLOTS % FEW == 0 && STORE_SLOTS % FEW == 0 && ACCESS_SLOTS % FEW == 0, "several slots of an operand's own lie together");
 
 static unsigned shared_slot(unsigned first, unsigned slots, uint64_t page, bool write)
 {
     return first + (unsigned)((page ^ page >> 7) % (slots / 2)) * 2 + write;
 }
 
-static unsigned own_slots(struct emitter *e, unsigned count)
+static unsigned own_slots(struct emitter *e, unsigned count, bool write)
 {
-    e->jit->next_slot = (unsigned)align_up(e->jit->next_slot, count);
-    unsigned slot = SHARED_SLOTS + e->jit->next_slot % (ACCESS_SLOTS - SHARED_SLOTS);
-    e->jit->next_slot += count;
+    unsigned *next = &e->jit->next_slot[write];
+    unsigned first = write ? SHARED_SLOTS : STORE_SLOTS, end = write ? STORE_SLOTS : ACCESS_SLOTS;
+    *next = (unsigned)align_up(*next, count);
+    unsigned slot = first + *next % (end - first);
+    *next += count;
     return slot;
 }
 
@@ -70,7 +72,7 @@ static unsigned slot_for(struct emitter *e, const struct reference *r)
         return shared_slot(STACK_SLOTS, SEGMENT_SLOTS, address / GUEST_PAGE_SIZE ^ in->segment, r->write);
     if (constant)
         return shared_slot(STACK_SLOTS + SEGMENT_SLOTS, CONSTANT_SLOTS, address / GUEST_PAGE_SIZE, r->write);
-    return own_slots(e, 1);
+    return own_slots(e, 1, r->write);
 }
 
 /* Can the address be made a second time without T1, and is it linear? */
@@ -85,7 +87,7 @@ struct check check_of(struct emitter *e, const struct reference *r, unsigned byt
     struct check check = {.bytes = bytes, .write = r->write, .low = r->in.disp, .pages = learnt & PAGES_MASK, .trial = learnt & PAGES_TRIAL};
     if (check.pages == MANY_PAGES && !may_ask_tlb(e, &r->in))
         check.pages = FEW_PAGES;
-    check.slot = check.pages == FEW_PAGES ? own_slots(e, FEW) : check.pages == MANY_PAGES ? own_slots(e, 1) : slot_for(e, r);
+    check.slot = check.pages == FEW_PAGES ? own_slots(e, FEW, r->write) : check.pages == MANY_PAGES ? own_slots(e, 1, r->write) : slot_for(e, r);
     return check;
 }
 

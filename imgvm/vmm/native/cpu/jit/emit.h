@@ -90,6 +90,7 @@ struct emitter {
     struct plan plans[BLOCK_MAX_INSNS];
     uint16_t wanted[BLOCK_MAX_INSNS + 1]; /* status flags that something at or after instruction i can see */
     bool wants_poll;
+    bool read_tsc; /* the block has an RDTSC so far */
     unsigned fpu_units; /* OPA_X87..., checked so far and nothing since has taken them away */
     struct group groups[GROUPS];
     unsigned next_group;
@@ -220,6 +221,13 @@ void branch_uncount(struct emitter *e, unsigned not_run);
 void branch_cold(struct emitter *e, const struct cold *cold);
 /* Out of the block to `target`, here and now; flags are in cpu->cc. */
 void branch_exit_here(struct emitter *e, uint64_t target);
+
+/* ---- time.c ---- */
+
+/* RDTSC, RDTSCP */
+void time_read(struct emitter *e, unsigned i);
+/* LFENCE */
+void time_fence(struct emitter *e);
 
 /* ---- translate.c ---- */
 

@@ -182,7 +182,7 @@ enum after_call { AFTER_LEAVE, AFTER_GO_ON, AFTER_DISPATCH };
 /* Where translated code goes on: behind the instruction, or wherever cpu->rip says. */
 static unsigned call_executor(struct cpu *cpu, struct block *block, const struct uop *u)
 {
-    bool live = cpu->fpu_live;
+    bool live = !cpu->fpu_away;
     uint32_t epoch = cpu->mmu.epoch, mode_key = cpu->mmu.mode_key;
     cpu->block = block;
     cpu->gpr[GPR_BLOCK_RIP] = block->translated_rip;
@@ -206,9 +206,9 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
             cpu->instructions -= block->count - u->index - 1u;
         return AFTER_LEAVE;
     }
-    if (live && !cpu->fpu_live) { /* code that follows counts on it */
+    if (live && cpu->fpu_away) { /* code that follows counts on it */
         fpu_enter(cpu->s.xsave);
-        cpu->fpu_live = true;
+        cpu->fpu_away = false;
     }
     return AFTER_GO_ON;
 }
@@ -265,11 +265,11 @@ static void put_helper(struct assembler *a, uint64_t function)
 static uint64_t enter_unit(struct cpu *cpu, uint64_t unused, uint64_t unit)
 {
     (void)unused;
-    if (unit & ~(uint64_t)cpu->fpu_ready)
+    if (unit & cpu->fpu_unready)
         return 0;
-    if (!cpu->fpu_live) {
+    if (cpu->fpu_away) {
         fpu_enter(cpu->s.xsave);
-        cpu->fpu_live = true;
+        cpu->fpu_away = false;
     }
     return 1;
 }
@@ -292,22 +292,19 @@ static uint64_t refill(struct cpu *cpu, uint64_t linear, uint64_t slot_offset, b
     struct access_slot *slot = (struct access_slot *)((uint8_t *)cpu + slot_offset);
     slot->tag = align_down(linear, GUEST_PAGE_SIZE);
     slot->addend = entry->addend;
-    (&cpu->mmu.slots_filled[0][0])[(slot - &cpu->mmu.slots[0][0]) / SLOT_GROUP] = 1;
+    (&cpu->mmu.slots_filled[0][0])[(slot - &cpu->mmu.slots[0][0]) / SLOT_GROUP] |= entry->gpa & SLOT_ANY;
     return linear + entry->addend;
 }
 
-/* The slot at gs:[T1] := page rcx, addend rax. T0: linear -> host address. ecx := the slot's offset among all. */
+/* The slot at gs:[T1] := addend rax, and its group has the mark cl. T0: linear -> host address. */
 static void put_fill_slot(struct assembler *a)
 {
     _Static_assert(sizeof(struct access_slot) == 16 && SLOT_GROUP == 16, "the group and the counter are found by shifts");
-    op_cpu_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, tag));
     op_cpu_at(a, OPCW(0x89), H_RAX, T1, offsetof(struct access_slot, addend));
     op_rr(a, OPCW(0x01), H_RAX, T0);
-    op_rm(a, OPC(0x8d), H_RCX, T1, -(int32_t)CPU(mmu.slots));
-    op_rr(a, OPC(0x89), H_RCX, H_RAX);
+    op_rm(a, OPC(0x8d), H_RAX, T1, -(int32_t)CPU(mmu.slots));
     shift_imm(a, SHIFT_SHR, false, H_RAX, 8);
-    op_cpu_at(a, OPC(0xc6), 0, H_RAX, CPU(mmu.slots_filled));
-    put8(a, 1);
+    op_cpu_at(a, OPC(0x08), H_RCX, H_RAX, CPU(mmu.slots_filled));
 }
 
 /* T0 = linear address, T1 = offset of the slot from gs. T0 := host address and CF = 0; or CF = 1. EFLAGS are lost. */
@@ -325,8 +322,11 @@ static void make_refill(struct translator *jit, struct assembler *a, bool write)
     alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
     op_rm(a, OPCW(0x3b), H_RCX, H_RAX, tag);
     uint8_t *wide = put_jcc(a, CC_NE);
+    op_cpu_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, tag));
+    op_rm(a, OPC(0x0fb6), H_RCX, H_RAX, offsetof(struct tlb_entry, gpa)); /* the mark */
     op_rm(a, OPCW(0x8b), H_RAX, H_RAX, offsetof(struct tlb_entry, addend));
     put_fill_slot(a);
+    op_rm(a, OPC(0x8d), H_RCX, T1, -(int32_t)CPU(mmu.slots));
     shift_imm(a, SHIFT_SHR, false, H_RCX, 3);
     op_cpu_at(a, (struct opcode){.code = 0xff, .prefix = 0x66}, 1, H_RCX, CPU(slot_refills)); /* dec */
     put_pop(a, H_RCX);
@@ -340,11 +340,14 @@ static void make_refill(struct translator *jit, struct assembler *a, bool write)
     put8(a, 0xc3);
 
     patch_jump(wide, a->p);
+    mov_rr(a, H_RAX, H_RCX);
+    shift_imm(a, SHIFT_SHR, true, H_RAX, 63);
+    shift_imm(a, SHIFT_SHL, false, H_RAX, 3);
+    op_cpu_at(a, OPCW(0x0b), H_RCX, H_RAX, CPU(mmu.wide_key));
     op_rr(a, OPC(0x89), T0, H_RAX);
     shift_imm(a, SHIFT_SHR, false, H_RAX, 8);
     alu_imm(a, ALU_AND, false, H_RAX, (WIDE_ENTRIES - 1) << 4);
     op_cpu(a, OPCW(0x03), H_RAX, CPU(wide));
-    op_cpu(a, OPCW(0x0b), H_RCX, CPU(mmu.wide_key));
     op_rm(a, OPCW(0x33), H_RCX, H_RAX, offsetof(struct wide_entry, tag));
     if (!write)
         alu_imm(a, ALU_AND, true, H_RCX, ~WIDE_WRITABLE);
@@ -354,6 +357,11 @@ static void make_refill(struct translator *jit, struct assembler *a, bool write)
     op_rm(a, OPCW(0x8b), H_RAX, H_RAX, offsetof(struct wide_entry, addend));
     mov_rr(a, H_RCX, T0);
     alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
+    op_cpu_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, tag));
+    shift_imm(a, SHIFT_SHR, true, H_RCX, 63);
+    op_rr(a, OPC(0xf7), 3, H_RCX); /* neg */
+    _Static_assert(SLOT_LOCAL - 1 == SLOT_HIGH, "low ones are local, high ones here are not");
+    alu_imm(a, ALU_ADD, false, H_RCX, SLOT_LOCAL);
     put_fill_slot(a);
     put_pop(a, H_RCX);
     put_pop(a, H_RAX);

@@ -270,6 +270,7 @@ static enum special special_of(const struct cpu *cpu, const struct uop *u)
     }
     case OP_MOV_FROM_SREG: return known ? SPECIAL_FROM_SREG : SPECIAL_NONE;
     case OP_CPUID: return SPECIAL_CPUID;
+    case OP_RDTSC: case OP_RDTSCP: return cpu->callbacks.time_piece ? SPECIAL_RDTSC : SPECIAL_NONE;
     case OP_CLI: return cpu->cpl == 0 ? SPECIAL_CLI : SPECIAL_NONE;
     case OP_STI: return cpu->cpl == 0 ? SPECIAL_STI : SPECIAL_NONE;
     case OP_SWAPGS: return cpu->cpl == 0 && cpu->code64 ? SPECIAL_SWAPGS : SPECIAL_NONE;
@@ -282,11 +283,12 @@ static enum special special_of(const struct cpu *cpu, const struct uop *u)
         return near && (in->form == FORM_RM || in->form == FORM_IMM) ? SPECIAL_PUSH : SPECIAL_NONE;
     case OP_POP: return near && !mem && in->form == FORM_RM && (in->osize == 8 || in->rm != RSP) ? SPECIAL_POP : SPECIAL_NONE;
     case OP_NOP: case OP_PREFETCH: case OP_PREFETCHW: return SPECIAL_NOP;
-    case OP_LFENCE: return SPECIAL_NOP; /* loads are in order anyway, and time is not read by the host's instruction */
+    case OP_LFENCE: return SPECIAL_LFENCE;
     case OP_MOV: return in->form == FORM_RM_IMM && !mem && in->osize == 8 ? SPECIAL_MOV_IMM64 : SPECIAL_NONE;
     case OP_LEAVE: return near ? SPECIAL_LEAVE : SPECIAL_NONE;
     case OP_CBW: case OP_CWD: return SPECIAL_WIDEN;
     case OP_JCC: return SPECIAL_JCC;
+    case OP_LOOP: case OP_LOOPE: case OP_LOOPNE: case OP_JCXZ: return SPECIAL_COUNTED;
     case OP_JMP: return in->form == FORM_REL ? SPECIAL_JMP : near && known ? SPECIAL_JMP_RM : SPECIAL_NONE;
     case OP_CALL: return in->form == FORM_REL ? SPECIAL_CALL : near && known ? SPECIAL_CALL_RM : SPECIAL_NONE;
     case OP_RET: return near ? SPECIAL_RET : SPECIAL_NONE;
@@ -344,7 +346,7 @@ static void plan_special(struct plan *plan, const struct cpu *cpu, const struct 
         plan->written = in->op == OP_CBW ? bit(RAX) : bit(RDX);
         plan->shows_flags = false;
         return;
-    case SPECIAL_NOP: case SPECIAL_FENCE: case SPECIAL_SWAPGS:
+    case SPECIAL_NOP: case SPECIAL_FENCE: case SPECIAL_LFENCE: case SPECIAL_SWAPGS:
         plan->shows_flags = false;
         return;
     case SPECIAL_BIT_STRING:
@@ -358,6 +360,10 @@ static void plan_special(struct plan *plan, const struct cpu *cpu, const struct 
         return;
     case SPECIAL_CPUID:
         plan->written = bit(RAX) | bit(RBX) | bit(RCX) | bit(RDX);
+        plan->loses_flags = true;
+        return;
+    case SPECIAL_RDTSC:
+        plan->written = bit(RAX) | bit(RDX) | (in->op == OP_RDTSCP ? bit(RCX) : 0);
         plan->loses_flags = true;
         return;
     case SPECIAL_PUSH_MEM:
@@ -377,6 +383,9 @@ static void plan_special(struct plan *plan, const struct cpu *cpu, const struct 
     case SPECIAL_RET:
         plan->memory = stack;
         plan->written = bit(RSP);
+        return;
+    case SPECIAL_COUNTED:
+        plan->written = in->op == OP_JCXZ ? 0 : bit(RCX);
         return;
     case SPECIAL_LEAVE:
         plan->memory = stack;

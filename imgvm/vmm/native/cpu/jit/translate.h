@@ -88,7 +88,7 @@ struct translator {
     struct block *pages[JIT_PAGE_BUCKETS];
     struct block *across; /* those that go on in another page */
     uint32_t seen_code_epoch;
-    unsigned next_slot;
+    unsigned next_slot[2]; /* for loads, for stores */
     struct learner learner;
     bool count, perf_map;
     struct cpu_counts *counts;

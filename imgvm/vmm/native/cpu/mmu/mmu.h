@@ -24,7 +24,7 @@ enum mmu_who { MMU_SUPERVISOR, MMU_USER, MMU_IMPLICIT };
 struct tlb_entry {
     uint64_t read_tag, write_tag;
     uint64_t addend; /* host address = guest linear address + addend */
-    uint64_t gpa;    /* page's guest physical address */
+    uint64_t gpa;    /* page's guest physical address | the mark of a group of slots (below) that holds it */
 };
 
 /* Which entries of a bank are filled, and which of those are global, or parts of a large page: dropping some costs what
@@ -67,19 +67,26 @@ struct access_slot {
     uint64_t tag;
     uint64_t addend;
 };
-#define ACCESS_SLOTS 2048u
-/* A bank's slots are dropped by groups, those that were filled. */
+#define ACCESS_SLOTS 16384u
+#define STORE_SLOTS 4096u /* the first; stores have no others, so that a page that becomes code is looked for among these */
+/* A bank's slots are dropped by groups, which are marked by what they hold: global pages of the high half, which a switch
+ * of address spaces leaves alone, or others. */
 #define SLOT_GROUP 16u
 #define SLOT_GROUPS (ACCESS_SLOTS / SLOT_GROUP)
+#define STORE_GROUPS (STORE_SLOTS / SLOT_GROUP)
+#define SLOT_HIGH 1u
+#define SLOT_LOCAL 2u
+#define SLOT_ANY (SLOT_HIGH | SLOT_LOCAL)
 
-/* Pages that may be in a slot though no longer in the bank: filters of one hash, by linear and by guest physical page. */
-#define STRAY_WORDS 8u
+/* Pages that may be in a slot though no longer in the bank: filters of one hash, by linear page of either half and by
+ * guest physical page. */
+#define STRAY_WORDS 32u
 struct tlb_strays {
-    uint64_t linear[STRAY_WORDS], gpa[STRAY_WORDS];
+    uint64_t low[STRAY_WORDS], high[STRAY_WORDS], gpa[STRAY_WORDS];
 };
 
 /* Translated code's level between the two of the TLB: what the first level lost to another page. A tag is the page and,
- * in the bits below, its key (mmu.wide_key) and whether it may be written: a new key empties all at once. */
+ * in the bits below, the key of its half (mmu.wide_key) and whether it may be written: a new key empties a half at once. */
 struct wide_entry {
     uint64_t tag, addend;
 };
@@ -104,12 +111,16 @@ struct mmu {
     struct code_pages code[1 + CODE_SPACES];  /* the supervisor's first */
     unsigned user_code, next_code;            /* the selected space's; where the next one goes */
     struct access_slot slots[TLB_BANKS][ACCESS_SLOTS];
-    uint8_t slots_filled[TLB_BANKS][SLOT_GROUPS]; /* 1: some of the group is; by whoever fills it */
+    _Alignas(8) uint8_t slots_filled[TLB_BANKS][SLOT_GROUPS]; /* SLOT_LOCAL, SLOT_HIGH; by whoever fills one */
     uint8_t nowhere[GUEST_PAGE_SIZE]; /* where empty slots lead */
     uint64_t empty_page;              /* and what their tags are */
-    struct wide_entry (*wide)[WIDE_ENTRIES]; /* TLB_BANKS of them, zeros at first; NULL: nobody asks */
-    uint64_t wide_key; /* | WIDE_WRITABLE; of all bits below a page number */
+    struct wide_entry (*wide)[WIDE_ENTRIES]; /* TLB_BANKS of them, zeros at first; NULL: nobody asks. High ones are global */
+    uint64_t wide_key[2]; /* low, high: | WIDE_WRITABLE; of all bits below a page number */
     struct tlb_strays strays[TLB_BANKS];
+    /* A bit for each page of guest memory below stored_pages, a bank's after another's: it may have been stored to through
+     * the bank. NULL: any may. */
+    uint64_t *stored;
+    uint64_t stored_pages; /* a multiple of 64 */
     struct guest_mem *mem;
     uint64_t cr0, cr3, cr4, efer;
     uint32_t pkru;
@@ -145,6 +156,8 @@ struct mmu_page {
 };
 
 void mmu_init(struct mmu *mmu, struct guest_mem *mem);
+/* false: out of memory. free(mmu->stored) at the end. */
+bool mmu_track_stores(struct mmu *mmu);
 void mmu_clear_bank(struct tlb_entry bank[TLB_ENTRIES]);
 
 /* CR3 was loaded in PAE mode: fetch the four PDPTEs. false: a reserved bit is set (#GP). */
