@@ -74,10 +74,6 @@ def _additional(data: dict[str, Any], others: Rule, rule: Rule) -> bool:
     return all(_fits(data[key], others) for key in rest if not any(_matches(key, p) for p in patterns))
 
 
-def _unique(data: list[Any], asked: bool, _rule: Rule) -> bool:
-    return not asked or not any(item in data[:index] for index, item in enumerate(data))
-
-
 # Keyword -> the type of data that it is about, and the test.
 _KEYWORDS: dict[str, tuple[str, Callable[[Any, Any, Rule], bool]]] = {
     "$ref": ("any", lambda data, _, rule: _fits(data, referred(rule))),
@@ -93,7 +89,6 @@ _KEYWORDS: dict[str, tuple[str, Callable[[Any, Any, Rule], bool]]] = {
     "required": ("object", lambda data, keys, _: all(key in data for key in keys)),
     "items": ("array", lambda data, rule, _: all(_fits(item, rule) for item in data)),
     "minItems": ("array", lambda data, limit, _: len(data) >= limit),
-    "uniqueItems": ("array", _unique),
     "maxItems": ("array", lambda data, limit, _: len(data) <= limit),
     "uniqueItems": ("array", lambda data, wanted, _: not wanted or _differ(data)),
     "pattern": ("string", lambda data, pattern, _: _matches(data, pattern)),
