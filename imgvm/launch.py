@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Collection, Sequence
 from itertools import count, takewhile
 from pathlib import Path
@@ -257,6 +256,8 @@ def drives(opened: Opened) -> list[Drive]:
 
 def _thrown_away(image: Image) -> Image:
     """A layer over a disk for what the guest writes. Its file has no name, and is gone with the handle."""
+    import tempfile
+
     import platformdirs
 
     folder = platformdirs.user_cache_path("imgvm") / "run"

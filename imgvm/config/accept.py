@@ -33,6 +33,8 @@ def _fits(data: Any, rule: Rule) -> bool:
 def _holds(data: Any, keyword: str, limit: Any, rule: Rule) -> bool:
     if keyword in _WORDS or keyword.startswith("x-"):
         return True
+    if keyword not in _KEYWORDS:
+        return False  # jsonschema knows
     kind, test = _KEYWORDS[keyword]
     return not _is(data, kind) or test(data, limit, rule)
 

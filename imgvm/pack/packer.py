@@ -182,6 +182,9 @@ class Packer:
         if boot is None or parts is None:
             return blobs, None
         self._sources.append(parts.source)
+        if boot.kernel.sha256 not in (None, parts.source.sha256):
+            message = f"boot.kernel.sha256: {parts.source.origin} has SHA-256 {parts.source.sha256}"
+            raise PackError(message, hint="is it the right one?")
         blobs[KERNEL] = parts.kernel.data
         initrd = self._initrd(boot, parts)
         if initrd is not None:

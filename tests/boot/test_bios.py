@@ -159,6 +159,9 @@ tick:
     outb %al, $0x20
     decw %cs:left
     jnz again
+    xorw %ax, %ax
+    movw %ax, %ds
+    movw %ax, %es
     movw $0x0201, %ax
     movw $0x8000, %bx
     movw $1, %cx
@@ -175,6 +178,37 @@ left:
     .word 20
 """
     assert boot({"d": sector(tmp_path, program)}).status == 0
+
+
+@ENGINES
+def test_a_read_to_nowhere_fails_and_the_next_one_works(boot: Boot, tmp_path: Path, accel: str) -> None:
+    """A000:0000 is a screen's memory, which this machine has not: the device gives up, and is set up anew."""
+    program = """
+    movw $0xa000, %ax
+    movw %ax, %es
+    movw $0x0201, %ax
+    xorw %bx, %bx
+    movw $1, %cx
+    movw $0x0080, %dx
+    int $0x13
+    movb $1, %al
+    jnc finish
+    movb $2, %al
+    cmpb $0x20, %ah
+    jne finish
+    movw %bx, %es
+    movw $0x8000, %bx
+    movw $0x0201, %ax
+    int $0x13
+    movb $3, %al
+    jc finish
+    movb $4, %al
+    cmpw $0xaa55, 0x81fe
+    jne finish
+    movb $0, %al
+    jmp finish
+"""
+    assert boot({"d": sector(tmp_path, program)}, accel).status == 0
 
 
 @pytest.mark.parametrize("accel", ["jit"])

@@ -165,7 +165,7 @@ def test_multiboot_header_is_found_where_the_specification_says() -> None:
 
 def test_multiboot_kernels_pass_through() -> None:
     data = b"\x7fELF\x01\x01\x01" + multiboot()[7:]
-    assert kernels.load(data, "k") == kernels.Kernel("multiboot", data, "Multiboot ELF")
+    assert kernels.load(data, "k") == kernels.Kernel("multiboot", data, "Multiboot ELF", image=data)
     flat = multiboot(flags=1 << 16)
     assert kernels.load(flat, "k").form == "Multiboot image"
     with pytest.raises(PackError, match="without load addresses"):

@@ -82,6 +82,7 @@ def test_config_round_trip(tmp_path: Path) -> None:
     with Image.open(path) as image:
         assert [blob.name for blob in image.config_blobs()] == list(blobs)
         assert {name: image.read_config(name) for name in blobs} == blobs
+        assert {name: image.load_config(name) for name in blobs} == blobs
         assert image.config_blobs()[1].sha256 == hashlib.sha256(blobs["kernel"]).hexdigest()
         (snapshot,) = image.snapshots()
         assert (snapshot.name, snapshot.vm_state_bytes, snapshot.date) == ("imgvm.config", 0, 1_700_000_000)
