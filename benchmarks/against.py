@@ -9,20 +9,7 @@ from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.contest import AbsentError, Contest, Contestant
-from benchmarks.workloads import CMDLINE, DISTRO, ENGINES, MEMORY_MIB, PACKAGE, Loops
-
-CONFIG = f"""
-version: 1
-name: against
-machine: {{memory: {MEMORY_MIB}MiB, entropy: false}}
-boot:
-  kernel: {{distro: "{DISTRO}", package: {PACKAGE}}}
-  cmdline: {CMDLINE}
-  files:
-    - {{path: /user_loop, source: user_loop, mode: "0755"}}
-    - {{path: /mixed_loop, source: mixed_loop, mode: "0755"}}
-exec: {{command: [sh, -c, "/user_loop && exec /mixed_loop"]}}
-"""
+from benchmarks.workloads import ENGINES, Loops, config
 
 
 def _run(words: list[str | Path], folder: Path) -> None:
@@ -50,7 +37,8 @@ def against(commit: str, folder: Path) -> Contest:
     trees = {"now": peers.HERE.parent, commit: folder / "older"}
     peers.compile_user_loop(folder)
     peers.compile_mixed_loop(folder)
-    (folder / "against.yaml").write_text(CONFIG)
+    text = config("against", ["user_loop", "mixed_loop"], ["sh", "-c", "/user_loop && exec /mixed_loop"])
+    (folder / "against.yaml").write_text(text)
     _older(commit, trees[commit])
     contestants, ratios, absent, state = [], [], [], Loops()
     for name, tree in trees.items():  # each packs for itself: it may not know the other's images

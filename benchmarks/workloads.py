@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -26,16 +26,30 @@ MARKER = "userland reached"
 ENGINES = ("interp", "jit")
 TCG = "QEMU TCG"
 
-CONFIG = f"""
-version: 1
-name: bench
-machine: {{memory: {MEMORY_MIB}MiB, entropy: false}}
-boot:
-  kernel: {{distro: "{DISTRO}", package: {PACKAGE}}}
-  cmdline: {CMDLINE}
-  files: [{{path: /user_loop, source: user_loop, mode: "0755"}}]
-exec: {{command: [sh, -c, "echo {MARKER}; exec /user_loop"]}}
-"""
+
+def config(name: str, programs: Sequence[str], command: Sequence[str], cpus: int = 1) -> str:
+    """Debian's kernel with these programs in its initrd, one of which is the command."""
+    return json.dumps({  # which is YAML, too
+        "version": 1,
+        "name": name,
+        "machine": {"memory": f"{MEMORY_MIB}MiB", "cpus": cpus, "entropy": False},
+        "boot": {
+            "kernel": {"distro": DISTRO, "package": PACKAGE},
+            "cmdline": CMDLINE,
+            "files": [{"path": f"/{program}", "source": program, "mode": "0755"} for program in programs],
+        },
+        "exec": {"command": command},
+    })
+
+
+def qemu(kernel: Path, initrd: Path, cmdline: str = CMDLINE, cpus: int = 1) -> list[str | Path]:
+    """The same machine in QEMU."""
+    accel = "tcg" if cpus == 1 else "tcg,thread=multi"
+    return [
+        peers.qemu(), "-accel", accel, "-smp", str(cpus), "-M", "q35", "-nodefaults", "-display", "none",
+        "-no-reboot", "-m", str(MEMORY_MIB), "-serial", "stdio",
+        "-kernel", kernel, "-initrd", initrd, "-append", cmdline,
+    ]  # fmt: skip
 
 
 class Debian:
@@ -45,7 +59,8 @@ class Debian:
         self.user_loop = peers.compile_user_loop(folder)
         self.image, self.vmlinux, self.initrd = folder / "bench.img", folder / "vmlinux", folder / "initrd"
         try:
-            pack(Config.from_text(CONFIG, "bench.yaml", folder), self.image)
+            command = ["sh", "-c", f"echo {MARKER}; exec /user_loop"]
+            pack(Config.from_text(config("bench", ["user_loop"], command), "bench.yaml", folder), self.image)
             cache = DebCache(platformdirs.user_cache_path("imgvm"))
             self.bzimage = next(cache.unpacked(cache.kernel(DISTRO, PACKAGE)).glob("boot/vmlinuz-*"))
         except PackError as error:
@@ -58,11 +73,7 @@ class Debian:
         return peers.imgvm("run", self.image, "--accel", engine)
 
     def in_qemu(self, kernel: Path) -> list[str | Path]:
-        return [
-            peers.qemu(), "-accel", "tcg", "-M", "q35", "-nodefaults", "-display", "none", "-no-reboot",
-            "-m", str(MEMORY_MIB), "-serial", "stdio",
-            "-kernel", kernel, "-initrd", self.initrd, "-append", CMDLINE,
-        ]  # fmt: skip
+        return qemu(kernel, self.initrd)
 
 
 debian = cache(Debian)
@@ -144,24 +155,13 @@ def loops(folder: Path) -> Contest:
     return Contest("Integer loops", what, contestants, ratios, absent, lambda: state.counts, rated)
 
 
-NARROW_CONFIG = f"""
-version: 1
-name: narrow
-machine: {{memory: {MEMORY_MIB}MiB, entropy: false}}
-boot:
-  kernel: {{distro: "{DISTRO}", package: {PACKAGE}}}
-  cmdline: {CMDLINE}
-  files: [{{path: /narrow_loop, source: narrow_loop, mode: "0755"}}]
-exec: {{command: [/narrow_loop]}}
-"""
-
-
 def narrow(folder: Path) -> Contest:
     """32-bit code, under a 64-bit kernel."""
     program, state = peers.compile_narrow_loop(folder), Loops()
     image, absent = folder / "narrow.img", []
     try:
-        pack(Config.from_text(NARROW_CONFIG, "narrow.yaml", folder), image)
+        text = config("narrow", ["narrow_loop"], ["/narrow_loop"])
+        pack(Config.from_text(text, "narrow.yaml", folder), image)
     except PackError as error:
         raise AbsentError(str(error)) from None
     for name in ("kernel", "initrd"):
@@ -169,12 +169,7 @@ def narrow(folder: Path) -> Contest:
     ours = {engine: peers.imgvm("run", image, "--accel", engine) for engine in ENGINES}
     contestants = [Contestant(f"imgvm {engine}", state.turn(command)) for engine, command in ours.items()]
     try:
-        in_qemu: list[str | Path] = [
-            peers.qemu(), "-accel", "tcg", "-M", "q35", "-nodefaults", "-display", "none", "-no-reboot",
-            "-m", str(MEMORY_MIB), "-serial", "stdio",
-            "-kernel", folder / "kernel", "-initrd", folder / "initrd", "-append", CMDLINE,
-        ]  # fmt: skip
-        contestants.append(Contestant(TCG, state.turn(in_qemu)))
+        contestants.append(Contestant(TCG, state.turn(qemu(folder / "kernel", folder / "initrd"))))
     except AbsentError as missing:
         absent.append(f"{TCG}: {missing}")
     contestants.append(Contestant("native", state.turn([program])))
@@ -187,24 +182,13 @@ def narrow(folder: Path) -> Contest:
     return Contest("32-bit integer loops", what, contestants, ratios, absent)
 
 
-FAULTS_CONFIG = f"""
-version: 1
-name: faults
-machine: {{memory: {MEMORY_MIB}MiB, cpus: 2, entropy: false}}
-boot:
-  kernel: {{distro: "{DISTRO}", package: {PACKAGE}}}
-  cmdline: {CMDLINE}
-  files: [{{path: /faults, source: faults, mode: "0755"}}]
-exec: {{command: [sh, -c, "exec /faults $(sed 's/.*processes=//' /proc/cmdline)"]}}
-"""
-
-
 def faults(folder: Path) -> Contest:
     """Address translation takes no global lock: two processors do twice the work of one."""
     program = peers.compile_faults(folder)
     image, absent = folder / "faults.img", []
     try:
-        pack(Config.from_text(FAULTS_CONFIG, "faults.yaml", folder), image)
+        command = ["sh", "-c", "exec /faults $(sed 's/.*processes=//' /proc/cmdline)"]
+        pack(Config.from_text(config("faults", ["faults"], command, cpus=2), "faults.yaml", folder), image)
     except PackError as error:
         raise AbsentError(str(error)) from None
     for name in ("kernel", "initrd"):
@@ -226,11 +210,7 @@ def faults(folder: Path) -> Contest:
             command = peers.imgvm("run", image, "--accel", engine, *change)
             contestants.append(contestant(f"imgvm {engine}, {processes} at once", command))
         try:
-            in_qemu: list[str | Path] = [
-                peers.qemu(), "-accel", "tcg,thread=multi", "-smp", "2", "-M", "q35", "-nodefaults",
-                "-display", "none", "-no-reboot", "-m", str(MEMORY_MIB), "-serial", "stdio",
-                "-kernel", folder / "kernel", "-initrd", folder / "initrd", "-append", cmdline,
-            ]  # fmt: skip
+            in_qemu = qemu(folder / "kernel", folder / "initrd", cmdline, cpus=2)
             contestants.append(contestant(f"{TCG}, {processes} at once", in_qemu))
         except AbsentError as missing:
             absent.append(f"{TCG}: {missing}")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Collection, Sequence
 from itertools import count, takewhile
 from pathlib import Path
@@ -209,7 +208,7 @@ def program(opened: Opened) -> Program:
     from imgvm.vmm.vm import Program
 
     image, sizes = opened.image, {blob.name: blob.bytes for blob in opened.image.config_blobs()}
-    if opened.machine.boot is None:
+    if opened.machine.loaded is None:
         return Program(firmware=_firmware(opened, sizes.get(FIRMWARE)))
     if KERNEL not in sizes:
         raise ImageError(f"{opened.path} has a config but no kernel", "pack it again", STATUS_CANNOT_RUN)
@@ -257,6 +256,8 @@ def drives(opened: Opened) -> list[Drive]:
 
 def _thrown_away(image: Image) -> Image:
     """A layer over a disk for what the guest writes. Its file has no name, and is gone with the handle."""
+    import tempfile
+
     import platformdirs
 
     folder = platformdirs.user_cache_path("imgvm") / "run"

@@ -37,6 +37,10 @@ class Firmware(Record):
     kind: str = "auto"  # auto | none | bios
     path: str | None = None  # another BIOS, relative to the config's folder
 
+    @property
+    def is_asked_for(self) -> bool:
+        return self.path is not None or self.kind == "bios"
+
 
 class Hardware(Record):
     """`machine:` in the config."""
@@ -57,6 +61,7 @@ class Kernel(Record):
     package: str | None = None
     bundled: bool = False  # imgvm's own greeting guest
     from_rootfs: bool = False  # the newest of the root file system's /boot
+    sha256: str | None = None  # of the file or package
 
 
 class File(Record):
@@ -90,6 +95,7 @@ class Rootfs(Record):
     oci: str | None = None  # a layout or an archive
     registry: str | None = None  # host/name:tag
     format: str = "ext4"  # ext4 | erofs | squashfs | initramfs
+    compression: str = "none"  # of an erofs: none | lz4
     size_bytes: int | None = None  # None: what the files need, and free_bytes
     free_bytes: int = 64 * units.MIB
     partition_table: str = "none"  # none | gpt | mbr
@@ -118,7 +124,9 @@ class Disk(Record):
     name: str
     source: str | None = None  # relative to the config's folder
     size_bytes: int | None = None  # None: that of the source; else at least that
-    format: str = "auto"  # of the source: auto | raw | qcow2
+    format: str = "auto"  # of the source: auto | raw | qcow2 | vmdk | vdi | vhdx
+    sha256: str | None = None  # of the source's file
+    filesystem: str = "none"  # of a disk without a source: none | ext4 | swap
     read_only: bool = False
     serial: str = ""  # the name, unless given
     cache: str = "writeback"  # writeback | writethrough | unsafe
@@ -170,6 +178,7 @@ class ImageOptions(Record):
     cluster_bytes: int = 64 * units.KIB
     compression: str = "none"  # none | zlib | zstd
     pristine: bool = False  # a snapshot of the disks as packed
+    source_date_epoch: int | None = None  # unless the environment has SOURCE_DATE_EPOCH
 
 
 class Machine(Record):
@@ -177,7 +186,7 @@ class Machine(Record):
     description: str = ""
     labels: Mapping[str, str] = NOTHING
     hardware: Hardware = Hardware()
-    boot: Boot | None = None  # None: the firmware boots from a disk
+    boot: Boot | None = None
     boot_order: tuple[str, ...] = BOOT_ORDER  # of the built-in BIOS: disk | cdrom
     rootfs: Rootfs | None = None
     disks: tuple[Disk, ...] = ()
@@ -188,6 +197,11 @@ class Machine(Record):
     exit: Exit = Exit()
     image: ImageOptions = ImageOptions()
     version: int = 1
+
+    @property
+    def loaded(self) -> Boot | None:
+        """What is loaded into memory; None: the firmware boots from a disk."""
+        return None if self.hardware.firmware.is_asked_for else self.boot
 
     @property
     def root_on_disk(self) -> Rootfs | None:
@@ -281,12 +295,16 @@ def _kernel(value: str | Document) -> Kernel:
     if isinstance(value, str):
         return Kernel(path=value)
     if "path" in value:
-        return Kernel(path=value["path"])
+        return Kernel(path=value["path"], sha256=value.get("sha256"))
     if value.get("bundled"):
         return Kernel(bundled=True)
     if value.get("from_rootfs"):
         return Kernel(from_rootfs=True)
-    return Kernel(distro=value.get("distro", DEFAULT_DISTRO), package=value.get("package", DEFAULT_PACKAGE))
+    return Kernel(
+        distro=value.get("distro", DEFAULT_DISTRO),
+        package=value.get("package", DEFAULT_PACKAGE),
+        sha256=value.get("sha256"),
+    )
 
 
 def _file(doc: Document) -> File:
@@ -321,6 +339,7 @@ def _rootfs(doc: Document) -> Rootfs:
         oci=oci if isinstance(oci, str) else None,
         registry=oci["registry"] if isinstance(oci, dict) else None,
         format=doc.get("format", Rootfs.format),
+        compression=doc.get("compression", Rootfs.compression),
         size_bytes=None if doc.get("size") == "auto" else _size(doc, "size"),
         free_bytes=units.parse_size(doc["free"]) if "free" in doc else Rootfs.free_bytes,
         partition_table=doc.get("partition_table", Rootfs.partition_table),
@@ -339,6 +358,8 @@ def _disk(doc: Document) -> Disk:
         source=doc.get("source"),
         size_bytes=_size(doc, "size"),
         format=doc.get("format", "auto"),
+        sha256=doc.get("sha256"),
+        filesystem=doc.get("filesystem", Disk.filesystem),
         read_only=doc.get("read_only", False),
         serial=doc.get("serial") or doc["name"],
         cache=doc.get("cache", Disk.cache),
@@ -391,6 +412,7 @@ def _image(doc: Document) -> ImageOptions:
         cluster_bytes=_size(doc, "cluster_size") or ImageOptions.cluster_bytes,
         compression=doc.get("compression", "none"),
         pristine=doc.get("pristine", False),
+        source_date_epoch=doc.get("source_date_epoch"),
     )
 
 
@@ -414,8 +436,9 @@ def to_document(machine: Machine) -> Document:
         },
         "firmware": _firmware_document(hardware.firmware),
     }
-    order: Document = {"order": list(machine.boot_order)}
-    doc["boot"] = order if machine.boot is None else _boot_document(machine.boot)
+    doc["boot"] = {} if machine.boot is None else _boot_document(machine.boot)
+    if machine.boot is None or machine.boot_order != BOOT_ORDER:
+        doc["boot"]["order"] = list(machine.boot_order)
     if machine.rootfs is not None:
         doc["rootfs"] = _rootfs_document(machine.rootfs)
     if machine.disks:
@@ -448,6 +471,7 @@ def to_document(machine: Machine) -> Document:
         "cluster_size": units.format_size(machine.image.cluster_bytes),
         "compression": machine.image.compression,
         "pristine": machine.image.pristine,
+        "source_date_epoch": machine.image.source_date_epoch,
     })
     return doc
 
@@ -464,7 +488,8 @@ def _boot_document(boot: Boot) -> Document:
     kernel = boot.kernel
     where: Document = {"bundled": True} if kernel.bundled else {}
     where.update({"from_rootfs": True} if kernel.from_rootfs else {})
-    where.update(_without_none({"path": kernel.path, "distro": kernel.distro, "package": kernel.package}))
+    keys = ("path", "distro", "package", "sha256")
+    where.update(_without_none({key: getattr(kernel, key) for key in keys}))
     none = boot.initrd is None or (boot.initrd_is_auto and boot.protocol == "multiboot")
     return {
         "kernel": where,
@@ -497,6 +522,7 @@ def _rootfs_document(rootfs: Rootfs) -> Document:
         "tar": list(rootfs.tar) or None,
         "oci": rootfs.oci if rootfs.registry is None else {"registry": rootfs.registry},
         "format": rootfs.format,
+        "compression": rootfs.compression if rootfs.format == "erofs" else None,
         **(on_disk if rootfs.is_disk else {}),
         "owner": rootfs.owner,
         "exclude": list(rootfs.exclude),
@@ -510,6 +536,8 @@ def _disk_document(disk: Disk) -> Document:
         "source": disk.source,
         "size": None if disk.size_bytes is None else units.format_size(disk.size_bytes),
         "format": disk.format,
+        "sha256": disk.sha256,
+        "filesystem": disk.filesystem,
         "read_only": disk.read_only,
         "serial": disk.serial,
         "cache": disk.cache,

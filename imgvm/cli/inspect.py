@@ -44,11 +44,11 @@ def command(
         print(f"          {printable(machine.description.strip())}")
     memory = size(machine.hardware.memory_bytes)
     print(f"machine   {machine.hardware.cpus} cpu, {memory} memory, engine {machine.hardware.accel}")
-    if machine.boot is None:
+    if machine.loaded is None:
         other = machine.hardware.firmware.path
         print(f"boot      {printable(other) if other else 'built-in BIOS: ' + ', '.join(machine.boot_order)}")
     else:
-        print(f"boot      {machine.boot.protocol}: {printable(machine.kernel_cmdline)}")
+        print(f"boot      {machine.loaded.protocol}: {printable(machine.kernel_cmdline)}")
     print(f"disk      {size(facts['disk_bytes'])}, clusters of {size(facts['cluster_bytes'])}")
     for disk in machine.further_disks:
         where = "in the image" if disk.embed else f"the host's {printable(disk.source or '')}"
@@ -56,6 +56,8 @@ def command(
         print(f"disk      {bytes_}{disk.name}, {where}")
     if facts["backing_file"] is not None:
         print(f"backing   {printable(facts['backing_file'])}")
-    for blob in facts["blobs"]:
-        print(f"blob      {printable(blob['name']):12} {blob['bytes']:>10} bytes  sha256 {blob['sha256']}")
+    names = [printable(blob["name"]) for blob in facts["blobs"]]
+    width = max([12, *map(len, names)])
+    for name, blob in zip(names, facts["blobs"], strict=True):
+        print(f"blob      {name:{width}} {blob['bytes']:>10} bytes  sha256 {blob['sha256']}")
     return 0

@@ -57,7 +57,9 @@ def command(
     trace: Annotated[
         str | None,
         typer.Option(
-            "--trace", metavar="KIND,...", help="A line for each such event; `--trace help` names the kinds."
+            "--trace",
+            metavar="KIND,...",
+            help="A line for each of exits, exceptions, interrupts, modes, msrs, ports, mmio; or all.",
         ),
     ] = None,
     trace_file: Annotated[

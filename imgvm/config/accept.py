@@ -33,6 +33,8 @@ def _fits(data: Any, rule: Rule) -> bool:
 def _holds(data: Any, keyword: str, limit: Any, rule: Rule) -> bool:
     if keyword in _WORDS or keyword.startswith("x-"):
         return True
+    if keyword not in _KEYWORDS:
+        return False  # jsonschema knows
     kind, test = _KEYWORDS[keyword]
     return not _is(data, kind) or test(data, limit, rule)
 
@@ -51,6 +53,10 @@ def _const(data: Any, word: Any, _rule: Rule) -> bool:
 
 def _matches(key: str, pattern: str) -> bool:
     return compiled(pattern).search(key) is not None
+
+
+def _differ(items: list[Any]) -> bool:
+    return not any(item in items[:index] for index, item in enumerate(items))
 
 
 def _properties(data: dict[str, Any], rules: Rule, _rule: Rule) -> bool:
@@ -84,6 +90,7 @@ _KEYWORDS: dict[str, tuple[str, Callable[[Any, Any, Rule], bool]]] = {
     "items": ("array", lambda data, rule, _: all(_fits(item, rule) for item in data)),
     "minItems": ("array", lambda data, limit, _: len(data) >= limit),
     "maxItems": ("array", lambda data, limit, _: len(data) <= limit),
+    "uniqueItems": ("array", lambda data, wanted, _: not wanted or _differ(data)),
     "pattern": ("string", lambda data, pattern, _: _matches(data, pattern)),
     "minLength": ("string", lambda data, limit, _: len(data) >= limit),
     "minimum": ("number", lambda data, limit, _: data >= limit),

@@ -106,6 +106,11 @@ def _disks(tree: Tree) -> Iterator[Problem]:
         first = seen.setdefault(disk["name"], index)
         if first != index:
             yield tree.problem((*at, "name"), f"{disk['name']} is given twice", f"first as disks[{first}]")
+        if disk.get("filesystem", "none") != "none" and "source" in disk:
+            message = "is for a disk without a source"
+            yield tree.problem((*at, "filesystem"), message, "take it or the source out", key=True)
+        if "sha256" in disk and ("source" not in disk or not disk.get("embed", True)):
+            yield tree.problem((*at, "sha256"), "is that of a source which is packed", key=True)
         if disk.get("embed", True):
             continue
         if index == 0 and not _root_is_disk(tree):
@@ -113,7 +118,7 @@ def _disks(tree: Tree) -> Iterator[Problem]:
         if "source" not in disk:
             yield tree.problem(at, "a disk outside the image needs a source", "name the file of the host")
             continue
-        if disk.get("format", "auto") == "auto":
+        if disk.get("format", "auto") not in ("raw", "qcow2"):
             # A guest could write a header into a raw disk that makes it another's disk.
             hint = "format: raw or format: qcow2"
             yield tree.problem(at, "a disk outside the image needs its format", hint)
@@ -147,13 +152,16 @@ def _firmware(tree: Tree) -> Iterator[Problem]:
     """Either a kernel is loaded, or a firmware boots from a disk."""
     firmware = _get(tree.data, ("machine", "firmware")) or "auto"
     at: Path = ("machine", "firmware")
-    if _kernel(tree) is not None:
-        if firmware not in ("auto", "none"):
-            hint = "take out boot.kernel to boot from a disk"
-            yield tree.problem(at, "a kernel that is loaded needs no firmware", hint, key=True)
+    if _kernel(tree) is not None and firmware in ("auto", "none"):
         if "order" in tree.data["boot"]:
-            hint = "take out boot.kernel to boot from a disk"
-            yield tree.problem(("boot", "order"), "with a kernel, nothing else is booted", hint, key=True)
+            hint = "take out boot.kernel, or say machine.firmware: bios, to boot from a disk"
+            message = "the kernel is loaded, and nothing else booted"
+            yield tree.problem(("boot", "order"), message, hint, key=True)
+        return
+    if _kernel(tree) is not None:
+        if not tree.data.get("disks") and _get(tree.data, ("rootfs", "bootloader")) in (None, "none"):
+            hint = "rootfs.bootloader: grub makes one; firmware: none loads the kernel"
+            yield tree.problem(at, "there is no disk that the firmware could boot from", hint)
         return
     for key in sorted(set(tree.data.get("boot", {})) - {"order"}):
         yield tree.problem(("boot", key), "needs a kernel", "boot.kernel names the kernel to boot", key=True)
@@ -219,6 +227,9 @@ def _rootfs(tree: Tree) -> Iterator[Problem]:
         return
     yield from _files(tree, "rootfs")
     yield from _bootloader(tree, rootfs)
+    if rootfs.get("compression", "none") != "none" and rootfs.get("format", "ext4") != "erofs":
+        hint = "format: erofs; or compress the image: image.compression"
+        yield tree.problem(("rootfs", "compression"), "only an erofs is compressed so", hint, key=True)
     if _root_is_disk(tree):
         return
     for name in ("size", "free", "partition_table", "label", "bootloader"):
@@ -244,8 +255,10 @@ def _bootloader(tree: Tree, rootfs: dict[str, Any]) -> Iterator[Problem]:
     if rootfs.get("format", "ext4") != "ext4":
         message = f"GRUB does not read {rootfs['format']} as imgvm writes it"
         yield tree.problem(at, message, "format: ext4", key=True)
-    boot = tree.data["boot"]
-    bundled = isinstance(boot["kernel"], dict) and boot["kernel"].get("bundled")
+    boot = tree.data.get("boot", {})
+    if _kernel(tree) is None:
+        yield tree.problem(at, "there is no kernel for it to start", "boot.kernel names one", key=True)
+    bundled = isinstance(_kernel(tree), dict) and _kernel(tree).get("bundled")
     if bundled or boot.get("protocol") == "multiboot":
         yield tree.problem(at, "GRUB is made to start Linux", "take it out, or name a Linux kernel", key=True)
 

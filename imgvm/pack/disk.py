@@ -1,36 +1,37 @@
 # SPDX-License-Identifier: MIT
-"""The disks in the image: empty, or copied from a raw or qcow2 file without its holes and zeroes."""
+"""The disks in the image: empty, or copied from raw, qcow2 or other programs' files, but for zeroes."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
 
 from imgvm import units
-from imgvm.errors import PackError
+from imgvm.errors import ImageError, PackError
 from imgvm.machine import Disk, ImageOptions
 from imgvm.pack import sources
 from imgvm.pack.progress import Progress
 from imgvm.pack.sources import Source
 from imgvm.qcow2 import Image
+from imgvm.qcow2.foreign import ForeignDisk, open_foreign
 
 SECTOR_BYTES = 512
 NO_DISK_BYTES = units.MIB  # a qcow2 has a disk even if the machine has none
 _CHUNK_BYTES = units.MIB
+_CHUNKS_WAITING = 4  # to be written
+_SEND_BYTES = 32 * units.MIB
+_ZEROES = memoryview(bytes(_CHUNK_BYTES))
 _QCOW2_MAGIC = b"QFI\xfb"
-_FOREIGN = (
-    (b"KDMV", "VMDK"),
-    (b"# Disk D", "VMDK"),
-    (b"conectix", "VHD"),
-    (b"vhdxfile", "VHDX"),
-    (b"<<< ", "VDI"),
-)
+_FOREIGN = ("vmdk", "vdi", "vhdx")
 
 
 @dataclass
@@ -40,10 +41,14 @@ class DiskSource:
     size_bytes: int
     raw: BinaryIO | None = None
     image: Image | None = None
+    foreign: ForeignDisk | None = None
     stack: ExitStack = field(default_factory=ExitStack)
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """(offset, bytes) of up to 1 MiB, in order; holes of a sparse file are skipped unread."""
+        """(offset, bytes) in order; holes of a sparse file are skipped unread."""
+        if self.foreign is not None:
+            yield from self.foreign.parts()
+            return
         offset = 0
         while offset < self.size_bytes:
             if self.raw is not None:
@@ -89,19 +94,44 @@ def open_source(disk: Disk, folder: Path, part: str = "disks[0]") -> DiskSource:
     except OSError as error:
         stack.close()
         raise sources.failed(f"{part}.source", disk.source, folder, error) from error
-    foreign = next((name for magic, name in _FOREIGN if head.startswith(magic)), None)
-    if disk.format == "auto" and foreign:
-        stack.close()
-        raise PackError(
-            f"{part}.source: {disk.source} is a {foreign} image, which imgvm does not read yet",
-            hint="convert it first: qemu-img convert -O qcow2; or say `format: raw` to copy it as it is",
-        )
+    if disk.format in ("auto", *_FOREIGN):
+        foreign = _foreign(disk, path, raw, part, stack)
+        if foreign is not None:
+            return DiskSource(foreign.disk_bytes, foreign=foreign, stack=stack)
     if disk.format == "qcow2" or (disk.format == "auto" and head.startswith(_QCOW2_MAGIC)):
         stack.close()
         stack = ExitStack()
         image = stack.enter_context(Image.open(path, keep_to_folder=True))
         return DiskSource(image.info.disk_bytes, image=image, stack=stack)
     return DiskSource(-(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES, raw=raw, stack=stack)
+
+
+def _foreign(disk: Disk, path: Path, raw: BinaryIO, part: str, stack: ExitStack) -> ForeignDisk | None:
+    """The source as a disk of another program's; None when it is none and was not said to be one."""
+    try:
+        raw.seek(0)
+        foreign = open_foreign(path, raw)
+    except ImageError as error:
+        stack.close()
+        hint = f"{error.hint}; or say `format: raw` to copy it as it is"
+        raise PackError(f"{part}.source: {error.message}", hint) from error
+    if disk.format != "auto" and (foreign is None or foreign.kind != disk.format):
+        stack.close()
+        raise PackError(f"{part}.format: {disk.source} is no {disk.format} disk", hint="`auto` looks at it")
+    return foreign
+
+
+def check_digest(disk: Disk, folder: Path, part: str) -> None:
+    """Whether the source is the file that `sha256` names."""
+    if disk.sha256 is None or disk.source is None:
+        return
+    try:
+        with sources.resolve(folder, disk.source).open("rb") as file:
+            found = file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise sources.failed(f"{part}.source", disk.source, folder, error) from error
+    if found != disk.sha256:
+        raise PackError(f"{part}.sha256: {disk.source} has SHA-256 {found}", hint="is it the right file?")
 
 
 def disk_bytes(disk: Disk | None, source: DiskSource | None, part: str = "disks[0]", least: int = 0) -> int:
@@ -157,6 +187,7 @@ class CopiedDisk:
     ) -> None:
         self._source, self._part, self._origin = None, part, ""
         if disk is not None and disk.source is not None:
+            check_digest(disk, folder, part)
             self._source, self._origin = open_source(disk, folder, part), disk.source
             stack.callback(self._source.close)
         self.size_bytes = disk_bytes(disk, self._source, part, least_bytes)
@@ -175,9 +206,8 @@ class MadeDisk:
         self.size_bytes = len(data)
 
     def write(self, target: Target, progress: Progress) -> list[Source]:
-        out = Ascending(target)
-        out.write(0, self._data)
-        out.flush()
+        with ascending(target) as out:
+            out.write(0, self._data)
         return []
 
 
@@ -186,63 +216,128 @@ def copy(
 ) -> Source:
     """Writes the clusters that are not zero. Returns the lock's row, with the digest of the guest's view."""
     progress.step("copying the disk", source.size_bytes)
-    out = Ascending(target)
     digest = sha256()
     hashed = 0
-    for offset, data in source.pieces():
-        hashed = _hash_zeroes(digest.update, hashed, offset)
-        digest.update(data)
-        hashed += len(data)
-        out.write(offset, data)
-        progress.advance(hashed)
-    out.flush()
+    with ascending(target) as out:
+        for offset, data in source.pieces():
+            out.write(offset, data)
+            hashed = _hash_zeroes(digest.update, hashed, offset)
+            digest.update(data)
+            hashed += len(data)
+            progress.advance(hashed)
     _hash_zeroes(digest.update, hashed, source.size_bytes)
     return Source(part, origin, digest.hexdigest(), source.size_bytes)
 
 
-class Ascending:
-    """Writes a disk from its start to its end, in whatever pieces it comes, but for clusters of zeros."""
+class _Writer:
+    """Writes what is not zero to a disk, in a thread of its own: the next is made meanwhile."""
 
     def __init__(self, target: Target) -> None:
-        self._image = target.image
-        self._cluster_bytes = target.cluster_bytes
+        self._target = target
         self._put = target.image.write_compressed if target.compressed else target.image.write
-        self._chunk = bytearray(max(_CHUNK_BYTES, target.cluster_bytes))
+        self._pool = ThreadPoolExecutor(1, "imgvm-write")
+        self._waiting: deque[Future[None]] = deque()
+        self._unsent_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while kind is None and self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def write(self, offset: int, data: bytearray, size: int) -> None:
+        """So much of `data`, which is the writer's until `_CHUNKS_WAITING` more have been given."""
+        self._waiting.append(self._pool.submit(self._work, offset, data, size))
+        if len(self._waiting) > _CHUNKS_WAITING:
+            self._waiting.popleft().result()
+
+    def _work(self, offset: int, data: bytearray, size: int) -> None:
+        view = memoryview(data)
+        for start, end in runs(data, offset, self._target.cluster_bytes, size):
+            self._put(offset + start, view[start:end])
+            self._unsent_bytes += end - start
+        if self._unsent_bytes >= _SEND_BYTES:  # the host's disk works while we do
+            self._target.image.write_out()
+            self._unsent_bytes = 0
+
+
+class Ascending:
+    """A disk from its start to its end, in whatever pieces it comes, but for clusters of zeros."""
+
+    def __init__(self, writer: _Writer, target: Target) -> None:
+        self._writer = writer
+        self._disk_bytes = target.image.info.disk_bytes
+        self._cluster_bytes = target.cluster_bytes
+        self._chunk_bytes = max(_CHUNK_BYTES, target.cluster_bytes)
+        self._chunks = deque(bytearray(self._chunk_bytes) for _ in range(_CHUNKS_WAITING + 2))
+        self._chunk = self._chunks[0]
         self._start = 0  # of the chunk on the disk
-        self._filled = 0  # so much of it may be other than zero
+        self._filled = 0  # so much of it is made
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
+        inside = offset - self._start
+        size = len(data)
+        if inside + size > self._chunk_bytes:
+            self._write_across(offset, memoryview(data))
+            return
+        if inside > self._filled:
+            self._clear(inside)
+        self._filled = inside + size
+        self._chunk[inside : self._filled] = data
+
+    def _clear(self, end: int) -> None:
+        """What is not made yet of the chunk, as far as `end`, is zeros."""
+        while self._filled < end:
+            count = min(end - self._filled, len(_ZEROES))
+            self._chunk[self._filled : self._filled + count] = _ZEROES[:count]
+            self._filled += count
+
+    def _write_across(self, offset: int, data: memoryview) -> None:
         while len(data):
-            inside = offset - self._start
-            if inside >= len(self._chunk):
+            if offset - self._start >= self._chunk_bytes:
                 self.flush()
-                self._start = offset - offset % len(self._chunk)
-                inside = offset - self._start
-            count = min(len(data), len(self._chunk) - inside)
-            self._chunk[inside : inside + count] = data[:count]
-            self._filled = inside + count
+                self._start = offset - offset % self._chunk_bytes
+            count = min(len(data), self._start + self._chunk_bytes - offset)
+            self.write(offset, data[:count])
             data, offset = data[count:], offset + count
 
     def flush(self) -> None:
-        """What has been given is in the image; called once more at the end."""
+        """What has been given is on its way to the image."""
         if not self._filled:
             return
-        end = min(self._filled + -self._filled % self._cluster_bytes, len(self._chunk))
-        end = min(end, self._image.info.disk_bytes - self._start)
-        data = bytes(memoryview(self._chunk)[:end])
-        for start, stop in runs(data, self._start, self._cluster_bytes):
-            self._put(self._start + start, data[start:stop])
-        self._chunk[: self._filled] = bytes(self._filled)
+        end = min(self._filled + -self._filled % self._cluster_bytes, self._chunk_bytes)
+        end = min(end, self._disk_bytes - self._start)
+        self._clear(end)
+        self._writer.write(self._start, self._chunk, end)
+        self._chunks.rotate(-1)
+        self._chunk = self._chunks[0]
         self._filled = 0
 
 
-def runs(data: bytes, offset: int, cluster_bytes: int) -> Iterator[tuple[int, int]]:
+@contextmanager
+def ascending(target: Target) -> Iterator[Ascending]:
+    with _Writer(target) as writer:
+        out = Ascending(writer, target)
+        yield out
+        out.flush()
+
+
+def runs(
+    data: bytes | bytearray, offset: int, cluster_bytes: int, size: int | None = None
+) -> Iterator[tuple[int, int]]:
     """The stretches of `data` (which begins at `offset` of the disk) whose clusters are not all zero."""
     start: int | None = None
     position = 0
+    size = len(data) if size is None else size
     zeroes = bytes(cluster_bytes)
-    while position < len(data):
-        end = min(position + cluster_bytes - (offset + position) % cluster_bytes, len(data))
+    while position < size:
+        end = min(position + cluster_bytes - (offset + position) % cluster_bytes, size)
         if data.startswith(zeroes if end - position == cluster_bytes else bytes(end - position), position):
             if start is not None:
                 yield start, position
@@ -252,9 +347,6 @@ def runs(data: bytes, offset: int, cluster_bytes: int) -> Iterator[tuple[int, in
         position = end
     if start is not None:
         yield start, position
-
-
-_ZEROES = bytes(_CHUNK_BYTES)
 
 
 def _hash_zeroes(update: object, start: int, end: int) -> int:

@@ -5,6 +5,8 @@ The same tree gives the same bytes, whoever packs. The disk is a row of batches:
 whole blocks, then the inodes of these files, with the last bytes of each content behind its inode. So every
 content is read once, and no more of it is held than the ends of one batch. The root's inode is in the first
 block, where its 16-bit number can reach it.
+
+With compression, where things go depends on the contents: they are read first, into a temporary file.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from dataclasses import dataclass, field
 from imgvm import units
 from imgvm.errors import PackError
 from imgvm.pack import erofs_format as fmt
+from imgvm.pack import erofs_lz4
 from imgvm.pack.erofs_format import BLOCK_BYTES, SLOT_BYTES, ErofsError, InodeRow
+from imgvm.pack.erofs_lz4 import Store, Stored
 from imgvm.pack.tree import MAX_TIME_SEC, Content, FileTree, Node, placed, shown
 
 _BATCH_BYTES = units.MIB  # of inodes, about
@@ -42,6 +46,7 @@ class _File:
     blocks: int = 0
     start: int = 0
     offset: int = 0  # of the inode, from the start of the disk
+    stored: Stored | None = None  # where its content was read to
 
     @property
     def inode(self) -> int:
@@ -53,11 +58,20 @@ class _File:
 
     @property
     def map_bytes(self) -> int:
-        return 4 * -(-self.row.size_bytes // (BLOCK_BYTES << self.chunk_shift)) if self.is_chunked else 0
+        """What follows the inode and its attributes: the chunks, or the index of what is compressed."""
+        if self.is_chunked:
+            return 4 * -(-self.row.size_bytes // (BLOCK_BYTES << self.chunk_shift))
+        if self.is_compressed:
+            return -len(self.xattrs) % 8 + erofs_lz4.index_bytes(self.row.size_bytes)
+        return 0
 
     @property
     def is_chunked(self) -> bool:
         return self.row.layout == fmt.CHUNKS
+
+    @property
+    def is_compressed(self) -> bool:
+        return self.row.layout == fmt.COMPRESSED
 
 
 @dataclass
@@ -72,8 +86,18 @@ class _Batch:
 class Erofs:
     """A tree, planned as a file system of `size_bytes`; `write` writes it."""
 
-    def __init__(self, tree: FileTree, *, label: str, seed: str, time_sec: int = 0) -> None:
-        """`seed` makes its UUID."""
+    def __init__(
+        self,
+        tree: FileTree,
+        *,
+        label: str,
+        seed: str,
+        time_sec: int = 0,
+        read: Read | None = None,
+        store: Store | None = None,
+    ) -> None:
+        """`seed` makes its UUID. With a `store`, contents are compressed into that, and read at once."""
+        self._store, self._read = store, read
         self._time_sec = time_sec
         self._label = label.encode()
         self._uuid = uuid.uuid5(uuid.NAMESPACE_URL, f"imgvm:erofs:{seed}:{label}").bytes
@@ -126,6 +150,8 @@ class Erofs:
             if file.chunks or _is_hole(node.content):
                 row.layout, row.where = fmt.CHUNKS, file.chunk_shift
                 file.blocks = sum(self._chunk_blocks(file, chunk) for chunk in file.chunks)
+            self._read_into_store(file)
+            if file.is_chunked or file.is_compressed:
                 return
         elif stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode):
             row.where = fmt.device_number(*node.device)
@@ -134,6 +160,18 @@ class Erofs:
             row.layout = fmt.INLINE
         else:
             file.blocks += tail_bytes > 0
+
+    def _read_into_store(self, file: _File) -> None:
+        if self._store is None or self._read is None:
+            return
+        content, name = file.node.content, shown(file.path)
+        if file.is_chunked or content.size_bytes <= BLOCK_BYTES or _has_holes(content):
+            file.stored = self._store.keep(content, self._read(content), name)
+            return
+        file.stored = self._store.compress(content, self._read(content), name)
+        if file.stored.blocks < -(-content.size_bytes // BLOCK_BYTES):
+            file.row.layout, file.row.where = fmt.COMPRESSED, file.stored.blocks
+            file.blocks = file.stored.blocks
 
     def _chunk_blocks(self, file: _File, chunk: int) -> int:
         """The blocks of a chunk; the last one of a file ends with it."""
@@ -192,6 +230,7 @@ class Erofs:
             root=self._root.inode, inodes=len(self._files), blocks=self._blocks, time_sec=self._time_sec,
             uuid=self._uuid, label=self._label,
             chunked=any(file.is_chunked for file in self._files.values()),
+            cluster_blocks=erofs_lz4.PIECE_BLOCKS if self._store is not None else 0,
             rest=head[: BLOCK_BYTES - fmt.ROOT_OFFSET],
         )  # fmt: skip
         write(0, first + head[BLOCK_BYTES - fmt.ROOT_OFFSET :])
@@ -208,6 +247,12 @@ class Erofs:
     def _write_content(self, file: _File, write: Write, read: Read, tail: memoryview) -> None:
         """A file's blocks to the disk, and its end into `tail`."""
         body = file.blocks * BLOCK_BYTES
+        if file.is_compressed and self._store is not None and file.stored is not None:
+            at = file.start * BLOCK_BYTES
+            for piece in self._store.pieces(file.stored):
+                write(at, piece)
+                at += len(piece)
+            return
         for offset, data in self._pieces(file, read):
             if file.is_chunked:
                 _write_chunks(file, write, offset, data)
@@ -225,13 +270,31 @@ class Erofs:
         elif node.is_link:
             yield 0, memoryview(node.target)
         elif node.is_file:
+            if self._store is not None and file.stored is not None:
+                read = self._stored(file.stored)
             yield from placed(node.content, read(node.content), shown(file.path))
+
+    def _stored(self, stored: Stored) -> Read:
+        """Reads what was stored as it is: one extent after the other, with zeros behind the last, perhaps."""
+
+        def pieces(content: Content) -> Iterator[bytes]:
+            assert self._store is not None
+            stream, data = self._store.pieces(stored), b""
+            for _, length in content.extents():
+                while length:
+                    data = data or next(stream)
+                    yield data[:length]
+                    length, data = length - len(data[:length]), data[length:]
+
+        return pieces
 
     def _inode(self, file: _File) -> bytes:
         """The inode, and what stands behind it but for the content's end."""
-        if not file.is_chunked and file.blocks:
+        if file.row.layout in (fmt.PLAIN, fmt.INLINE) and file.blocks:
             file.row.where = file.start
         head = file.row.pack(self._time_sec) + file.xattrs
+        if file.is_compressed and file.stored is not None:
+            return head + bytes(-len(head) % 8) + erofs_lz4.index(file.stored, file.start)
         if not file.is_chunked:
             return head
         starts = [fmt.NO_BLOCK] * (file.map_bytes // 4)
@@ -258,6 +321,10 @@ def _write_chunks(file: _File, write: Write, offset: int, data: memoryview) -> N
         part = data[: size - inside]
         write(file.start * BLOCK_BYTES + before * size + inside, part)
         data, offset = data[len(part) :], offset + len(part)
+
+
+def _has_holes(content: Content) -> bool:
+    return sum(length for _, length in content.extents()) != content.size_bytes
 
 
 def _is_hole(content: Content) -> bool:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The structures of an EROFS file system as bytes, after the kernel's Documentation/filesystems/erofs.rst and
-fs/erofs/erofs_fs.h. Blocks are of 4 KiB; nothing is compressed; extended attributes are not shared.
+fs/erofs/erofs_fs.h. Blocks are of 4 KiB; extended attributes are not shared.
 
 An inode's number is its place: it lies at so many times 32 bytes from the start of the disk.
 """
@@ -14,16 +14,19 @@ from dataclasses import dataclass
 BLOCK_BYTES = 4096
 SLOT_BYTES = 32  # inodes begin at multiples of it
 SUPER_OFFSET = 1024
-ROOT_OFFSET = SUPER_OFFSET + 128  # the first place behind the superblock
+_SUPER_BYTES = 128
+ROOT_OFFSET = SUPER_OFFSET + _SUPER_BYTES + 32  # the first place behind the superblock and what LZ4 needs
 MAX_BLOCKS = (1 << 32) - 1
 NO_BLOCK = 0xFFFFFFFF  # of a chunk that is a hole
 
-# Where an inode's content is: in blocks; in blocks, with its last bytes behind the inode; in chunks.
-PLAIN, INLINE, CHUNKS = 0, 2, 4
+# Where an inode's content is: in blocks; compressed, with an index behind the inode; in blocks, with its last
+# bytes behind the inode; in chunks.
+PLAIN, COMPRESSED, INLINE, CHUNKS = 0, 1, 2, 4
 
 _MAGIC = 0xE0F5E1E2
 _HAS_CHECKSUM, _HAS_MTIME = 0x1, 0x2
-_CHUNKED = 0x4
+_ZERO_PADDING, _BIG_CLUSTERS, _CHUNKED = 0x1, 0x2, 0x4
+_LZ4 = 1 << 0
 _EXTENDED = 1
 _COMPACT_BYTES, _EXTENDED_BYTES = 32, 64
 
@@ -99,16 +102,21 @@ def super_block(
     uuid: bytes,
     label: bytes,
     chunked: bool,
+    cluster_blocks: int,
     rest: bytes,
 ) -> bytes:
     """The first block: the superblock, and from ROOT_OFFSET on `rest`, as the checksum is of the whole.
-    `chunked`: there is a file of CHUNKS, which Linux knows since 5.15."""
+    `chunked`: there is a file of CHUNKS, which Linux knows since 5.15. `cluster_blocks`: how long a
+    compressed piece may be on the disk, 0 without compression; Linux knows more than 1 since 5.13."""
+    features = (_CHUNKED if chunked else 0) | (_ZERO_PADDING | _BIG_CLUSTERS if cluster_blocks else 0)
     out = bytearray(BLOCK_BYTES)
     struct.pack_into(
         "<IIIBBHQQIIII16s16sIHHH", out, SUPER_OFFSET, _MAGIC, 0, _HAS_CHECKSUM | _HAS_MTIME,
         BLOCK_BYTES.bit_length() - 1, 0, root, inodes, time_sec, 0, blocks, 0, 0, uuid, label,
-        _CHUNKED if chunked else 0, 0, 0, 0,
+        features, _LZ4 if cluster_blocks else 0, 0, 0,
     )  # fmt: skip
+    if cluster_blocks:
+        struct.pack_into("<HHH10x", out, SUPER_OFFSET + _SUPER_BYTES, 14, 0, cluster_blocks)
     out[ROOT_OFFSET : ROOT_OFFSET + len(rest)] = rest
     struct.pack_into("<I", out, SUPER_OFFSET + 4, _crc32c(out[SUPER_OFFSET:]))
     return bytes(out)

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -16,8 +17,8 @@ import platformdirs
 from imgvm import units
 from imgvm.config import Config, composed, resolved_text
 from imgvm.errors import ImageError, PackError
-from imgvm.machine import SEED_DISK, Boot, Disk, Machine
-from imgvm.pack import bios_boot, cloud_init, cpio, disk, from_oci, initramfs, lock, rootfs, sources
+from imgvm.machine import Boot, Machine
+from imgvm.pack import bios_boot, cpio, disk, from_oci, initramfs, lock, plan, rootfs, sources
 from imgvm.pack import kernel as kernels
 from imgvm.pack.deb import DebCache
 from imgvm.pack.grub import NO_LOADER
@@ -94,15 +95,18 @@ class Packer:
         self._locked = lock.read(frozen) if frozen is not None else ()
         self._root: Root | None = None
         self._loader = NO_LOADER
-        self._mtime_sec = source_date_epoch()
+        self._epoch_sec = source_date_epoch(config.machine)
+        self._mtime_sec = self._epoch_sec or 0
 
     def write(self, output: Path, *, force: bool) -> PackResult:
         check_output(output, force=force)
-        self._machine = _settled(self._machine, self._folder, output)
-        with ExitStack() as stack:
+        self._machine = plan.settled(self._machine, self._folder, output)
+        with _no_collections(), ExitStack() as stack:
             self._root = self._load_root(stack)
             blobs, parts = self._blobs()
-            own, further = self._plan_disks(stack)
+            own, further = plan.disks(
+                self._machine, self._root, self._loader, self._folder, self._mtime_sec, stack
+            )
             with Replacement(output) as temporary:
                 with disk.create_image(temporary, own.size_bytes, self._machine.image) as image:
                     self._fill_disks(image, own, further)
@@ -140,7 +144,7 @@ class Packer:
     def _load_root(self, stack: ExitStack) -> Root | None:
         if self._machine.rootfs is None:
             return None
-        epoch_sec = self._mtime_sec if "SOURCE_DATE_EPOCH" in os.environ else None
+        epoch_sec = self._epoch_sec
 
         def fetch(name: str) -> tuple[FileTree, Source]:
             cache, pin = self._cache, self._locked_pin(from_oci.PART, name)
@@ -150,31 +154,14 @@ class Packer:
 
         return rootfs.load(self._machine.rootfs, self._folder, fetch, self._progress, stack, epoch_sec)
 
-    def _plan_disks(self, stack: ExitStack) -> tuple[disk.Plan, dict[str, disk.Plan]]:
-        """The image's own disk, which is there in any case, and by their names the further ones in it."""
-        machine, folder = self._machine, self._folder
-        rows = [(f"disks[{index}]", wish) for index, wish in enumerate(machine.disks)]
-        if self._root is not None and machine.root_on_disk is not None:
-            own: disk.Plan = rootfs.RootDisk(machine, self._root, self._mtime_sec, stack, self._loader)
-        else:
-            part, first = rows.pop(0) if rows else ("", None)
-            own = disk.CopiedDisk(first, part, folder, stack, machine.image.size_bytes or 0)
-        further: dict[str, disk.Plan] = {
-            wish.name: disk.CopiedDisk(wish, part, folder, stack) for part, wish in rows if wish.embed
-        }
-        if machine.cloud_init is not None:
-            seed = cloud_init.image(machine.cloud_init, machine.name, self._mtime_sec)
-            further[SEED_DISK.name] = disk.MadeDisk(seed)
-        return own, further
-
     def _fill_disks(self, image: Image, own: disk.Plan, further: Mapping[str, disk.Plan]) -> None:
-        for name, plan in further.items():
-            image.add_disk(name, plan.size_bytes, date=self._mtime_sec)
+        for name, planned in further.items():
+            image.add_disk(name, planned.size_bytes, date=self._mtime_sec)
         self._sources += own.write(disk.target(image, self._machine.image), self._progress)
-        for name, plan in further.items():
+        for name, planned in further.items():
             with image.open_disk(name) as further_disk:
                 row = disk.target(further_disk, self._machine.image)
-                self._sources += plan.write(row, self._progress)
+                self._sources += planned.write(row, self._progress)
 
     def _blobs(self) -> tuple[dict[str, bytes], _KernelParts | None]:
         """Everything but the disk. No file is written before all of it is there."""
@@ -182,15 +169,22 @@ class Packer:
         parts = self._kernel(boot) if boot is not None else None
         machine = self._machine
         if boot is not None and parts is not None:
+            if boot.kernel.sha256 not in (None, parts.source.sha256):
+                message = f"boot.kernel.sha256: {parts.source.origin} has SHA-256 {parts.source.sha256}"
+                raise PackError(message, hint="is it the right one?")
             machine = replace(machine, boot=replace(boot, protocol=parts.kernel.protocol))
         blobs = {CONFIG: self._config.text.encode(), MACHINE: resolved_text(machine).encode()}
         written = composed.text_of(self._config)
         if written is not None:
             blobs[COMPOSED] = written.encode()
+        if machine.hardware.firmware.path is not None:
+            blobs[FIRMWARE] = self._firmware(machine.hardware.firmware.path)
         if boot is None or parts is None:
-            firmware = self._firmware()
-            return {**blobs, **({} if firmware is None else {FIRMWARE: firmware})}, None
+            return blobs, None
         self._sources.append(parts.source)
+        if boot.kernel.sha256 not in (None, parts.source.sha256):
+            message = f"boot.kernel.sha256: {parts.source.origin} has SHA-256 {parts.source.sha256}"
+            raise PackError(message, hint="is it the right one?")
         blobs[KERNEL] = parts.kernel.data
         initrd = self._initrd(boot, parts)
         if initrd is not None:
@@ -206,11 +200,8 @@ class Packer:
         _check_memory(self._machine, blobs)
         return blobs, parts
 
-    def _firmware(self) -> bytes | None:
+    def _firmware(self, path: str) -> bytes:
         """One that is not the built-in BIOS."""
-        path = self._machine.hardware.firmware.path
-        if path is None:
-            return None
         part = "machine.firmware"
         data = sources.read(part, path, self._folder)
         if not data or len(data) > firmware.MAX_BYTES or len(data) % firmware.PAGE_BYTES:
@@ -313,7 +304,8 @@ class Packer:
         self._sources.append(source)
         entropy = ENTROPY_MODULES if self._machine.hardware.entropy else ()
         seed = SEED_MODULES[self._machine.cloud_init.attach] if self._machine.cloud_init else ()
-        wanted = [*DEVICE_MODULES, *entropy, *seed, *LATE_MODULES]
+        made = {wish.filesystem for wish in self._machine.disks} - {"none", "swap"}
+        wanted = [*DEVICE_MODULES, *entropy, *seed, *sorted(made), *LATE_MODULES]
         modules = []
         if parts.modules is not None:
             drivers = (root.format,) if root is not None and root.is_disk else ()
@@ -342,6 +334,18 @@ class Packer:
             root=None if root is None else root.format,
             mtime_sec=self._mtime_sec,
         )
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """The objects of a large tree would be searched for cycles again and again while they become more."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def default_cache(progress: Progress, *, offline: bool = False) -> DebCache:
@@ -378,9 +382,11 @@ def pack(
         shown.finish()
 
 
-def source_date_epoch() -> int:
-    """SOURCE_DATE_EPOCH in seconds, else 0: what the image says of time depends on nothing else."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
+def source_date_epoch(machine: Machine) -> int | None:
+    """SOURCE_DATE_EPOCH, else the config's: what the image says of time depends on nothing else."""
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text is None:
+        return machine.image.source_date_epoch
     if not text.isascii() or not text.isdigit() or int(text) > 0xFFFFFFFF:
         raise PackError(f"SOURCE_DATE_EPOCH is {text!r}, not seconds since 1970")
     return int(text)
@@ -404,17 +410,3 @@ def _check_memory(machine: Machine, blobs: Mapping[str, bytes]) -> None:
             f"and its initrd ({needed >> 20} MiB with what they unpack)",
             hint=f"give at least {-(-needed // (64 * units.MIB)) * 64}MiB",
         )
-
-
-def _settled(machine: Machine, folder: Path, output: Path) -> Machine:
-    """Disks outside the image are found from the image's folder, as everything that an image names."""
-
-    def moved(wish: Disk) -> Disk:
-        if wish.embed or wish.source is None:
-            return wish
-        named = Path(wish.source).expanduser()
-        if named.is_absolute():
-            return replace(wish, source=str(named))
-        return replace(wish, source=os.path.relpath((folder / named).resolve(), output.resolve().parent))
-
-    return replace(machine, disks=tuple(map(moved, machine.disks)))

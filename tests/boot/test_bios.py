@@ -136,6 +136,81 @@ def test_text_on_the_screen(boot: Boot, tmp_path: Path) -> None:
     assert result.console == "A\x1b[3;5H\x1b[0;30;47m──\x1b[0mB\r\n\x1b[2J"
 
 
+def test_a_program_may_leave_services_for_good(boot: Boot, tmp_path: Path) -> None:
+    """As those do that go on elsewhere out of a timer's interrupt: more often than the BIOS has pieces of stack."""
+    program = """
+    cli
+    movw $tick, 0x1c * 4
+    movw %bx, 0x1c * 4 + 2
+again:
+    xorw %ax, %ax
+    movw %ax, %ds
+    movw %ax, %es
+    movw %ax, %ss
+    movw $0x7c00, %sp
+    sti
+    movw $0x8600, %ax       /* waits 4 seconds; no tick takes that long */
+    movw $64, %cx
+    int $0x15
+    movb $1, %al
+    jmp finish
+tick:
+    movb $0x20, %al
+    outb %al, $0x20
+    decw %cs:left
+    jnz again
+    xorw %ax, %ax
+    movw %ax, %ds
+    movw %ax, %es
+    movw $0x0201, %ax
+    movw $0x8000, %bx
+    movw $1, %cx
+    movw $0x0080, %dx
+    int $0x13
+    movb $2, %al
+    jc finish
+    movb $3, %al
+    cmpw $0xaa55, 0x81fe
+    jne finish
+    movb $0, %al
+    jmp finish
+left:
+    .word 20
+"""
+    assert boot({"d": sector(tmp_path, program)}).status == 0
+
+
+@ENGINES
+def test_a_read_to_nowhere_fails_and_the_next_one_works(boot: Boot, tmp_path: Path, accel: str) -> None:
+    """A000:0000 is a screen's memory, which this machine has not: the device gives up, and is set up anew."""
+    program = """
+    movw $0xa000, %ax
+    movw %ax, %es
+    movw $0x0201, %ax
+    xorw %bx, %bx
+    movw $1, %cx
+    movw $0x0080, %dx
+    int $0x13
+    movb $1, %al
+    jnc finish
+    movb $2, %al
+    cmpb $0x20, %ah
+    jne finish
+    movw %bx, %es
+    movw $0x8000, %bx
+    movw $0x0201, %ax
+    int $0x13
+    movb $3, %al
+    jc finish
+    movb $4, %al
+    cmpw $0xaa55, 0x81fe
+    jne finish
+    movb $0, %al
+    jmp finish
+"""
+    assert boot({"d": sector(tmp_path, program)}, accel).status == 0
+
+
 @pytest.mark.parametrize("accel", ["jit"])
 def test_services_in_lockstep(pack_config: Callable[[str], Path], tmp_path: Path, accel: str) -> None:
     """The translator against the interpreter in 16-bit code, block by block."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Root file systems with a boot loader, started by SeaBIOS on QEMU as by imgvm."""
+"""Root file systems with a boot loader, started by the built-in BIOS, by SeaBIOS on QEMU, and without either."""
 
 from __future__ import annotations
 
@@ -56,6 +56,10 @@ def test_the_same_machine_by_its_bios(pack_config: Pack, tmp_path: Path, table: 
     assert "/dev/vda1 / ext4 rw" in output and "in userland" in output
     status, output = run(sys.executable, "-m", "imgvm", "-q", "run", image, "--accel", "jit")
     assert status == 7 and "in userland" in output and "BOOT_IMAGE" not in output
+    by_bios = ("run", image, "--accel", "jit", "--set", "machine.firmware=bios")
+    status, output = run(sys.executable, "-m", "imgvm", "-q", *by_bios)
+    assert status == 7, output
+    assert 'BOOT_IMAGE=/boot/imgvm/vmlinuz console=ttyS0 quiet "a.word=with spaces" root=/dev/vda1 rw' in output
 
 
 def test_the_kernel_of_the_root(pack_config: Pack, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_root_that_cannot_be_mounted(busybox: str, pack_config: Callable[[str]
     assert "imgvm: the root file system /dev/vdz cannot be mounted" in output
 
 
-@pytest.mark.parametrize("root", ["read_only: true", "format: squashfs", "format: erofs"])
+@pytest.mark.parametrize("root", ["read_only: true", "format: squashfs", "format: erofs", "format: erofs, compression: lz4"])
 def test_a_root_that_nobody_writes_to(busybox: str, pack_config: Callable[[str], Path], root: str) -> None:
     if "squashfs" in root and not shutil.which("mksquashfs"):
         pytest.skip("squashfs-tools is not installed")
@@ -219,7 +219,8 @@ done
 """
 
 
-def test_an_erofs_of_every_kind(tmp_path: Path, busybox: str, pack_config: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_an_erofs_of_every_kind(tmp_path: Path, busybox: str, pack_config: Callable[[str], Path], compression: str) -> None:
     """As Debian's kernel reads it: hard links, a device, holes, a capability, many names."""
     tool, _ = initramfs.find_busybox(DebCache(platformdirs.user_cache_path("imgvm")), DISTRO)
     capability = struct.pack("<IIIII", 0x02000001, 1 << 0, 0, 0, 0)  # CAP_CHOWN, in effect
@@ -251,7 +252,7 @@ def test_an_erofs_of_every_kind(tmp_path: Path, busybox: str, pack_config: Calla
     image = pack_config(
         "version: 1\nname: kinds\n"
         f"boot: {{kernel: {{distro: '{DISTRO}'}}, cmdline: [console=ttyS0, quiet]}}\n"
-        f"rootfs:\n  tar: [{busybox}, kinds.tar, holes.tar]\n  format: erofs\n"
+        f"rootfs:\n  tar: [{busybox}, kinds.tar, holes.tar]\n  format: erofs\n  compression: {compression}\n"
         "  files: [{path: /etc/passwd, content: 'nobody:x:65534:65534::/:/bin/sh'}]\n"
         f"exec: {{command: [sh, -c, {json.dumps(KINDS)}]}}\n"
     )

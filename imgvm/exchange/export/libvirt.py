@@ -40,7 +40,7 @@ def domain(parts: Parts, files: Sequence[tuple[Disk, str]], *, has_initrd: bool)
     _add(root, "vcpu", str(machine.hardware.cpus))
     system = _add(root, "os")
     _add(system, "type", "hvm", arch="x86_64", machine="pc")
-    if machine.boot is None:
+    if machine.loaded is None:
         _add(system, "boot", dev="hd")
     else:
         _add(system, "kernel", str(parts.final / KERNEL))

@@ -42,7 +42,7 @@ def write(parts: Parts, _target: str) -> None:
                 tar.addfile(entry, opened)
             (parts.folder / member).unlink()
     parts.files.append(f"{name}.ova")
-    if parts.machine.boot is not None:
+    if parts.machine.loaded is not None:
         parts.note(
             "an appliance boots from its disk: the kernel, initrd and command of the image are not in it"
         )

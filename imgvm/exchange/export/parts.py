@@ -83,7 +83,7 @@ class Parts:
     def program(self, *, multiboot: bool, bios: bool = False) -> Program:
         """Writes kernel, initrd and modules as files; refuses what the target cannot load. `bios`: it can do
         without a kernel, and brings a BIOS of its own."""
-        if self.machine.boot is None:
+        if self.machine.loaded is None:
             if not bios:
                 message = f"{self.opened.path}: its machine boots from its disk, which this target cannot"
                 raise PackError(message, "qemu and libvirt can; and ova is such a disk")

@@ -80,7 +80,7 @@ def command(parts: Parts, files: Sequence[tuple[Disk, str]]) -> list[list[str]]:
         ["-name", shlex.quote(machine.name)],
         ["-nodefaults", "-no-user-config"],
         # Without graphics, its BIOS speaks on the serial port.
-        ["-machine", f'pc,accel="${{QEMU_ACCEL:-kvm:tcg}}"{"" if machine.boot else ",graphics=off"}'],
+        ["-machine", f'pc,accel="${{QEMU_ACCEL:-kvm:tcg}}"{"" if machine.loaded else ",graphics=off"}'],
         ["-cpu", cpu],
         ["-m", f"{parts.memory_mib}M"],
         ["-smp", str(hardware.cpus)],
@@ -108,7 +108,9 @@ def _access(disk: Disk) -> str:
 
 def _program(parts: Parts, program: Program) -> list[list[str]]:
     """The options that load kernel and initrd."""
-    options = [["-kernel", KERNEL]] if parts.machine.boot else []
+    if parts.machine.loaded is None:
+        return []
+    options = [["-kernel", KERNEL]]
     if program.initrd is not None:
         options.append(["-initrd", INITRD])
     elif program.modules:

@@ -165,7 +165,11 @@ def test_examples_are_valid(path: Path) -> None:
          "disks[1]: a disk outside the image needs its format (format: raw or format: qcow2)"),
         ("disks:\n- {name: a, size: 1MiB}\n- {name: b, source: x, size: 1MiB, format: raw, embed: false}",
          "f:5:24: disks[1].size: a disk outside the image has the size of its file"),
-        ("disks:\n- {name: a, source: x, format: vmdk}", "vmdk is not supported by this version of imgvm yet"),
+        ("disks:\n- {name: a, source: x, bus: ide}", "disks[0].bus: unknown key: this version of imgvm does not support it yet"),
+        ("disks:\n- {name: a, source: x, filesystem: ext4}", "disks[0].filesystem: is for a disk without a source"),
+        ("disks:\n- {name: a, size: 1MiB, sha256: " + "f" * 64 + "}", "disks[0].sha256: is that of a source which is packed"),
+        ("disks:\n- {name: a, size: 1MiB}\n- {name: b, source: x, format: vdi, embed: false}",
+         "disks[1]: a disk outside the image needs its format (format: raw or format: qcow2)"),
         ("exit: {timeout: 10}", "f:3:17: exit.timeout: must be none or a duration such as 1m30s, not 10"
                                 " (durations carry a unit: 10s?)"),
         ("exit: {timeout: 10x}", 'f:3:17: exit.timeout: must be none or a duration such as 1m30s, not "10x"'),
@@ -203,7 +207,7 @@ def test_faults(text: str, message: str) -> None:
         ("{kernel: {pakage: abc}}", "boot.kernel.pakage: unknown key (did you mean package?)"),
         ("{}", "f:2:7: boot: nothing to boot: there is neither boot.kernel nor a disk"),
         ("{order: [disk]}", "f:2:7: boot: nothing to boot: there is neither boot.kernel nor a disk"),
-        ("{kernel: k, order: [disk]}", "boot.order: with a kernel, nothing else is booted"),
+        ("{kernel: k, order: [disk]}", "boot.order: the kernel is loaded, and nothing else booted"),
         ("{order: [tape]}", "boot.order[0]: must be one of disk, cdrom"),
         ("{order: [floppy]}", "floppy is not supported by this version of imgvm yet"),
         ("{kernel: k, initrd: [1]}", "f:2:28: boot.initrd[0]: must be a path, not 1"),
@@ -244,7 +248,8 @@ DISKS = "disks: [{name: a, size: 1MiB}]\n"
         (DISKS + "machine: {firmware: none}", "f:3:21: machine.firmware: without a kernel and a firmware nothing is booted"),
         (DISKS + "machine: {firmware: uefi}", 'must be auto, none, bios or a map with path, not "uefi"'),
         (DISKS + "machine: {firmware: {path: a, vars: a}}", "machine.firmware.vars: unknown key: this version of imgvm does not support it yet"),
-        ("boot: {kernel: k}\nmachine: {firmware: bios}", "f:3:11: machine.firmware: a kernel that is loaded needs no firmware"),
+        ("boot: {kernel: k}\nmachine: {firmware: bios}", "f:3:21: machine.firmware: there is no disk that the firmware could boot from"),
+        (DISKS + "rootfs: {dir: a, partition_table: mbr, bootloader: grub}", "rootfs.bootloader: there is no kernel for it to start"),
         (DISKS + "rootfs: {dir: a, format: initramfs}", "rootfs.format: an initramfs needs a kernel"),
     ],
 )
@@ -260,6 +265,13 @@ def test_a_disk_without_a_kernel_is_booted() -> None:
     assert machine.boot_order == ("cdrom",)
     assert machine.hardware.firmware.path == "b.bin"
     assert Config.from_resolved(resolved_text(machine), "f").machine == machine
+
+
+def test_a_firmware_that_is_asked_for_takes_the_place_of_the_kernel() -> None:
+    text = "version: 1\nboot: {kernel: k, order: [disk]}\nrootfs: {dir: a, partition_table: gpt, bootloader: grub}\n"
+    assert Config.from_text(text, overrides=["machine.firmware=bios"]).machine.loaded is None
+    machine = Config.from_text(text.replace(", order: [disk]", "")).machine
+    assert machine.loaded == machine.boot is not None
 
 
 def test_exec_needs_the_automatic_initrd() -> None:

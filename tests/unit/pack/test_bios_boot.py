@@ -246,6 +246,11 @@ def test_faults(text: str, words: str) -> None:
     assert any(words in str(problem) for problem in caught.value.problems), caught.value.problems
 
 
+def test_it_needs_a_kernel() -> None:
+    with pytest.raises(ConfigError, match="there is no kernel for it to start"):
+        Config.from_text("version: 1\nrootfs: {dir: a, bootloader: grub, partition_table: gpt}\ndisks: [{name: d, size: 1MiB}]\n", "f")
+
+
 def test_multiboot_kernels_are_refused() -> None:
     with pytest.raises(ConfigError, match="GRUB is made to start Linux"):
         Config.from_text("version: 1\nboot: {kernel: {bundled: true}}\nrootfs: {dir: a, bootloader: grub, partition_table: gpt}\n", "f")

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import stat
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,15 +35,18 @@ from hypothesis import given, settings
 
 from imgvm.errors import PackError
 from imgvm.pack.erofs import Erofs
+from imgvm.pack.erofs_lz4 import Store
 from imgvm.pack.tree import FileTree, Node, Text
 
 pytestmark = pytest.mark.skipif(not has("fsck.erofs", "dump.erofs"), reason="erofs-utils is not installed")
 
 
-def write(path: Path, tree: FileTree, time_sec: int = 0) -> Erofs:
+def write(path: Path, tree: FileTree, time_sec: int = 0, *, compress: bool = False) -> Erofs:
     """Writes a tree as a raw disk, and has fsck.erofs look at all of it."""
-    fs = Erofs(tree, label="root", seed="test", time_sec=time_sec)
-    write_disk(path, fs)
+    with ExitStack() as stack:
+        store = Store(stack) if compress else None
+        fs = Erofs(tree, label="root", seed="test", time_sec=time_sec, read=read, store=store)
+        write_disk(path, fs)
     assert "<E>" not in run("fsck.erofs", "--extract", path)
     return fs
 
@@ -203,17 +207,68 @@ def test_more_than_one_batch(tmp_path: Path) -> None:
     assert unpacked(image, tmp_path / "out") == rows
 
 
+SIZES = (4096, 4097, 8191, 8192, 8193, 12288, 20000, 65535, 65536, 65537, 2 * 65536 + 4095, 300_000, MIB, MIB + 1, 3 * MIB + 777)
+
+
+def test_compressed(tmp_path: Path) -> None:
+    """Contents of many lengths that compress, do not, and do in parts; holes; what begins and ends anywhere is read."""
+    chance = random.Random(3)
+    text = b"".join(b"%d is a line of text\n" % number for number in range(200_000))
+    rows: dict[str, bytes] = {"small": b"small", "empty": b""}
+    for size in SIZES:
+        rows[f"text-{size}"], rows[f"noise-{size}"], rows[f"zeros-{size}"] = text[:size], chance.randbytes(size), bytes(size)
+        rows[f"mixed-{size}"] = (chance.randbytes(size // 2) + text)[:size]
+        rows[f"turns-{size}"] = b"".join(chance.randbytes(30_000) + text[:70_000] for _ in range(size // 100_000 + 1))[:size]
+
+    def tree() -> FileTree:
+        made, _ = tree_of(rows)
+        made.put(b"holes", Node(stat.S_IFREG | 0o644, content=Sparse(10 * MIB, {index * 65536 + 7: b"data" * 99 for index in range(50)})))
+        made.put(b"inside", Node(stat.S_IFREG | 0o644, content=Sparse(9000, {100: b"a" * 50, 4000: b"b" * 200, 8500: b"c"})))
+        made.put(b"named", Node(stat.S_IFREG | 0o644, content=Text(text[:30_001]), xattrs={"user.a": b"1"}))
+        return made
+
+    image = tmp_path / "fs"
+    fs = write(image, tree(), compress=True)
+    plain = write(tmp_path / "plain", tree())
+    assert fs.size_bytes < plain.size_bytes * 6 // 10
+    assert "Layout: 1" in facts(image, f"/text-{MIB}") and "Layout: 0" in facts(image, f"/noise-{MIB}")
+    assert "0padding big_pcluster" in run("dump.erofs", "-s", image)
+    found = unpacked(image, tmp_path / "out")
+    assert found.pop("named") == text[:30_001] and {name: found[name] for name in rows} == rows
+    with mounted(image, tmp_path / "mnt") as folder:
+        assert {name: (folder / name).read_bytes() for name in rows} == rows
+        for name in ("holes", "inside", "named"):
+            with mounted(tmp_path / "plain", tmp_path / f"plain-{name}") as other:
+                assert (folder / name).read_bytes() == (other / name).read_bytes()
+        for name, data in rows.items():
+            with (folder / name).open("rb") as stream:
+                for _ in range(5):
+                    offset, count = chance.randrange(len(data) + 1), chance.randrange(1, 100_000)
+                    stream.seek(offset)
+                    assert stream.read(count) == data[offset : offset + count], (name, offset, count)
+    write(tmp_path / "again", tree(), compress=True)
+    assert (tmp_path / "again").read_bytes() == image.read_bytes()
+
+
+def test_a_compressed_file_that_grows_meanwhile_is_seen(tmp_path: Path) -> None:
+    tree = FileTree()
+    tree.put(b"f", Node(stat.S_IFREG | 0o644, content=Longer(9000, {0: b"x" * 9000})))
+    with pytest.raises(PackError, match="/f became longer"):
+        write(tmp_path / "fs", tree, compress=True)
+
+
+@pytest.mark.parametrize("compress", [False, True])
 @settings(max_examples=25, deadline=None)
 @given(rows=ANY_TREE)
-def test_any_tree_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: dict[str, bytes]) -> None:
+def test_any_tree_comes_back(tmp_path_factory: pytest.TempPathFactory, compress: bool, rows: dict[str, bytes]) -> None:
     place = tmp_path_factory.mktemp("any")
     tree, wanted = tree_of(rows)
-    write(place / "fs", tree)
+    write(place / "fs", tree, compress=compress)
     assert unpacked(place / "fs", place / "out") == wanted
     again = FileTree()
     for name in reversed(wanted):  # the order in which a tree was made leaves no trace
         again.put(name.encode(), file(wanted[name]))
-    write(place / "again", again)
+    write(place / "again", again, compress=compress)
     assert (place / "again").read_bytes() == (place / "fs").read_bytes()
     shutil.rmtree(place)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from builders import read_cpio, vmlinux
+from file_trees import has, run
 
 from imgvm.config import Config
 from imgvm.errors import ImageError, PackError
@@ -264,6 +266,78 @@ def test_compressed_disks(folder: Path, kind: str, cluster: str) -> None:
         assert image.check().clean and image.read(0, 5) == b"first"
 
 
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+@pytest.mark.parametrize(("kind", "options"), [("vmdk", ""), ("vmdk", "subformat=streamOptimized"), ("vdi", ""), ("vhdx", "")])
+def test_disks_of_other_programs(folder: Path, kind: str, options: str) -> None:
+    content = b"".join(bytes([index]) * 70_000 + bytes(200_000) for index in range(1, 40)) + b"end".ljust(9 * MIB - 39 * 270_000, b"\0")
+    (folder / "disk.raw").write_bytes(content)
+    words = ["qemu-img", "convert", "-O", kind, *(["-o", options] if options else []), "disk.raw", f"disk.{kind}"]
+    subprocess.run(words, check=True, cwd=folder)
+    text = "boot: {kernel: boot/vmlinuz}\ndisks: [{name: d, source: disk.%s, format: %s}]\n"
+    raw = pack(folder, text % ("raw", "raw"), folder / "raw.img")
+    for wish in ("auto", kind):
+        result = pack(folder, text % (kind, wish), folder / f"{wish}.img")
+        assert guest_view(result.path)[: len(content)] == content
+        if result.disk_bytes == raw.disk_bytes:  # VHDX rounds up
+            assert result.sources[-1].sha256 == raw.sources[-1].sha256
+
+
+def test_digests_that_the_config_names(folder: Path) -> None:
+    (folder / "disk.raw").write_bytes(b"x" * 1024)
+    right = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("disk.raw", "boot/vmlinuz")}
+
+    def text(kernel_digest: str, disk_digest: str) -> str:
+        return (
+            f"boot: {{kernel: {{path: boot/vmlinuz, sha256: {kernel_digest}}}}}\n"
+            f"disks: [{{name: d, source: disk.raw, sha256: {disk_digest}}}]\n"
+        )
+
+    pack(folder, text(right["boot/vmlinuz"], right["disk.raw"]), folder / "right.img")
+    for wrong, words in (
+        (text("f" * 64, right["disk.raw"]), f"boot.kernel.sha256: boot/vmlinuz has SHA-256 {right['boot/vmlinuz']}"),
+        (text(right["boot/vmlinuz"], "f" * 64), f"disks[0].sha256: disk.raw has SHA-256 {right['disk.raw']}"),
+    ):
+        with pytest.raises(PackError) as caught:
+            pack(folder, wrong)
+        assert caught.value.message == words
+    assert not (folder / "box.img").exists() and leftovers(folder) == []
+
+
+@pytest.mark.skipif(not has("e2fsck", "dumpe2fs", "blkid"), reason="e2fsprogs and blkid are not installed")
+def test_disks_with_a_file_system(folder: Path) -> None:
+    text = (
+        "boot: {kernel: boot/vmlinuz}\n"
+        "disks: [{name: data, size: 40MiB, filesystem: ext4}, {name: swap, size: 3MiB, filesystem: swap}]\n"
+    )
+    result = pack(folder, text)
+    with Image.open(result.path) as image:
+        (folder / "data").write_bytes(image.read(0, 40 * MIB))
+        (folder / "swap").write_bytes(image.open_disk("swap").read(0, 3 * MIB))
+    run("e2fsck", "-fn", folder / "data")
+    assert {"LABEL=data", "TYPE=ext4"} <= set(run("blkid", "-p", "-o", "export", folder / "data").split())
+    assert "Block count:              10240" in run("dumpe2fs", "-h", folder / "data")
+    facts = run("blkid", "-p", "-o", "export", folder / "swap").split()
+    assert {"LABEL=swap", "TYPE=swap", "VERSION=1"} <= set(facts)
+    names = {row.name: row.data for row in read_cpio(blobs(result.path)["initrd"])}["etc/imgvm/modules"].split()
+    assert b"ext4" in names
+    assert pack(folder, text, folder / "again.img").path.read_bytes() == result.path.read_bytes()
+    for wrong, words in (("size: 512KiB, filesystem: ext4", "disks[0].size: 512KiB is too small"), ("size: 8KiB, filesystem: swap", "at least 40KiB")):
+        with pytest.raises(PackError) as caught:
+            pack(folder, f"boot: {{kernel: boot/vmlinuz}}\ndisks: [{{name: d, {wrong}}}]\n", force=True)
+        assert words in caught.value.message
+
+
+def test_the_time_of_the_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "boot: {kernel: boot/vmlinuz}\nimage: {source_date_epoch: %d}\n"
+    own = pack(folder, text % 86400, folder / "own.img")
+    with Image.open(own.path) as image:
+        assert [row.date for row in image.snapshots()] == [86400]
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "172800")
+    given = pack(folder, text % 86400, folder / "given.img")
+    with Image.open(given.path) as image:
+        assert [row.date for row in image.snapshots()] == [172800]
+
+
 def test_disks_outside_are_found_from_the_images_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     (folder / "out").mkdir()
@@ -300,7 +374,9 @@ def test_sources_that_do_not_fit_or_are_foreign(folder: Path) -> None:
         "source: disk.raw, size: 1MiB": "1MiB is less than its source has",
         "source: gone.raw": "gone.raw: No such file",
         "source: boot": "boot: Is a directory",
-        "source: disk.vmdk": "is a VMDK image",
+        "source: disk.vmdk": "disks[0].source: " + str(folder / "disk.vmdk") + ": damaged vmdk",
+        "source: disk.raw, format: vdi": "disks[0].format: disk.raw is no vdi disk",
+        "source: disk.vmdk, format: vhdx": "disks[0].source: ",
         "source: disk.qcow2": "disk.qcow2",
     }
     for keys, words in disks.items():

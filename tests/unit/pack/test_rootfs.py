@@ -208,6 +208,7 @@ def test_what_the_command_line_says_counts(cmdline: str, whole: str) -> None:
         ("rootfs: {}", "rootfs: give one of dir, tar and oci"),
         ("rootfs: {dir: a, tar: b}", "rootfs: give one of dir, tar and oci"),
         ("rootfs: {dir: a, size: 10}", "rootfs.size: must be auto or a size"),
+        ("rootfs: {dir: a, compression: lz4}", "rootfs.compression: only an erofs is compressed so"),
         ("rootfs: {dir: a, format: zfs}", "rootfs.format: must be one of ext4"),
         ("rootfs: {dir: a}\ndisks: [{name: root, size: 1MiB}]", "disks[0].name: root is the name of the disk that rootfs makes"),
         ("rootfs: {dir: a, format: initramfs}\ndisks: [{name: d, source: d, format: raw, embed: false}]", "the first disk is the image's own"),
@@ -386,9 +387,9 @@ class TestSquashfs:
             pack(place, "rootfs: {dir: root, format: squashfs}\n")
 
 
-@pytest.mark.parametrize(("size", "table"), [("auto", "none"), ("20MiB", "gpt")])
-def test_erofs(place: Path, size: str, table: str) -> None:
-    text = f"rootfs: {{dir: root, format: erofs, size: {size}, partition_table: {table}, label: sealed}}\nexec: {{command: [tool]}}\n"
+@pytest.mark.parametrize(("size", "table", "kind"), [("auto", "none", "lz4"), ("20MiB", "gpt", "none")])
+def test_erofs(place: Path, size: str, table: str, kind: str) -> None:
+    text = f"rootfs: {{dir: root, format: erofs, compression: {kind}, size: {size}, partition_table: {table}, label: sealed}}\nexec: {{command: [tool]}}\n"
     result = pack(place, text)
     found = blobs(result.path)
     machine = Config.from_resolved(found["machine.json"], "m").machine

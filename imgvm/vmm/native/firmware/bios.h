@@ -89,6 +89,13 @@ static inline u32 in32(u16 port)
 
 static inline void interrupts_on(void) { __asm__ volatile("sti" : : : "memory"); }
 static inline void interrupts_off(void) { __asm__ volatile("cli" : : : "memory"); }
+static inline u32 interrupts_save(void)
+{
+    u32 flags;
+    __asm__ volatile("pushfl\n popl %0\n cli" : "=r"(flags) : : "memory");
+    return flags;
+}
+static inline void interrupts_restore(u32 flags) { __asm__ volatile("pushl %0\n popfl" : : "r"(flags) : "memory", "cc"); }
 /* Until the next interrupt; they are off again behind it. */
 static inline void wait_for_interrupt(void) { __asm__ volatile("sti\n hlt\n cli" : : : "memory"); }
 static inline void pause(void) { __asm__ volatile("pause" : : : "memory"); }

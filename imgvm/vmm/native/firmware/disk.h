@@ -38,11 +38,18 @@ struct virtio_ring {
     volatile u8 status;
 } __attribute__((aligned(16)));
 
+/* Where a part of the device's registers lies. */
+struct virtio_region {
+    u8 bar;
+    u32 offset;
+};
+
 struct drive {
     u8 number; /* as INT 13h has it */
     u8 devfn;
     u8 window; /* of the capability that reaches the device's registers through configuration space */
     bool is_cd, read_only;
+    struct virtio_region common, doorbell;
     u64 sectors; /* of 512 bytes */
     u16 cylinders;
     u8 heads, sectors_per_track; /* heads - 1 fits the register, 256 does not occur */

@@ -68,8 +68,12 @@ dispatch:
     movw $EBDA_SEG, %ax
     movw %ax, %ds
     movl stack_free, %eax
-    subl $STACK_STEP, stack_free
-    subl $FRAME_BYTES, %eax
+    cmpl $STACK_BOTTOM + STACK_STEP, %eax
+    jae 1f
+    movl $STACK_TOP, %eax
+1:  subl $STACK_STEP, %eax
+    movl %eax, stack_free
+    addl $STACK_STEP - FRAME_BYTES, %eax
     movl %ebx, FRAME_EBX(%eax)
     movl %ecx, FRAME_ECX(%eax)
     movl %edx, FRAME_EDX(%eax)
@@ -96,7 +100,8 @@ dispatch:
     calll *%ebx
     cli
     movl %esp, %eax
-    addl $STACK_STEP, stack_free
+    addl $FRAME_BYTES, %esp
+    movl %esp, stack_free
     movw FRAME_FLAGS(%eax), %bx
     movw FRAME_SS(%eax), %ss
     movl FRAME_ESP(%eax), %esp

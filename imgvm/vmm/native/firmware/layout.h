@@ -15,8 +15,10 @@
 #define BDA_SEG 0x40
 #define INFO_SEG 0xe004
 
-/* A service that is entered while another one waits gets the next piece of the stack. */
+/* A service that is entered while another one waits gets the next piece of the stack. A program may leave a service for
+ * good, out of an interrupt, and its piece is lost with it: when none is left, all are there again. */
 #define STACK_TOP EBDA_BYTES
+#define STACK_BOTTOM 0x2000 /* bios.ld keeps the data below it */
 #define STACK_STEP 0x400
 
 /* struct regs of bios.h. */

@@ -32,12 +32,15 @@ static u32 from_bcd(u8 value)
     return (value >> 4) * 10u + (value & 15);
 }
 
-/* Counts down from 65536 and begins again. */
+/* Counts down from 65536 and begins again. Nobody may come between its two bytes. */
 static u16 pit_count(void)
 {
+    u32 flags = interrupts_save();
     out8(0x43, 0x00);
     u8 low = in8(0x40);
-    return (u16)(low | in8(0x40) << 8);
+    u16 count = (u16)(low | in8(0x40) << 8);
+    interrupts_restore(flags);
+    return count;
 }
 
 /* Programs set the counter to other periods: what is behind a reload is not counted, so that this rather waits longer. */

@@ -35,6 +35,7 @@
 #define STATUS_DRIVER 2
 #define STATUS_DRIVER_OK 4
 #define STATUS_FEATURES_OK 8
+#define STATUS_READY (STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK)
 #define FEATURE_RO 0x20       /* bit 5 */
 #define FEATURE_VERSION_1 1   /* bit 32: the first of the second word */
 
@@ -43,29 +44,25 @@
 #define AVAILABLE_NO_INTERRUPT 1
 #define REQUEST_IN 0
 #define REQUEST_OUT 1
+#define SPINS_PER_LOOK 100000 /* some milliseconds */
 #define RESULT_OK 0
 #define RESULT_UNSUPPORTED 2
 
-struct region {
-    u8 bar;
-    u32 offset;
-};
-
-static void aim(const struct drive *d, struct region region, u32 offset, u32 bytes)
+static void aim(const struct drive *d, struct virtio_region region, u32 offset, u32 bytes)
 {
     pci_write8(d->devfn, d->window + CAP_BAR, region.bar);
     pci_write32(d->devfn, d->window + CAP_OFFSET, region.offset + offset);
     pci_write32(d->devfn, d->window + CAP_LENGTH, bytes);
 }
 
-static u32 get(const struct drive *d, struct region region, u32 offset, u32 bytes)
+static u32 get(const struct drive *d, struct virtio_region region, u32 offset, u32 bytes)
 {
     aim(d, region, offset, bytes);
     u32 value = pci_read32(d->devfn, d->window + CAP_TAIL);
     return bytes == 4 ? value : value & ((1u << 8 * bytes) - 1);
 }
 
-static void set(const struct drive *d, struct region region, u32 offset, u32 bytes, u32 value)
+static void set(const struct drive *d, struct virtio_region region, u32 offset, u32 bytes, u32 value)
 {
     aim(d, region, offset, bytes);
     pci_write32(d->devfn, d->window + CAP_TAIL, value);
@@ -76,13 +73,13 @@ static u32 physical(const volatile void *pointer)
     return EBDA_ADDRESS + (u32)(uintptr_t)pointer;
 }
 
-static void set_address(const struct drive *d, struct region common, u32 offset, const volatile void *pointer)
+static void set_address(const struct drive *d, struct virtio_region common, u32 offset, const volatile void *pointer)
 {
     set(d, common, offset, 4, physical(pointer));
     set(d, common, offset + 4, 4, 0);
 }
 
-static bool negotiate(struct drive *d, struct region common)
+static bool negotiate(struct drive *d, struct virtio_region common)
 {
     set(d, common, COMMON_STATUS, 1, 0);
     while (get(d, common, COMMON_STATUS, 1))
@@ -103,15 +100,16 @@ bool virtio_blk_init(struct drive *d, u8 devfn)
 {
     if (pci_read32(devfn, 0) != ((u32)DEVICE_BLK << 16 | VENDOR_VIRTIO))
         return false;
-    struct region common = {0xff, 0}, device = {0xff, 0}, notify = {0xff, 0};
+    struct virtio_region common = {0xff, 0}, device = {0xff, 0}, notify = {0xff, 0};
     u32 multiplier = 0;
     d->devfn = devfn;
     d->window = 0;
+    memset(&d->ring, 0, sizeof d->ring);
     unsigned left = 48; /* capabilities that fit, should they form a ring */
     for (u8 at = pci_read8(devfn, PCI_CAPABILITIES) & 0xfc; at && left; at = pci_read8(devfn, at + 1) & 0xfc, left--) {
         if (pci_read8(devfn, at) != CAPABILITY_VENDOR)
             continue;
-        const struct region region = {pci_read8(devfn, at + CAP_BAR), pci_read32(devfn, at + CAP_OFFSET)};
+        const struct virtio_region region = {pci_read8(devfn, at + CAP_BAR), pci_read32(devfn, at + CAP_OFFSET)};
         switch (pci_read8(devfn, at + CAP_TYPE)) {
         case TYPE_COMMON: common = region; break;
         case TYPE_DEVICE: device = region; break;
@@ -134,9 +132,11 @@ bool virtio_blk_init(struct drive *d, u8 devfn)
     set_address(d, common, COMMON_QUEUE_DEVICE, &d->ring.used);
     u32 doorbell = get(d, common, COMMON_QUEUE_NOTIFY_OFF, 2) * multiplier;
     set(d, common, COMMON_QUEUE_ENABLE, 2, 1);
-    set(d, common, COMMON_STATUS, 1, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK);
+    set(d, common, COMMON_STATUS, 1, STATUS_READY);
     d->ring.available.flags = AVAILABLE_NO_INTERRUPT;
-    aim(d, notify, doorbell, 2); /* and there it stays: a request is one write */
+    d->common = common;
+    d->doorbell = (struct virtio_region){notify.bar, notify.offset + doorbell};
+    aim(d, d->doorbell, 0, 2); /* and there it stays: a request is one write */
     return true;
 }
 
@@ -146,6 +146,15 @@ static void describe(struct drive *d, unsigned index, u64 address, u32 bytes, u1
     d->ring.descriptor[index].bytes = bytes;
     d->ring.descriptor[index].flags = flags;
     d->ring.descriptor[index].next = (u16)(index + 1);
+}
+
+/* A request that makes no sense, such as for memory that is not there, stops the device for good (virtio 1.2, 2.1); and a
+ * system that had it for itself may have left it. */
+static bool is_ready(const struct drive *d)
+{
+    bool ready = get(d, d->common, COMMON_STATUS, 1) == STATUS_READY;
+    aim(d, d->doorbell, 0, 2);
+    return ready;
 }
 
 u8 virtio_blk_request(struct drive *d, u64 sector, u32 count, u64 address, bool write)
@@ -163,7 +172,12 @@ u8 virtio_blk_request(struct drive *d, u64 sector, u32 count, u64 address, bool 
     ring->available.index = (u16)(index + 1);
     __asm__ volatile("" : : : "memory");
     pci_write16(d->devfn, d->window + CAP_TAIL, 0);
-    while (ring->used.index != (u16)(index + 1))
+    for (u32 spins = 1; ring->used.index != (u16)(index + 1); spins++) {
         pause();
+        if (spins % SPINS_PER_LOOK == 0 && !is_ready(d)) {
+            virtio_blk_init(d, d->devfn);
+            return DISK_CONTROLLER_FAILED;
+        }
+    }
     return ring->status == RESULT_OK ? DISK_OK : ring->status == RESULT_UNSUPPORTED ? DISK_BAD_COMMAND : DISK_CONTROLLER_FAILED;
 }

@@ -56,12 +56,12 @@ struct uop {
     uint16_t next;     /* offset of the following instruction */
     uint16_t index;    /* position in the block */
     bool ea_slow;      /* address size is not 64, or not 64-bit mode, or moffs */
-    uint8_t unit;      /* OPK_NATIVE: of OPA_X87, OPA_MMX, OPA_SSE, OPA_AVX, what it needs of cpu->fpu_ready */
+    uint8_t unit;      /* OPK_NATIVE: of OPA_X87, OPA_MMX, OPA_SSE, OPA_AVX, what must not be in cpu->fpu_unready */
     uint16_t mem_size; /* OPK_NATIVE: bytes of the memory operand */
     uint8_t pages;     /* the translator's: what it has learnt of the memory operand (jit/learn.h) */
 };
 
-#define UNIT_VEX 0x80 /* of uop.unit and cpu.fpu_ready: VEX prefixes are #UD in real and virtual-8086 mode */
+#define UNIT_VEX 0x80 /* of uop.unit and cpu.fpu_unready: VEX prefixes are #UD in real and virtual-8086 mode */
 
 #define BLOCK_MAX_INSNS 64
 #define LEADS 4 /* groups of operands at a time in translated code */
@@ -142,8 +142,8 @@ struct cpu {
     uint8_t mode;     /* enum insn_mode of CS */
     bool stack32;     /* SS.B outside 64-bit mode */
     uint8_t boundary;  /* instruction boundaries need a look: see cpu_update_boundary */
-    uint8_t fpu_ready; /* OPA_X87|MMX|SSE|AVX preconditions met, see fpu_checks in run.c */
-    bool fpu_live;    /* the guest's vector state is in the host's registers */
+    _Alignas(4) uint8_t fpu_unready; /* OPA_X87|MMX|SSE|AVX: preconditions not met, see fpu_ready in state.c */
+    bool fpu_away; /* the guest's vector state is in s.xsave, not in the host's registers; translated code tests both at once */
     uint64_t seg_base[8]; /* by enum x86_sreg; [INSN_SEG_FLAT] = 0 */
     struct tlb_entry *tlb; /* bank of the current privilege */
     struct wide_entry *wide; /* the same; for translated code */
@@ -180,6 +180,7 @@ struct cpu {
     uint32_t segment_key; /* the segments' part of mmu.mode_key */
     uint64_t host_stack, host_stack_limit; /* of translated code: its bottom, and how deep calls may nest on it */
     uint32_t link_from; /* the exit that translated code left by and that could be linked; 0: none */
+    bool copies_by_vectors;  /* the host: see host_movs in exec_string.c */
     bool executor_continued; /* the executor called from translated code went on to what follows */
     bool leave_translated;   /* ... and yet translated code must not: it may be stale */
     bool uncounted;          /* translated code runs that does not count its instructions */
@@ -333,9 +334,9 @@ void cpu_update_pending(struct cpu *cpu);
 /* The guest's vector state into s.xsave, so that ordinary C code may run. */
 static inline void cpu_fpu_leave(struct cpu *cpu)
 {
-    if (cpu->fpu_live) {
+    if (!cpu->fpu_away) {
         fpu_leave(cpu->s.xsave);
-        cpu->fpu_live = false;
+        cpu->fpu_away = true;
     }
 }
 

@@ -26,16 +26,16 @@ static _Noreturn void raise_unavailable(struct cpu *cpu, const struct uop *u, ui
 
 static inline void check_unit(struct cpu *cpu, const struct uop *u)
 {
-    if (unlikely(u->unit & ~cpu->fpu_ready))
+    if (unlikely(u->unit & cpu->fpu_unready))
         raise_unavailable(cpu, u, op_infos[u->in.op].attributes);
 }
 
 static inline void enter(struct cpu *cpu, const struct uop *u)
 {
     cpu->cur = u; /* native_trap asks */
-    if (unlikely(!cpu->fpu_live)) {
+    if (unlikely(cpu->fpu_away)) {
         fpu_enter(cpu->s.xsave);
-        cpu->fpu_live = true;
+        cpu->fpu_away = false;
     }
 }
 

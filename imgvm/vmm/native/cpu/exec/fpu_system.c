@@ -126,7 +126,7 @@ static void fxsave(struct cpu *cpu, const struct uop *u)
     uint64_t linear = fxsave_operand(cpu, u, true);
     _Alignas(16) uint8_t image[FPU_FXSAVE_BYTES];
     unsigned bytes;
-    if (likely(cpu->fpu_live && cpu->code64)) {
+    if (likely(!cpu->fpu_away && cpu->code64)) {
         bytes = fpu_fxsave_live(image);
     } else {
         cpu_fpu_leave(cpu);
@@ -142,7 +142,7 @@ static void fxrstor(struct cpu *cpu, const struct uop *u)
     uint64_t linear = fxsave_operand(cpu, u, false);
     _Alignas(16) uint8_t image[FPU_FXSAVE_BYTES];
     read_image(cpu, u, linear, image, sizeof image, 8);
-    if (likely(cpu->fpu_live && cpu->code64 && fpu_fxrstor_live(image)))
+    if (likely(!cpu->fpu_away && cpu->code64 && fpu_fxrstor_live(image)))
         NEXT;
     cpu_fpu_leave(cpu);
     if (!fpu_fxrstor(cpu->s.xsave, image, cpu->code64))

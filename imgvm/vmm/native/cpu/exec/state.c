@@ -92,7 +92,7 @@ void cpu_update_mode(struct cpu *cpu)
     cpu->code64 = (cpu->s.efer & EFER_LMA) && (cs->attributes & SEG_L) && !v86;
     cpu->mode = cpu->code64 ? INSN_MODE_64 : (cs->attributes & SEG_DB) && !v86 ? INSN_MODE_32 : INSN_MODE_16;
     cpu->stack32 = ss->attributes & SEG_DB;
-    cpu->fpu_ready = fpu_ready(cpu);
+    cpu->fpu_unready = (uint8_t)~fpu_ready(cpu);
     cpu->mmu.cr0 = cpu->s.cr0;
     cpu->mmu.cr3 = cpu->s.cr3;
     cpu->mmu.cr4 = cpu->s.cr4;
@@ -149,7 +149,7 @@ void cpu_set_state(struct cpu *cpu, const struct x86_state *state)
         cpu->gpr[i] = state->gpr[i];
     cpu->gpr[GPR_ZERO] = 0;
     cpu->rip = state->rip;
-    cpu->fpu_live = false;
+    cpu->fpu_away = true;
     for (unsigned i = 0; i < 6; i++)
         cpu->seg_base[i] = state->segment[i].base;
     cpu->seg_base[INSN_SEG_FLAT] = 0;
@@ -231,6 +231,8 @@ struct cpu *cpu_create(const struct cpu_callbacks *callbacks, void *opaque, stru
     cpu->count = options->count;
     cpu->deadline_ns = UINT64_MAX;
     cpu->delivering = NO_VECTOR;
+    cpu->fpu_away = true;
+    cpu->copies_by_vectors = __builtin_cpu_is("amd") && __builtin_cpu_supports("avx");
     cpu->store_pages[0] = cpu->store_pages[1] = NO_PAGE;
     mmu_init(&cpu->mmu, mem);
     mmu_clear_bank(cpu->nothing);

@@ -116,7 +116,7 @@ bool branch_wants_poll(const struct emitter *e)
     if (e->plans[e->block->count - 1].way != BY_SPECIAL)
         return false;
     switch (e->plans[e->block->count - 1].special) {
-    case SPECIAL_JMP: case SPECIAL_JCC: case SPECIAL_CALL: /* whatever goes round in a circle goes back once */
+    case SPECIAL_JMP: case SPECIAL_JCC: case SPECIAL_COUNTED: case SPECIAL_CALL: /* whatever goes round in a circle goes back once */
         return relative_target(e, u) <= e->rip + u->offset;
     case SPECIAL_JMP_RM: case SPECIAL_CALL_RM: case SPECIAL_RET:
         return true;
@@ -341,6 +341,53 @@ static void put_jump_back(struct emitter *e, unsigned condition)
     }
 }
 
+/* What goes on at `jump`, a rel8, comes here. */
+static void patch_short(struct assembler *a, uint8_t *jump)
+{
+    *jump = (uint8_t)(a->p - (jump + 1));
+}
+
+/* LOOP, LOOPE, LOOPNE and JCXZ; the host's do not touch the flags, nor does what stands for those that count in CX. */
+static void put_counted(struct emitter *e, unsigned i)
+{
+    struct assembler *a = &e->a;
+    const struct uop *u = emit_uop(e, i);
+    unsigned op = u->in.op;
+    bool is_loop = op != OP_JCXZ, by_zero = op == OP_LOOPE, by_nonzero = op == OP_LOOPNE;
+    uint64_t target = relative_target(e, u), next = (e->rip + u->next) & e->rip_mask;
+    flags_before_change(e, i, e->plans[i].written); /* again, after the poll */
+    if (by_zero || by_nonzero)
+        flags_to_eflags(e);
+    flags_after_change(e, e->plans[i].written);
+    if (u->in.asize != 2) {
+        if (u->in.asize == 4)
+            put8(a, 0x67);
+        put8(a, by_nonzero ? 0xe0 : by_zero ? 0xe1 : is_loop ? 0xe2 : 0xe3), put8(a, 2); /* over this: */
+        PUT(a, 0xeb, 5); /* over the next jump */
+        leave_by(e, i, put_jmp(a), target);
+        leave_by(e, i, put_jmp(a), next);
+        return;
+    }
+    if (is_loop) {
+        op_rm(a, OPC(0x8d), T0, H_RCX, -1);
+        op_rr(a, (struct opcode){.code = 0x89, .prefix = 0x66}, T0, H_RCX);
+    }
+    mov_rr(a, T1, H_RCX);
+    op_rr(a, OPC(0x0fb7), H_RCX, H_RCX);
+    PUT(a, 0xe3, 0); /* jrcxz */
+    uint8_t *none_left = a->p - 1;
+    mov_rr(a, H_RCX, T1);
+    if (by_zero || by_nonzero) {
+        leave_by(e, i, put_jcc(a, by_zero ? CC_EQUAL : CC_NE), target);
+        leave_by(e, i, put_jmp(a), next);
+    } else {
+        leave_by(e, i, put_jmp(a), is_loop ? target : next);
+    }
+    patch_short(a, none_left);
+    mov_rr(a, H_RCX, T1);
+    leave_by(e, i, put_jmp(a), is_loop ? next : target);
+}
+
 void branch_emit(struct emitter *e, unsigned i)
 {
     const struct uop *u = emit_uop(e, i);
@@ -354,6 +401,9 @@ void branch_emit(struct emitter *e, unsigned i)
         else
             leave_by(e, i, put_jcc(&e->a, u->in.cond), relative_target(e, u));
         leave_by(e, i, put_jmp(&e->a), (e->rip + u->next) & e->rip_mask);
+        break;
+    case SPECIAL_COUNTED:
+        put_counted(e, i);
         break;
     case SPECIAL_JMP:
         leave_by(e, i, put_jmp(&e->a), relative_target(e, u));

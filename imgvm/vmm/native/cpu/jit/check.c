@@ -2,14 +2,16 @@
 /* The check of a memory operand's address, and its translation. Each operand has an access slot, which remembers the page it
  * went to last:
  *
- *     lea  r15, [operand]
+ *     lea  r14, [operand]
+ *     mov  r15, r14
  *     xor  r15, gs:[slot.tag]
  *     cmp  r15, 4096 - bytes        the same page, and the operand does not leave it
  *     ja   cold                     refilled from the TLB, the TLB from the tables; or the executor
- *     mov  r15, gs:[slot.addend]
- *     OP   ..., [operand + r15]
+ *     add  r14, gs:[slot.addend]
+ *     OP   ..., [r14]
  *
- * The sum at the end needs the operand to be a single register and a constant; of others the address is kept in r14.
+ * An operand of one register and a constant does without r14: OP ..., [register + r15 + constant], where r15 is the addend. It
+ * stays there for the others of its group, until something changes r15.
  *
  * (It could be checked as r14 - tag and end so as well. That waits less and is an instruction shorter, but was slower by
  * 5 % on the host that it was measured on.)

@@ -182,7 +182,7 @@ enum after_call { AFTER_LEAVE, AFTER_GO_ON, AFTER_DISPATCH };
 /* Where translated code goes on: behind the instruction, or wherever cpu->rip says. */
 static unsigned call_executor(struct cpu *cpu, struct block *block, const struct uop *u)
 {
-    bool live = cpu->fpu_live;
+    bool live = !cpu->fpu_away;
     uint32_t epoch = cpu->mmu.epoch, mode_key = cpu->mmu.mode_key;
     cpu->block = block;
     cpu->gpr[GPR_BLOCK_RIP] = block->translated_rip;
@@ -206,9 +206,9 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
             cpu->instructions -= block->count - u->index - 1u;
         return AFTER_LEAVE;
     }
-    if (live && !cpu->fpu_live) { /* code that follows counts on it */
+    if (live && cpu->fpu_away) { /* code that follows counts on it */
         fpu_enter(cpu->s.xsave);
-        cpu->fpu_live = true;
+        cpu->fpu_away = false;
     }
     return AFTER_GO_ON;
 }
@@ -265,11 +265,11 @@ static void put_helper(struct assembler *a, uint64_t function)
 static uint64_t enter_unit(struct cpu *cpu, uint64_t unused, uint64_t unit)
 {
     (void)unused;
-    if (unit & ~(uint64_t)cpu->fpu_ready)
+    if (unit & cpu->fpu_unready)
         return 0;
-    if (!cpu->fpu_live) {
+    if (cpu->fpu_away) {
         fpu_enter(cpu->s.xsave);
-        cpu->fpu_live = true;
+        cpu->fpu_away = false;
     }
     return 1;
 }

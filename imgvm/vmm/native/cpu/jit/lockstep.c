@@ -21,7 +21,7 @@
 struct snapshot {
     uint8_t hot[HOT_BYTES], warm[WARM_BYTES];
     uint8_t cpl, mode;
-    bool alignment_checked, fpu_live;
+    bool alignment_checked, fpu_away;
     uint64_t rip, eflags, instructions, gpr[16], pdpte[4];
     struct x86_state state; /* of cpu->s: the cold registers, and vector state */
 };
@@ -70,7 +70,7 @@ static size_t cold_bytes(const struct lockstep *ls)
 
 static void take_snapshot(struct cpu *cpu, struct snapshot *to)
 {
-    if (cpu->fpu_live && cpu->lockstep->vectors)
+    if (!cpu->fpu_away && cpu->lockstep->vectors)
         fpu_store(cpu->s.xsave);
     fpu_copy(to->hot, cpu, HOT_BYTES);
     fpu_copy(to->warm, (uint8_t *)cpu + WARM_AT, WARM_BYTES);
@@ -82,7 +82,7 @@ static void take_snapshot(struct cpu *cpu, struct snapshot *to)
     to->eflags = cpu->eflags;
     fpu_copy(to->gpr, cpu->gpr, sizeof to->gpr);
     fpu_copy(to->pdpte, cpu->mmu.pdpte, sizeof to->pdpte);
-    to->fpu_live = cpu->fpu_live;
+    to->fpu_away = cpu->fpu_away;
     fpu_copy(&to->state, &cpu->s, cold_bytes(cpu->lockstep));
 }
 
@@ -113,9 +113,9 @@ static bool derived_state_differs(const struct cpu *cpu, const struct snapshot *
 static void restore_snapshot(struct cpu *cpu, const struct snapshot *from)
 {
     bool derived = derived_state_differs(cpu, from), vectors = cpu->lockstep->vectors;
-    if (vectors || !from->fpu_live)
+    if (vectors || from->fpu_away)
         cpu_fpu_leave(cpu);
-    bool load = from->fpu_live && !cpu->fpu_live; /* a device was asked: vector state was put away, or the block's was */
+    bool load = !from->fpu_away && cpu->fpu_away; /* a device was asked: vector state was put away, or the block's was */
     fpu_copy(cpu, from->hot, HOT_BYTES);
     fpu_copy((uint8_t *)cpu + WARM_AT, from->warm, WARM_BYTES);
     cpu->alignment_checked = from->alignment_checked;
@@ -193,7 +193,7 @@ static void take_outcome(struct cpu *cpu, const struct block *block, struct outc
     to->undefined = undefined_flags(cpu, block, landed);
     if (!cpu->lockstep->vectors)
         return;
-    if (cpu->fpu_live)
+    if (!cpu->fpu_away)
         fpu_store(cpu->s.xsave);
     fpu_copy(s->xsave, cpu->s.xsave, FPU_XSAVE_BYTES);
     fpu_open(s->xsave);

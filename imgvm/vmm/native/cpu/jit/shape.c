@@ -288,6 +288,7 @@ static enum special special_of(const struct cpu *cpu, const struct uop *u)
     case OP_LEAVE: return near ? SPECIAL_LEAVE : SPECIAL_NONE;
     case OP_CBW: case OP_CWD: return SPECIAL_WIDEN;
     case OP_JCC: return SPECIAL_JCC;
+    case OP_LOOP: case OP_LOOPE: case OP_LOOPNE: case OP_JCXZ: return SPECIAL_COUNTED;
     case OP_JMP: return in->form == FORM_REL ? SPECIAL_JMP : near && known ? SPECIAL_JMP_RM : SPECIAL_NONE;
     case OP_CALL: return in->form == FORM_REL ? SPECIAL_CALL : near && known ? SPECIAL_CALL_RM : SPECIAL_NONE;
     case OP_RET: return near ? SPECIAL_RET : SPECIAL_NONE;
@@ -382,6 +383,9 @@ static void plan_special(struct plan *plan, const struct cpu *cpu, const struct 
     case SPECIAL_RET:
         plan->memory = stack;
         plan->written = bit(RSP);
+        return;
+    case SPECIAL_COUNTED:
+        plan->written = in->op == OP_JCXZ ? 0 : bit(RCX);
         return;
     case SPECIAL_LEAVE:
         plan->memory = stack;

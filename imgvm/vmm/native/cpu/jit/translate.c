@@ -121,21 +121,17 @@ static void put_shape(struct emitter *e, unsigned i)
 
 /* ---- rows that run as themselves ---- */
 
-_Static_assert(offsetof(struct cpu, fpu_live) == offsetof(struct cpu, fpu_ready) + 1, "compared as one word");
+_Static_assert(offsetof(struct cpu, fpu_away) == offsetof(struct cpu, fpu_unready) + 1, "tested as one word");
 
 /* The unit must be there and hold the guest's state. Nothing but an executor that was called in between changes that. */
 static void put_unit_check(struct emitter *e, unsigned i, unsigned unit)
 {
     struct assembler *a = &e->a;
-    uint32_t wanted = 0x100u | unit;
     if (!unit || !(unit & ~e->fpu_units))
         return;
     flags_yield(e, i);
-    op_cpu(a, OPC(0x0fb7), T1, CPU(fpu_ready)); /* fpu_ready, and fpu_live above it */
-    op_rr(a, OPC(0x81), ALU_AND, T1);
-    put32(a, wanted);
-    op_rr(a, OPC(0x81), ALU_CMP, T1);
-    put32(a, wanted);
+    op_cpu_imm(a, OPC(0xf7), 0, CPU(fpu_unready), 4); /* test */
+    put32(a, 0x100u | unit);
     struct cold *cold = emit_cold(e, COLD_UNIT, i);
     cold->patch = put_jcc(a, CC_NE);
     cold->done = a->p;
