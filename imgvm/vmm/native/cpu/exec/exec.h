@@ -174,7 +174,6 @@ struct cpu {
     /* of operands that go to several pages by turns (jit/check.c, jit/learn.h) */
     uint64_t lead[LEADS];
     uint32_t next_of_few, trial_left;
-    uint16_t slot_refills[TLB_BANKS * ACCESS_SLOTS]; /* each slot's, counted down */
     /* Outside 64-bit mode, for reading and for writing, by segment: the last byte of an operand may have this offset at
      * most; -1: whether it may be accessed takes a closer look. */
     int64_t seg_last[2][8];
@@ -224,6 +223,7 @@ struct cpu {
     struct cpuid_config cpuid;
     struct cpuid_memo cpuid_memo[CPUID_MEMOS];
     struct clock_piece tsc_piece; /* of the guest's TSC; no ticks: ask the executor */
+    uint16_t slot_refills[TLB_BANKS * ACCESS_SLOTS]; /* each access slot's, counted down; not among what lock-step copies */
 
     _Alignas(64) uint8_t bounce[256]; /* operand that crosses a page or lives in MMIO */
     uint64_t bounce_linear;
