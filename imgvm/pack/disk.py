@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
 
 from imgvm import units
 from imgvm.errors import ImageError, PackError
@@ -24,6 +27,9 @@ from imgvm.qcow2.foreign import ForeignDisk, open_foreign
 SECTOR_BYTES = 512
 NO_DISK_BYTES = units.MIB  # a qcow2 has a disk even if the machine has none
 _CHUNK_BYTES = units.MIB
+_CHUNKS_WAITING = 4  # to be written
+_SEND_BYTES = 32 * units.MIB
+_ZEROES = memoryview(bytes(_CHUNK_BYTES))
 _QCOW2_MAGIC = b"QFI\xfb"
 _FOREIGN = ("vmdk", "vdi", "vhdx")
 
@@ -200,9 +206,8 @@ class MadeDisk:
         self.size_bytes = len(data)
 
     def write(self, target: Target, progress: Progress) -> list[Source]:
-        out = Ascending(target)
-        out.write(0, self._data)
-        out.flush()
+        with ascending(target) as out:
+            out.write(0, self._data)
         return []
 
 
@@ -211,63 +216,128 @@ def copy(
 ) -> Source:
     """Writes the clusters that are not zero. Returns the lock's row, with the digest of the guest's view."""
     progress.step("copying the disk", source.size_bytes)
-    out = Ascending(target)
     digest = sha256()
     hashed = 0
-    for offset, data in source.pieces():
-        hashed = _hash_zeroes(digest.update, hashed, offset)
-        digest.update(data)
-        hashed += len(data)
-        out.write(offset, data)
-        progress.advance(hashed)
-    out.flush()
+    with ascending(target) as out:
+        for offset, data in source.pieces():
+            out.write(offset, data)
+            hashed = _hash_zeroes(digest.update, hashed, offset)
+            digest.update(data)
+            hashed += len(data)
+            progress.advance(hashed)
     _hash_zeroes(digest.update, hashed, source.size_bytes)
     return Source(part, origin, digest.hexdigest(), source.size_bytes)
 
 
-class Ascending:
-    """Writes a disk from its start to its end, in whatever pieces it comes, but for clusters of zeros."""
+class _Writer:
+    """Writes what is not zero to a disk, in a thread of its own: the next is made meanwhile."""
 
     def __init__(self, target: Target) -> None:
-        self._image = target.image
-        self._cluster_bytes = target.cluster_bytes
+        self._target = target
         self._put = target.image.write_compressed if target.compressed else target.image.write
-        self._chunk = bytearray(max(_CHUNK_BYTES, target.cluster_bytes))
+        self._pool = ThreadPoolExecutor(1, "imgvm-write")
+        self._waiting: deque[Future[None]] = deque()
+        self._unsent_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while kind is None and self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def write(self, offset: int, data: bytearray, size: int) -> None:
+        """So much of `data`, which is the writer's until `_CHUNKS_WAITING` more have been given."""
+        self._waiting.append(self._pool.submit(self._work, offset, data, size))
+        if len(self._waiting) > _CHUNKS_WAITING:
+            self._waiting.popleft().result()
+
+    def _work(self, offset: int, data: bytearray, size: int) -> None:
+        view = memoryview(data)
+        for start, end in runs(data, offset, self._target.cluster_bytes, size):
+            self._put(offset + start, view[start:end])
+            self._unsent_bytes += end - start
+        if self._unsent_bytes >= _SEND_BYTES:  # the host's disk works while we do
+            self._target.image.write_out()
+            self._unsent_bytes = 0
+
+
+class Ascending:
+    """A disk from its start to its end, in whatever pieces it comes, but for clusters of zeros."""
+
+    def __init__(self, writer: _Writer, target: Target) -> None:
+        self._writer = writer
+        self._disk_bytes = target.image.info.disk_bytes
+        self._cluster_bytes = target.cluster_bytes
+        self._chunk_bytes = max(_CHUNK_BYTES, target.cluster_bytes)
+        self._chunks = deque(bytearray(self._chunk_bytes) for _ in range(_CHUNKS_WAITING + 2))
+        self._chunk = self._chunks[0]
         self._start = 0  # of the chunk on the disk
-        self._filled = 0  # so much of it may be other than zero
+        self._filled = 0  # so much of it is made
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
+        inside = offset - self._start
+        size = len(data)
+        if inside + size > self._chunk_bytes:
+            self._write_across(offset, memoryview(data))
+            return
+        if inside > self._filled:
+            self._clear(inside)
+        self._filled = inside + size
+        self._chunk[inside : self._filled] = data
+
+    def _clear(self, end: int) -> None:
+        """What is not made yet of the chunk, as far as `end`, is zeros."""
+        while self._filled < end:
+            count = min(end - self._filled, len(_ZEROES))
+            self._chunk[self._filled : self._filled + count] = _ZEROES[:count]
+            self._filled += count
+
+    def _write_across(self, offset: int, data: memoryview) -> None:
         while len(data):
-            inside = offset - self._start
-            if inside >= len(self._chunk):
+            if offset - self._start >= self._chunk_bytes:
                 self.flush()
-                self._start = offset - offset % len(self._chunk)
-                inside = offset - self._start
-            count = min(len(data), len(self._chunk) - inside)
-            self._chunk[inside : inside + count] = data[:count]
-            self._filled = inside + count
+                self._start = offset - offset % self._chunk_bytes
+            count = min(len(data), self._start + self._chunk_bytes - offset)
+            self.write(offset, data[:count])
             data, offset = data[count:], offset + count
 
     def flush(self) -> None:
-        """What has been given is in the image; called once more at the end."""
+        """What has been given is on its way to the image."""
         if not self._filled:
             return
-        end = min(self._filled + -self._filled % self._cluster_bytes, len(self._chunk))
-        end = min(end, self._image.info.disk_bytes - self._start)
-        data = bytes(memoryview(self._chunk)[:end])
-        for start, stop in runs(data, self._start, self._cluster_bytes):
-            self._put(self._start + start, data[start:stop])
-        self._chunk[: self._filled] = bytes(self._filled)
+        end = min(self._filled + -self._filled % self._cluster_bytes, self._chunk_bytes)
+        end = min(end, self._disk_bytes - self._start)
+        self._clear(end)
+        self._writer.write(self._start, self._chunk, end)
+        self._chunks.rotate(-1)
+        self._chunk = self._chunks[0]
         self._filled = 0
 
 
-def runs(data: bytes, offset: int, cluster_bytes: int) -> Iterator[tuple[int, int]]:
+@contextmanager
+def ascending(target: Target) -> Iterator[Ascending]:
+    with _Writer(target) as writer:
+        out = Ascending(writer, target)
+        yield out
+        out.flush()
+
+
+def runs(
+    data: bytes | bytearray, offset: int, cluster_bytes: int, size: int | None = None
+) -> Iterator[tuple[int, int]]:
     """The stretches of `data` (which begins at `offset` of the disk) whose clusters are not all zero."""
     start: int | None = None
     position = 0
+    size = len(data) if size is None else size
     zeroes = bytes(cluster_bytes)
-    while position < len(data):
-        end = min(position + cluster_bytes - (offset + position) % cluster_bytes, len(data))
+    while position < size:
+        end = min(position + cluster_bytes - (offset + position) % cluster_bytes, size)
         if data.startswith(zeroes if end - position == cluster_bytes else bytes(end - position), position):
             if start is not None:
                 yield start, position
@@ -277,9 +347,6 @@ def runs(data: bytes, offset: int, cluster_bytes: int) -> Iterator[tuple[int, in
         position = end
     if start is not None:
         yield start, position
-
-
-_ZEROES = bytes(_CHUNK_BYTES)
 
 
 def _hash_zeroes(update: object, start: int, end: int) -> int:

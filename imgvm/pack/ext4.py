@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from imgvm import units
 from imgvm.errors import PackError
@@ -226,18 +227,20 @@ class Ext4:
             yield self._journal_extents[0].start * BLOCK_BYTES, fmt.journal_superblock(length, self._uuid)
 
     def _inode_tables(self) -> Iterator[tuple[int, bytes]]:
-        blank = bytes(fmt.INODE_BYTES)
-        rows = [blank] * (fmt.FIRST_INODE - 1)
+        rows = self._inode_rows()
+        for at in self._tables:
+            yield at * BLOCK_BYTES, b"".join(islice(rows, self._per_group))
+
+    def _inode_rows(self) -> Iterator[bytes]:
+        root, *others = self._files
+        first = [bytes(fmt.INODE_BYTES)] * (fmt.FIRST_INODE - 1)
+        first[fmt.ROOT_INODE - 1] = row_of(root).pack()
         journal = self._journalrow_of()
         if journal is not None:
-            rows[fmt.JOURNAL_INODE - 1] = journal.pack()
-        for file in self._files:
-            if file.number == fmt.ROOT_INODE:
-                rows[fmt.ROOT_INODE - 1] = row_of(file).pack()
-            else:
-                rows.append(row_of(file).pack())
-        for group, at in enumerate(self._tables):
-            yield at * BLOCK_BYTES, b"".join(rows[group * self._per_group : (group + 1) * self._per_group])
+            first[fmt.JOURNAL_INODE - 1] = journal.pack()
+        yield from first
+        for file in others:
+            yield row_of(file).pack()
 
     def _journalrow_of(self) -> InodeRow | None:
         if not self._journal_extents:
@@ -276,9 +279,14 @@ def _journal_blocks(total: int) -> int:
 
 def _write_content(file: File, write: Write, read: Read) -> None:
     """A file's bytes to its blocks: pieces go where the extents say; rests of blocks stay zero."""
+    content = file.node.content
+    if len(file.extents) == 1 and content.extents() == [(0, content.size_bytes)]:
+        start = file.extents[0].start * BLOCK_BYTES
+        for offset, piece in placed(content, read(content), shown(file.path)):
+            write(start + offset, piece)
+        return
     extents = iter(file.extents)
     extent = next(extents, None)
-    content = file.node.content
     for offset, piece in placed(content, read(content), shown(file.path)):
         while len(piece):
             while extent is not None and offset >= (extent.logical + extent.count) * BLOCK_BYTES:

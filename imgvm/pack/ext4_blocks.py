@@ -42,6 +42,14 @@ class Blocks:
             self.next += piece
             count -= piece
 
+    def take_run(self, count: int) -> int | None:
+        """The start of so many blocks, if the next ones are in one piece."""
+        start = self.next
+        if start + count > (self._ahead[-1][0] if self._ahead else self.total):
+            return None
+        self.next += count
+        return start
+
     def bitmap(self, group: int) -> int:
         """The used blocks of a group as bits, with those behind the disk's end."""
         first = group * BLOCKS_PER_GROUP
@@ -62,6 +70,9 @@ def bits(first: int, start: int, end: int) -> int:
 def extents_of(blocks: Blocks, ranges: Sequence[tuple[int, int]]) -> list[Extent]:
     found: list[Extent] = []
     for first, count in ranges:
+        if count <= MAX_EXTENT_BLOCKS and (run := blocks.take_run(count)) is not None:
+            found.append(Extent(first, count, run))
+            continue
         for start, piece in blocks.take(count):
             for done in range(0, piece, MAX_EXTENT_BLOCKS):
                 part = min(MAX_EXTENT_BLOCKS, piece - done)

@@ -55,10 +55,11 @@ def number(tree: FileTree) -> list[File]:
             inode = last
         file = known[id(node)] = File(inode, node, path)
         files.append(file)
-        try:
-            file.xattrs = pack_xattrs(node.xattrs)
-        except XattrError as error:
-            raise PackError(f"{shown(path)}: {error}") from None
+        if node.xattrs:
+            try:
+                file.xattrs = pack_xattrs(node.xattrs)
+            except XattrError as error:
+                raise PackError(f"{shown(path)}: {error}") from None
         if node.is_folder:
             file.links = 2
             folders[path] = file
@@ -76,7 +77,10 @@ def ranges(file: File) -> list[tuple[int, int]]:
     if not file.node.is_file:
         return []
     found: list[tuple[int, int]] = []
-    for offset, length in file.node.content.extents():
+    extents = file.node.content.extents()
+    if len(extents) == 1 and not extents[0][0]:
+        return [(0, -(-extents[0][1] // BLOCK_BYTES))]
+    for offset, length in extents:
         first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
         if found and first <= sum(found[-1]):
             found[-1] = (found[-1][0], max(end, sum(found[-1])) - found[-1][0])
@@ -88,7 +92,7 @@ def ranges(file: File) -> list[tuple[int, int]]:
 def block_count(file: File) -> int:
     """The blocks that a file needs, at most."""
     rows = ranges(file)
-    count = sum(count for _, count in rows)
+    count = rows[0][1] if len(rows) == 1 else sum(count for _, count in rows)
     extents = len(rows) + count // (fmt.MAX_EXTENT_BLOCKS // 2)  # copies of the superblock cut longer runs
     while extents > fmt.EXTENTS_IN_INODE:
         extents = -(-extents // fmt.EXTENTS_IN_BLOCK)
@@ -118,8 +122,8 @@ def grow_extent_tree(file: File, blocks: Blocks) -> None:
 
 
 def row_of(file: File) -> InodeRow:
-    node = file.node
-    blocks = sum(extent.count for extent in file.extents) + len(file.nodes) + bool(file.xattr_block)
+    node, is_file = file.node, file.node.is_file
+    blocks = sum([extent.count for extent in file.extents]) + len(file.nodes) + bool(file.xattr_block)
     row = InodeRow(
         mode=node.mode,
         uid=node.uid,
@@ -131,14 +135,14 @@ def row_of(file: File) -> InodeRow:
         xattr_block=file.xattr_block,
         xattrs=file.xattrs[0],
     )
-    if node.is_file or file.blocks is not None:
+    if is_file or file.blocks is not None:
         row.flags |= fmt.FLAG_EXTENTS
         row.block = file.root
     elif node.is_link:
         row.block = node.target
     else:
         row.block = fmt.device_block(*node.device)
-    if node.is_file:
+    if is_file:
         row.size_bytes = node.content.size_bytes
     elif node.is_link:
         row.size_bytes = len(node.target)

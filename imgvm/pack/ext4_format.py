@@ -34,10 +34,12 @@ MAX_LINKS = 65000
 INODES_UNUSED, BLOCKS_UNUSED, TABLE_ZEROED = 1, 2, 4
 EXTRA_BYTES = 32  # of the inode beyond the classic 128 bytes, before its extended attributes
 _EXTENT_MAGIC = 0xF30A
+_LEAF_OF_ONE = struct.Struct("<HHHHIIHHI")
+_INODE = struct.Struct(f"<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII{INODE_BYTES - 128 - EXTRA_BYTES}s")
 _HALF_MD4 = 1
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Extent:
     """Blocks of a file: the first in the file, how many, the first on the disk."""
 
@@ -61,6 +63,9 @@ def has_backup(group: int) -> bool:
 
 def extent_leaf(extents: Sequence[Extent], room: int = EXTENTS_IN_INODE) -> bytes:
     """A node of an extent tree that has the extents themselves."""
+    if len(extents) == 1:
+        (e,) = extents
+        return _LEAF_OF_ONE.pack(_EXTENT_MAGIC, 1, room, 0, 0, e.logical, e.count, 0, e.start)
     head = struct.pack("<HHHHI", _EXTENT_MAGIC, len(extents), room, 0, 0)
     return head + b"".join(struct.pack("<IHHI", e.logical, e.count, 0, e.start) for e in extents)
 
@@ -78,7 +83,7 @@ def device_block(major: int, minor: int) -> bytes:
     return struct.pack("<II", 0, minor & 0xFF | major << 8 | (minor & ~0xFF) << 12)
 
 
-@dataclass
+@dataclass(slots=True)
 class InodeRow:
     """The fields of an inode."""
 
@@ -97,15 +102,14 @@ class InodeRow:
     def pack(self) -> bytes:
         low = self.mtime_sec & 0xFFFFFFFF
         epoch = self.mtime_sec + 0x80000000 >> 32  # the low part is signed
-        classic = struct.pack(
-            "<HHIIIIIHHIII60sIIIIHHHHHH",
+        row = _INODE.pack(
             self.mode, self.uid & 0xFFFF, self.size_bytes & 0xFFFFFFFF, low, low, low, 0,
             self.gid & 0xFFFF, self.links, self.sectors & 0xFFFFFFFF, self.flags, 0,
             self.block, 0, self.xattr_block, self.size_bytes >> 32, 0,
             self.sectors >> 32, 0, self.uid >> 16, self.gid >> 16, 0, 0,
+            EXTRA_BYTES, 0, epoch, epoch, epoch, low, epoch, 0, 0, self.xattrs,
         )  # fmt: skip
-        extra = struct.pack("<HHIIIIIII", EXTRA_BYTES, 0, epoch, epoch, epoch, low, epoch, 0, 0)
-        return (classic + extra + self.xattrs).ljust(INODE_BYTES, b"\0")
+        return row
 
 
 @dataclass(frozen=True)

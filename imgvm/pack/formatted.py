@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from imgvm.errors import PackError
 from imgvm.machine import Disk
-from imgvm.pack.disk import Ascending, Target
+from imgvm.pack.disk import Target, ascending
 from imgvm.pack.ext4 import Ext4
 from imgvm.pack.progress import Progress
 from imgvm.pack.sources import Source
@@ -40,12 +40,11 @@ class FormattedDisk:
             raise PackError(error.message.replace("rootfs.size", f"{part}.size"), "give it more") from None
 
     def write(self, target: Target, progress: Progress) -> list[Source]:
-        out = Ascending(target)
-        if self._fs is None:
-            out.write(0, self._swap())
-        else:
-            self._fs.write(out.write, _nothing)
-        out.flush()
+        with ascending(target) as out:
+            if self._fs is None:
+                out.write(0, self._swap())
+            else:
+                self._fs.write(out.write, _nothing)
         return []
 
     def _swap(self) -> bytes:

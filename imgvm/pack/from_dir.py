@@ -20,7 +20,7 @@ _SECTOR_BYTES = 512  # of st_blocks
 _HOST_XATTRS = ("security.selinux", "security.ima", "security.evm", "security.SMACK64")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HostFile:
     """The content of a file of the host; its holes stay holes."""
 
@@ -101,7 +101,7 @@ class _Reader:
         self._count = 0
 
     def fill(self, root: Node, top: bytes) -> None:
-        stack = [(root, top, b"", 0)]
+        stack, excluded = [(root, top, b"", 0)], self._excluded
         while stack:
             folder, path, inside, depth = stack.pop()
             if depth > MAX_DEPTH:
@@ -109,7 +109,7 @@ class _Reader:
             with os.scandir(path) as rows:
                 for row in rows:
                     name = inside + row.name
-                    if self._excluded(name):
+                    if excluded(name):
                         continue
                     status = row.stat(follow_symlinks=False)
                     if stat.S_ISSOCK(status.st_mode):

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -100,7 +101,7 @@ class Packer:
     def write(self, output: Path, *, force: bool) -> PackResult:
         check_output(output, force=force)
         self._machine = plan.settled(self._machine, self._folder, output)
-        with ExitStack() as stack:
+        with _no_collections(), ExitStack() as stack:
             self._root = self._load_root(stack)
             blobs, parts = self._blobs()
             own, further = plan.disks(
@@ -333,6 +334,18 @@ class Packer:
             root=None if root is None else root.format,
             mtime_sec=self._mtime_sec,
         )
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """The objects of a large tree would be searched for cycles again and again while they become more."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def default_cache(progress: Progress, *, offline: bool = False) -> DebCache:

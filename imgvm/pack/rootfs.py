@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +14,14 @@ from imgvm import units
 from imgvm.errors import PackError
 from imgvm.machine import File, Machine, Rootfs
 from imgvm.pack import from_dir, from_oci, from_tar, partition, sources
-from imgvm.pack.disk import Ascending, Target
+from imgvm.pack.digest import Digest
+from imgvm.pack.disk import Target, ascending
 from imgvm.pack.erofs import Erofs
 from imgvm.pack.erofs_lz4 import Store
 from imgvm.pack.ext4 import Ext4
 from imgvm.pack.grub import NO_LOADER, Loader
 from imgvm.pack.progress import Progress
+from imgvm.pack.read_ahead import ReadAhead
 from imgvm.pack.sources import Source
 from imgvm.pack.squashfs import SquashFs
 from imgvm.pack.tree import Content, FileTree, Node, Text, excluding
@@ -48,12 +49,20 @@ class Root:
         self.tree = tree
         self._used = used
         self.progress = progress
-        self._digest = hashlib.sha256()
+        self._digest = Digest()
         self._done_bytes = 0
+        self._ahead: ReadAhead | None = None
+
+    @contextmanager
+    def reading_ahead(self) -> Iterator[None]:
+        """While all contents are read, in the order of the paths."""
+        with ReadAhead(self._contents()) as self._ahead:
+            yield
+        self._ahead = None
 
     def read(self, content: Content) -> Iterator[bytes]:
         """A file's content, on its way to the image."""
-        for piece in content.pieces():
+        for piece in content.pieces() if self._ahead is None else self._ahead.pieces(content):
             self._digest.update(piece)
             self._done_bytes += len(piece)
             yield piece
@@ -61,8 +70,10 @@ class Root:
 
     @property
     def content_bytes(self) -> int:
-        files = {id(node): node.content for _, node in self.tree.walk() if node.is_file}
-        return sum(length for content in files.values() for _, length in content.extents())
+        return sum(length for content in self._contents() for _, length in content.extents())
+
+    def _contents(self) -> list[Content]:
+        return list({id(node): node.content for _, node in self.tree.walk() if node.is_file}.values())
 
     def sources(self) -> list[Source]:
         """The lock's rows. That of a folder has the digest of all that was written of it."""
@@ -234,14 +245,15 @@ class RootDisk:
         return self._layout.disk_bytes
 
     def write(self, target: Target, progress: Progress) -> list[Source]:
-        layout, out = self._layout, Ascending(target)
-        out.write(0, layout.head)
-        try:
-            self._fs.write(lambda at, data: out.write(layout.start_bytes + at, data), self._root.read)
-        except OSError as error:
-            raise from_dir.unreadable(error) from error
-        out.write(layout.disk_bytes - len(layout.tail), layout.tail)
-        out.flush()
+        layout = self._layout
+        with ascending(target) as out:
+            out.write(0, layout.head)
+            try:
+                with self._root.reading_ahead():
+                    self._fs.write(lambda at, data: out.write(layout.start_bytes + at, data), self._root.read)
+            except OSError as error:
+                raise from_dir.unreadable(error) from error
+            out.write(layout.disk_bytes - len(layout.tail), layout.tail)
         return self._root.sources()
 
 

@@ -115,15 +115,15 @@ class Node:
 
     @property
     def is_folder(self) -> bool:
-        return stat.S_ISDIR(self.mode)
+        return self.mode & 0o170000 == stat.S_IFDIR
 
     @property
     def is_file(self) -> bool:
-        return stat.S_ISREG(self.mode)
+        return self.mode & 0o170000 == stat.S_IFREG
 
     @property
     def is_link(self) -> bool:
-        return stat.S_ISLNK(self.mode)
+        return self.mode & 0o170000 == stat.S_IFLNK
 
 
 def folder(mode: int = 0o755) -> Node:

@@ -2,7 +2,8 @@
 """Debian's stress-ng on four processors in software: every stressor checks what it does, and the kernel has nothing to say
 against it.
 
-IMGVM_STRESS_SECONDS in the environment is how long each stressor runs, IMGVM_STRESS_ROUNDS how often all of them do."""
+IMGVM_STRESS_SECONDS in the environment is how long each stressor runs, IMGVM_STRESS_ROUNDS how often all of them do. In less
+than some seconds a busy host gets no stressor started, which some of them call a failure."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from imgvm.vmm import _build
 
 pytestmark = pytest.mark.nightly
 
-PROGRAMS = ("test_smp_interp", "test_guests_interp", "test_board", "test_qcow2_disks")
+PROGRAMS = ("test_smp_interp", "test_guests_interp", "test_board", "test_qcow2_disks", "test_qcow2_queue")
 SECONDS = 1800
 
 

@@ -87,8 +87,17 @@ int file_create(struct block_file *file, const char *path, imgvm_error *err)
     return result;
 }
 
+static void give_reserve_back(const struct block_file *file)
+{
+    struct stat st;
+    if (!fstat(file->fd, &st) && ftruncate(file->fd, st.st_size) < 0)
+        return; /* it is the file's until it is cut the next time */
+}
+
 void file_close(struct block_file *file)
 {
+    if (file->fd >= 0 && file->reserved)
+        give_reserve_back(file);
     if (file->fd >= 0)
         close(file->fd);
     free(file->path);
@@ -230,6 +239,12 @@ void file_punch(struct block_file *file, uint64_t offset, uint64_t bytes)
         allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
 }
 
+void file_reserve(struct block_file *file, uint64_t offset, uint64_t bytes)
+{
+    if (!file->is_device && fits(offset, bytes) && allocate(file, FALLOC_FL_KEEP_SIZE, offset, bytes))
+        __atomic_store_n(&file->reserved, true, __ATOMIC_RELAXED);
+}
+
 int file_set_size(struct block_file *file, uint64_t bytes, imgvm_error *err)
 {
     if (file->is_device) {
@@ -264,6 +279,11 @@ bool file_is_data(struct block_file *file, uint64_t offset, uint64_t bytes, uint
     if (hole > data)
         *run = MIN(bytes, (uint64_t)(hole - data));
     return true;
+}
+
+void file_write_out(const struct block_file *file)
+{
+    sync_file_range(file->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 int file_sync(struct block_file *file, imgvm_error *err)

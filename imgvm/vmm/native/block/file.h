@@ -15,6 +15,7 @@ struct block_file {
     int fd;
     bool writable, is_device;
     bool made; /* by file_create, which takes it away again when it fails */
+    bool reserved; /* space behind the file's end, given back when it is closed */
     uint64_t bytes; /* grows with writes past the end */
     dev_t device;   /* with inode: tells two names of one file */
     ino_t inode;
@@ -43,11 +44,14 @@ int file_write_zeros(struct block_file *file, uint64_t offset, uint64_t bytes, i
 int file_zero(struct block_file *file, uint64_t offset, uint64_t bytes, bool give_back, imgvm_error *err);
 /* Gives the space of a range back whose contents nobody needs; where that is impossible nothing happens. */
 void file_punch(struct block_file *file, uint64_t offset, uint64_t bytes);
+/* Takes space for what will be written there, also behind the file's end, which stays where it is. */
+void file_reserve(struct block_file *file, uint64_t offset, uint64_t bytes);
 /* Regular files only: cuts the file, or lengthens it with a hole. */
 int file_set_size(struct block_file *file, uint64_t bytes, imgvm_error *err);
 /* From `offset` on, at most `bytes`: is it data (true) or a hole, and how far does that reach? Where the file system
  * does not say, all is data. */
 bool file_is_data(struct block_file *file, uint64_t offset, uint64_t bytes, uint64_t *run);
+void file_write_out(const struct block_file *file); /* begins to; waits for nothing */
 int file_sync(struct block_file *file, imgvm_error *err);
 
 /* file_lock.c: -EBUSY when another process (or handle) uses the image in a way that excludes ours. */

@@ -277,7 +277,7 @@ int image_write(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t b
     if (result)
         return result;
     share(image);
-    result = image->ops->write_in_place(image, offset, vec, bytes, &done, err);
+    result = image->ops->write_shared(image, offset, vec, bytes, &done, err);
     image_leave(image);
     if (result || done == bytes)
         return result;
@@ -355,6 +355,11 @@ int imgvm_image_flush(imgvm_image *image, imgvm_error *err)
     result = image->ops->flush(image, err);
     image_leave(image);
     return result;
+}
+
+void imgvm_image_write_out(imgvm_image *image)
+{
+    file_write_out(image->map ? &image->map->holder->file : &image->file);
 }
 
 int imgvm_image_resize(imgvm_image *image, uint64_t disk_bytes, imgvm_error *err)

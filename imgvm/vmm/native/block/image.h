@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* What stands behind an imgvm_image handle: a raw or a qcow2 file, and the chain of images under it.
  *
- * image.c checks every request and gives it its turn. Shared turns (reads, writes in place) go on side by side: they look
- * the map up under `lock`, and change nothing but data. In the exclusive turn (everything else) nobody else is there. Turns
+ * image.c checks every request and gives it its turn. Shared turns (reads, most writes) go on side by side: they look the
+ * map up, and change entries of it, under `lock`. In the exclusive turn (everything else) nobody else is there. Turns
  * and locks are taken from overlay to backing file, never the other way. */
 #ifndef IMGVM_BLOCK_IMAGE_H
 #define IMGVM_BLOCK_IMAGE_H
@@ -27,8 +27,8 @@ enum image_place {
 struct image_ops {
     /* Shared. */
     int (*read)(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
-    /* As far as nothing but data changes: *done bytes, which may be 0. */
-    int (*write_in_place)(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
+    /* As far as that goes in a shared turn: *done bytes, which may be 0. */
+    int (*write_shared)(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
                           imgvm_error *err);
     /* How far from `offset` on all is zero, or all may be something else. */
     int (*extent)(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero, imgvm_error *err);

@@ -6,7 +6,8 @@
  *    qcow2_refcount.c   who uses which cluster; allocation
  *    qcow2_map.c        guest offset -> cluster; the order of writing metadata back
  *    qcow2_read.c       reads, also while others read                              qcow2_inflate.c
- *    qcow2_write.c      writes: in place (while others read and write) or not      qcow2_compress.c
+ *    qcow2_write.c      writes, while others read and write                        qcow2_compress.c
+ *    qcow2_claim.c      new clusters for what is written
  *    qcow2_discard.c    zeroing, discarding, unmapping                             qcow2_resize.c
  *    qcow2_table.c      the snapshot table              qcow2_snapshot.c           what is done with snapshots
  *    qcow2_disk.c       further disks of the machine in the same file
@@ -98,6 +99,9 @@ struct qcow2 {
     struct table_cache l2_cache, block_cache;
     struct disk_map *further; /* all maps but the one in l1 and l2_cache */
     uint64_t free_hint; /* every cluster before it is in use */
+    uint64_t used_end;  /* nothing from here on in the file was ever in use: all is zero */
+    uint64_t appended, reserved_end; /* data put there since the file is open; space taken ahead */
+    struct claim *claims;
     uint64_t *frees;    /* cluster numbers that lose one reference once the metadata is on disk */
     size_t free_count, free_room;
     bool failed;   /* a flush failed: what the disk holds is unknown */
@@ -110,7 +114,6 @@ struct qcow2 {
     uint32_t snapshot_count;
     struct config *config; /* NULL: not looked for yet */
 
-    uint8_t *bounce;            /* one cluster for partial writes */
     struct inflaters *inflaters; /* each with a cluster that it decompressed */
     uint64_t packed_at;         /* where the next compressed cluster may go: inside a cluster that has room (0: none) */
 };
@@ -237,6 +240,7 @@ int map_refresh_copied(struct qcow2 *q, imgvm_error *err);
 int qcow2_write_back(struct qcow2 *q, imgvm_error *err);
 /* Keeps memory bounded. Call between operations: tables handed out before may be gone after. */
 int qcow2_trim(struct qcow2 *q, imgvm_error *err);
+bool qcow2_is_crowded(const struct qcow2 *q); /* trimming has something to do */
 
 /* qcow2_read.c */
 int qcow2_read_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
@@ -259,6 +263,27 @@ int qcow2_write_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uin
 int qcow2_write(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);
 /* May the cluster be overwritten where it lies? The refcount decides; the entry's COPIED bit only repeats it. */
 int map_is_own(struct qcow2 *q, const struct mapping *mapping, bool *out, imgvm_error *err);
+
+/* qcow2_claim.c */
+/* Part of a write that needs new clusters: one or more whole ones, or what is inside one. */
+struct claim {
+    imgvm_image *image;
+    uint64_t guest, count;  /* clusters of the disk; 0: there is no claim */
+    uint64_t offset, bytes; /* what is written */
+    uint64_t host;
+    bool own;     /* the cluster keeps its place */
+    bool whole;
+    bool appends; /* its place was never used before */
+    uint64_t reserve;
+    struct l2_entry entry; /* not whole: of the cluster; and the subclusters that become data */
+    uint64_t fill;
+    struct claim *next;
+};
+/* Under the handle's lock, for what cannot be written where it lies, inside `table`. No claim (and no error) when another
+ * has the cluster, which does not happen in the exclusive turn. */
+int claim_make(imgvm_image *image, struct table *table, uint64_t offset, uint64_t bytes, struct claim *claim,
+               imgvm_error *err);
+int claim_fulfil(struct claim *claim, struct vec *vec, imgvm_error *err); /* without the lock */
 
 /* qcow2_discard.c */
 int qcow2_zero(imgvm_image *image, uint64_t offset, uint64_t bytes, bool give_back, imgvm_error *err);

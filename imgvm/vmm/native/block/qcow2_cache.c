@@ -66,7 +66,7 @@ int cache_load(struct qcow2 *q, struct table_cache *cache, uint64_t index, uint6
         *out = table;
         return 0;
     }
-    if (!offset || offset & (q->cluster_bytes - 1) || offset >= q->file->bytes)
+    if (!offset || offset & (q->cluster_bytes - 1) || offset >= file_bytes(q->file))
         return qcow2_corrupt(q, err, "%s %llu lies at offset %#llx",
                              cache == &q->l2_cache ? "L2 table" : "refcount block", (unsigned long long)index,
                              (unsigned long long)offset);

@@ -202,11 +202,11 @@ static int disk_read(imgvm_image *disk, uint64_t offset, struct vec *vec, uint64
     return result;
 }
 
-static int disk_write_in_place(imgvm_image *disk, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
+static int disk_write_shared(imgvm_image *disk, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
                                imgvm_error *err)
 {
     share(disk);
-    int result = qcow2_ops.write_in_place(disk, offset, vec, bytes, done, err);
+    int result = qcow2_ops.write_shared(disk, offset, vec, bytes, done, err);
     unshare(disk);
     return result;
 }
@@ -287,7 +287,7 @@ static int disk_close(imgvm_image *disk, imgvm_error *err)
 }
 
 static const struct image_ops disk_ops = {
-    .read = disk_read, .write_in_place = disk_write_in_place, .extent = disk_extent, .place = qcow2_place_shared,
+    .read = disk_read, .write_shared = disk_write_shared, .extent = disk_extent, .place = qcow2_place_shared,
     .try_share = try_share, .unshare = unshare, .flush_data = disk_flush_data,
     .write = disk_write, .zero = disk_zero, .discard = disk_discard, .flush = disk_flush, .resize = disk_resize,
     .close = disk_close,

@@ -241,9 +241,6 @@ static int make_caches(struct qcow2 *q, imgvm_error *err)
     if (!result)
         result = cache_init(&q->block_cache, q->refcounts.count,
                             MAX(REFCOUNT_CACHE_BYTES >> q->cluster_bits, CACHE_TABLES_MIN), err);
-    q->bounce = malloc(q->cluster_bytes);
-    if (!result && !q->bounce)
-        result = qcow2_no_memory(err);
     return result ? result : inflaters_init(q, err);
 }
 
@@ -295,6 +292,7 @@ static int open_checked(struct qcow2 *q, uint8_t *head, size_t head_bytes, struc
     default:
         return qcow2_corrupt(q, err, "its encryption method is %u", load_be32(head + HEADER_CRYPT));
     }
+    q->used_end = align_up(q->file->bytes, q->cluster_bytes);
     if ((result = parse_backing_name(q, head, head_bytes, backing, err)) || (result = parse_tables(q, head, err)) ||
         (result = make_caches(q, err)))
         return result;

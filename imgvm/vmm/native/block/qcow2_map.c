@@ -271,12 +271,22 @@ int map_refresh_copied(struct qcow2 *q, imgvm_error *err)
     return qcow2_write_back(q, err);
 }
 
+static bool is_crowded(const struct qcow2 *q, const struct table_cache *cache)
+{
+    return unlikely(cache->live_count > cache->live_limit) || unlikely(q->free_count > RELEASES_MAX);
+}
+
+bool qcow2_is_crowded(const struct qcow2 *q)
+{
+    return is_crowded(q, &q->l2_cache) || is_crowded(q, &q->block_cache);
+}
+
 int qcow2_trim(struct qcow2 *q, imgvm_error *err)
 {
     struct table_cache *caches[] = {&q->l2_cache, &q->block_cache};
     for (size_t i = 0; i < ARRAY_LEN(caches); i++) {
         struct table_cache *cache = caches[i];
-        if (likely(cache->live_count <= cache->live_limit) && likely(q->free_count <= RELEASES_MAX))
+        if (!is_crowded(q, cache))
             continue;
         if (cache->dirty_count > cache->live_limit / 2 || q->free_count > RELEASES_MAX) {
             int result = qcow2_write_back(q, err);

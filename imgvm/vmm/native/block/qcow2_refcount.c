@@ -191,6 +191,7 @@ static void commit_alloc(struct qcow2 *q, uint64_t start, uint64_t run, const st
             offset_table_set(&q->refcounts, block, q->block_cache.slots[block]->offset);
     for (uint64_t i = 0; i < plan->total; i++)
         refcount_set(q, start + i, 1, NULL);
+    q->used_end = MAX(q->used_end, (start + plan->total) << q->cluster_bits);
     /* A table that moved before it was ever written leaves nothing behind on disk. */
     if (plan->table_clusters && old_offset != q->refcount_offset_on_disk)
         clusters_unalloc(q, old_offset, old_clusters);
@@ -200,7 +201,7 @@ static void commit_alloc(struct qcow2 *q, uint64_t start, uint64_t run, const st
 static int find_run(struct qcow2 *q, uint64_t from, uint64_t min, uint64_t max, uint64_t *start, uint64_t *run,
                     imgvm_error *err)
 {
-    const uint64_t limit = clusters_of(q, q->file->bytes) + UNWRITTEN_CLUSTERS_MAX;
+    const uint64_t limit = clusters_of(q, file_bytes(q->file)) + UNWRITTEN_CLUSTERS_MAX;
     for (;; from += *run) {
         bool is = false;
         int result = 0;

@@ -74,7 +74,6 @@ void qcow2_free(struct qcow2 *q)
     free(q->frees);
     free(q->snapshot_table);
     free(q->snapshots);
-    free(q->bounce);
     inflaters_free(q);
     free(q);
 }
@@ -150,7 +149,7 @@ static int qcow2_close(imgvm_image *image, imgvm_error *err)
 }
 
 const struct image_ops qcow2_ops = {
-    .read = qcow2_read_shared, .write_in_place = qcow2_write_shared, .extent = qcow2_extent_shared,
+    .read = qcow2_read_shared, .write_shared = qcow2_write_shared, .extent = qcow2_extent_shared,
     .place = qcow2_place_shared, .flush_data = qcow2_flush_data, .write = qcow2_write, .zero = qcow2_zero, .discard = qcow2_discard,
     .flush = qcow2_flush, .resize = qcow2_resize, .close = qcow2_close,
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Writes. What lies in clusters of ours is overwritten where it lies, also while others read and write; the rest waits
- * for the exclusive turn, gets new clusters, and the map changes. */
+/* Writes, while others read and write: what lies in clusters of ours is overwritten where it lies, the rest gets new ones.
+ * The exclusive turn is for what changes more than entries of an L2 table. */
 #include <errno.h>
 
 #include "qcow2.h"
@@ -62,42 +62,26 @@ static uint64_t in_this_table(const struct qcow2 *q, uint64_t offset, uint64_t b
     return MIN(bytes, BIT(l1_shift(q)) - (offset & (BIT(l1_shift(q)) - 1)));
 }
 
-static int find_own(struct qcow2 *q, uint64_t offset, uint64_t bytes, uint64_t *host, uint64_t *run, imgvm_error *err)
+/* The table for a write in a shared turn; NULL when it takes the exclusive one. */
+static int find_table(struct qcow2 *q, uint64_t offset, struct table **out, imgvm_error *err)
 {
-    struct table *table;
-    *run = 0;
+    *out = NULL;
     if (!q->modified || q->failed) /* the exclusive turn prepares, or says what is wrong */
         return 0;
     if (unlikely(q->l2_cache.live_count > q->l2_cache.live_limit))
         cache_evict_clean(&q->l2_cache, q->l2_cache.live_limit / 4 * 3);
-    int result = map_l2(q, offset >> l1_shift(q), &table, err);
-    if (result || !table)
-        return result;
-    return own_run(q, table, offset, in_this_table(q, offset, bytes), host, run, err);
-}
-
-int qcow2_write_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
-                       imgvm_error *err)
-{
-    struct qcow2 *q = image->qcow2;
-    for (*done = 0; *done < bytes;) {
-        uint64_t host = 0, run;
-        map_lock(image);
-        int result = find_own(q, offset + *done, bytes - *done, &host, &run, err);
-        map_unlock(image);
-        if (result || !run || (result = file_writev(q->data, host, vec, run, err)))
-            return result;
-        *done += run;
-    }
-    return 0;
+    return map_l2(q, offset >> l1_shift(q), out, err);
 }
 
 enum image_place own_place_shared(imgvm_image *image, uint64_t offset, uint64_t bytes, struct image_extent *out)
 {
     struct qcow2 *q = image->qcow2;
-    uint64_t host = 0, run;
+    struct table *table;
+    uint64_t host = 0, run = 0;
     map_lock(image);
-    int result = find_own(q, offset, bytes, &host, &run, NULL);
+    int result = find_table(q, offset, &table, NULL);
+    if (!result && table)
+        result = own_run(q, table, offset, in_this_table(q, offset, bytes), &host, &run, NULL);
     map_unlock(image);
     if (result || !run || host + run > file_bytes(q->data)) /* who lengthens the file keeps its length */
         return PLACE_UNKNOWN;
@@ -105,161 +89,50 @@ enum image_place own_place_shared(imgvm_image *image, uint64_t offset, uint64_t 
     return PLACE_FILE;
 }
 
-/* Clusters for data: in an external file each guest cluster has its place. */
-static int data_alloc(struct qcow2 *q, uint64_t guest, uint64_t max, uint64_t *host, uint64_t *got, imgvm_error *err)
+/* May entries of this table change while others read and write? */
+static bool is_changeable(struct qcow2 *q, const struct table *table)
 {
-    if (!has_data_file(q))
-        return clusters_alloc(q, 1, max, host, got, err);
-    *host = guest;
-    *got = max;
-    return 0;
+    uint64_t count;
+    return !qcow2_is_crowded(q) && !refcount_get(q, table->offset >> q->cluster_bits, &count, NULL) && count == 1 &&
+           !qcow2_is_fixed_metadata(q, table->offset, q->cluster_bytes);
 }
 
-static void data_unalloc(struct qcow2 *q, uint64_t host, uint64_t count)
+/* One step of a write: *part says how far it came. 0: no further in a shared turn. */
+static int write_step(imgvm_image *image, bool exclusive, uint64_t offset, struct vec *vec, uint64_t bytes,
+                      uint64_t *part, imgvm_error *err)
 {
-    if (!has_data_file(q))
-        clusters_unalloc(q, host, count);
-}
-
-/* What the guest sees of one cluster now, from `from` to `to` in it. */
-static int read_old(struct qcow2 *q, struct l2_entry entry, uint64_t guest, uint64_t from, uint64_t to, imgvm_error *err)
-{
-    uint64_t sub_bytes = BIT(q->subcluster_bits);
-    for (uint64_t at = from, part; at < to; at += part) {
-        struct mapping mapping;
-        int result = map_decode(q, entry, subcluster_of(q, at), &mapping, err);
-        const struct iovec piece = {q->bounce + at, to - at};
-        struct vec vec = {.piece = &piece};
-        part = mapping.kind == CLUSTER_COMPRESSED ? to - at : MIN(to, align_down(at, sub_bytes) + sub_bytes) - at;
-        if (result || (result = mapped_read_shared(q->image, entry.word, &mapping, guest + at, &vec, part, err)))
-            return result;
-    }
-    return 0;
-}
-
-/* Do all subclusters of the cluster at `guest` that are not data read as zeros, and is none data? */
-static bool is_blank(const struct qcow2 *q, struct l2_entry entry, uint64_t guest)
-{
-    const imgvm_image *backing = q->image->backing;
-    if (entry.word & ENTRY_COMPRESSED || entry.bitmap & bitmap_allocated(q))
-        return false;
-    return entry.bitmap == bitmap_zero(q) || !backing || guest >= backing->disk_bytes;
-}
-
-/* The contents of one cluster around `bytes` of new data; only subclusters in `fill` must come out right. */
-static int merge(struct qcow2 *q, struct l2_entry entry, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t fill,
-                 uint64_t *from, uint64_t *to, imgvm_error *err)
-{
-    uint64_t in_cluster = offset & (q->cluster_bytes - 1), guest = offset - in_cluster;
-    *from = (uint64_t)__builtin_ctzll(fill) << q->subcluster_bits;
-    *to = (uint64_t)(64 - __builtin_clzll(fill)) << q->subcluster_bits;
-    int result = read_old(q, entry, guest, *from, in_cluster, err);
-    if (!result)
-        result = read_old(q, entry, guest, in_cluster + bytes, *to, err);
-    if (!result)
-        vec_get(vec, q->bounce + in_cluster, bytes);
-    return result;
-}
-
-/* Writes `bytes` inside one cluster in which they cannot be written as it is: shared, compressed, zero, absent. */
-static int write_partial(struct qcow2 *q, struct table *table, uint64_t offset, struct vec *vec, uint64_t bytes,
-                         imgvm_error *err)
-{
-    uint64_t index = l2_index(q, offset), in_cluster = offset & (q->cluster_bytes - 1), from, to, host, got = 1;
-    struct l2_entry entry = l2_load(q, table, index);
-    struct mapping old;
-    bool own;
-    int result = map_decode(q, entry, subcluster_of(q, offset), &old, err);
-    if (result || (result = map_is_own(q, &old, &own, err)))
-        return result;
-    unsigned first = subcluster_of(q, offset), last = subcluster_of(q, offset + bytes - 1);
-    uint64_t fill = BIT(last + 1) - BIT(first);
-    if (!own)
-        fill |= old.kind == CLUSTER_COMPRESSED ? bitmap_allocated(q) : entry.bitmap & bitmap_allocated(q);
-    host = old.host;
-    if (!own && (result = data_alloc(q, offset - in_cluster, 1, &host, &got, err)))
-        return result;
-    if (!own && is_blank(q, entry, offset - in_cluster) && host >= file_bytes(q->data) && !q->data->is_device) {
-        /* Behind the file's end all is zero already. */
-        result = file_writev(q->data, host + in_cluster, vec, bytes, err);
-    } else {
-        result = merge(q, entry, offset, vec, bytes, fill, &from, &to, err);
-        if (has_data_file(q)) /* a raw data file has the disk's size */
-            to = MIN(to, MAX(in_cluster + bytes, q->image->disk_bytes - (offset - in_cluster)));
-        if (!result)
-            result = file_write(q->data, host + from, q->bounce + from, to - from, err);
-    }
-    if (!result && !own)
-        result = map_release(q, &old, err);
-    if (result) {
-        if (!own)
-            data_unalloc(q, host, 1);
-        return result;
-    }
-    entry.word = host | ENTRY_COPIED;
-    entry.bitmap = (entry.bitmap | fill) & ~(fill << SUBCLUSTERS);
-    l2_store(q, table, index, entry);
-    return 0;
-}
-
-/* Writes up to `count` whole clusters to new places; *done says how many. */
-static int write_whole(struct qcow2 *q, struct table *table, uint64_t offset, struct vec *vec, uint64_t count,
-                       uint64_t *done, imgvm_error *err)
-{
-    uint64_t index = l2_index(q, offset), host, got;
-    struct mapping old;
-    bool own;
-    uint64_t fresh = 1;
-    for (; fresh < count; fresh++) {
-        if (map_decode(q, l2_load(q, table, index + fresh), 0, &old, NULL) || map_is_own(q, &old, &own, NULL) || own)
-            break;
-    }
-    int result = data_alloc(q, offset, fresh, &host, &got, err);
+    struct qcow2 *q = image->qcow2;
+    struct table *table = NULL;
+    struct claim claim = {0};
+    uint64_t host = 0;
+    *part = 0;
+    map_lock(image);
+    bytes = in_this_table(q, offset, bytes);
+    int result = exclusive ? map_l2_for_write(q, offset >> l1_shift(q), &table, err) : find_table(q, offset, &table, err);
+    if (!result && table)
+        result = own_run(q, table, offset, bytes, &host, part, err);
+    if (!result && table && !*part && (exclusive || is_changeable(q, table)))
+        result = claim_make(image, table, offset, bytes, &claim, err);
+    map_unlock(image);
     if (result)
-        return result;
-    result = file_writev(q->data, host, vec, got << q->cluster_bits, err);
-    for (uint64_t i = 0; !result && i < got; i++) {
-        result = map_decode(q, l2_load(q, table, index + i), 0, &old, err);
-        if (!result)
-            result = map_release(q, &old, err);
-        if (!result)
-            l2_store(q, table, index + i, l2_data_entry(q, host + (i << q->cluster_bits), true));
-    }
-    if (result) { /* those that are mapped keep their clusters, the rest leaks at worst */
-        if (l2_load(q, table, index).word != (host | ENTRY_COPIED))
-            data_unalloc(q, host, got);
-        return result;
-    }
-    *done = got;
-    return 0;
-}
-
-/* One step of a write: *part says how far it came. */
-static int write_step(struct qcow2 *q, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *part,
-                      imgvm_error *err)
-{
-    struct table *table;
-    int result = map_l2_for_write(q, offset >> l1_shift(q), &table, err);
-    if (result)
-        return result;
-    uint64_t in_cluster = offset & (q->cluster_bytes - 1), host = 0;
-    uint64_t in_table = in_this_table(q, offset, bytes), whole = in_cluster ? 0 : in_table >> q->cluster_bits;
-    struct mapping mapping;
-    bool own;
-    if ((result = own_run(q, table, offset, in_table, &host, part, err)))
         return result;
     if (*part)
         return file_writev(q->data, host, vec, *part, err);
-    if ((result = map_decode(q, l2_load(q, table, l2_index(q, offset)), subcluster_of(q, offset), &mapping, err)) ||
-        (result = map_is_own(q, &mapping, &own, err)))
-        return result;
-    if (whole && !own) {
-        result = write_whole(q, table, offset, vec, whole, part, err);
-        *part <<= q->cluster_bits;
-        return result;
+    *part = claim.bytes;
+    return claim.count ? claim_fulfil(&claim, vec, err) : 0;
+}
+
+int qcow2_write_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
+                       imgvm_error *err)
+{
+    for (*done = 0; *done < bytes;) {
+        uint64_t part;
+        int result = write_step(image, false, offset + *done, vec, bytes - *done, &part, err);
+        if (result || !part)
+            return result;
+        *done += part;
     }
-    *part = MIN(bytes, q->cluster_bytes - in_cluster);
-    return write_partial(q, table, offset, vec, *part, err);
+    return 0;
 }
 
 int qcow2_write(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err)
@@ -268,7 +141,7 @@ int qcow2_write(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t b
     int result = bytes ? qcow2_begin_modify(q, err) : 0;
     while (!result && bytes) {
         uint64_t part = 0;
-        if ((result = qcow2_trim(q, err)) || (result = write_step(q, offset, vec, bytes, &part, err)))
+        if ((result = qcow2_trim(q, err)) || (result = write_step(image, true, offset, vec, bytes, &part, err)))
             break;
         offset += part;
         bytes -= part;

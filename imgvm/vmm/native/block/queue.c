@@ -80,9 +80,9 @@ int pool_start(struct pool *pool, imgvm_error *err)
     return error_set(err, -result, "cannot start a thread for a disk");
 }
 
-void pool_kick(struct pool *pool)
+void pool_kick(struct pool *pool, bool or_make)
 {
-    wake_one(pool, false);
+    wake_one(pool, or_make);
 }
 
 void pool_stop(struct pool *pool)
@@ -128,7 +128,7 @@ void block_queue_kick(struct block_queue *queue)
     if (queue->ring)
         ring_kick(queue->ring);
     else
-        pool_kick(&queue->pool);
+        pool_kick(&queue->pool, false);
 }
 
 void block_queue_destroy(struct block_queue *queue)

@@ -23,7 +23,8 @@ struct pool {
 
 /* next, run and opaque are set. */
 int pool_start(struct pool *pool, imgvm_error *err);
-void pool_kick(struct pool *pool);
+/* `or_make`: there is a job for a thread more, should all be busy. */
+void pool_kick(struct pool *pool, bool or_make);
 void pool_stop(struct pool *pool);
 /* A thread that takes no signals: they are for the process's owner and for the vCPU threads. */
 int queue_thread(pthread_t *thread, void *(*work)(void *), void *opaque);

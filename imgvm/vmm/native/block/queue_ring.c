@@ -53,7 +53,7 @@ static void hand_over(struct ring *ring, struct block_job *job)
     *ring->last = job;
     ring->last = &job->next;
     pthread_mutex_unlock(&ring->lock);
-    pool_kick(&ring->pool);
+    pool_kick(&ring->pool, true); /* whoever took the job before may have seen none behind it */
 }
 
 static struct block_job *next_for_pool(void *opaque, bool *more)
@@ -172,6 +172,8 @@ static void *ring_work(void *opaque)
 void ring_kick(struct ring *ring)
 {
     uint64_t one = 1;
+    if (pthread_equal(pthread_self(), ring->thread)) /* who ends a job asks for the next anyway */
+        return;
     while (write(ring->kick_fd, &one, sizeof one) < 0 && errno == EINTR)
         ;
 }

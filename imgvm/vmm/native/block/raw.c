@@ -7,7 +7,7 @@ static int raw_read(imgvm_image *image, uint64_t offset, struct vec *vec, uint64
     return file_readv(&image->file, offset, vec, bytes, err);
 }
 
-static int raw_write_in_place(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
+static int raw_write_shared(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, uint64_t *done,
                               imgvm_error *err)
 {
     *done = bytes;
@@ -72,7 +72,7 @@ static int raw_close(imgvm_image *image, imgvm_error *err)
 }
 
 const struct image_ops raw_ops = {
-    .read = raw_read, .write_in_place = raw_write_in_place, .extent = raw_extent, .place = raw_place,
+    .read = raw_read, .write_shared = raw_write_shared, .extent = raw_extent, .place = raw_place,
     .flush_data = raw_flush_data, .write = raw_write, .zero = raw_zero, .discard = raw_discard, .flush = raw_flush, .resize = raw_resize,
     .close = raw_close,
 };

@@ -19,6 +19,22 @@ typedef struct {
 
 int imgvm_abi(void);
 
+/* ---- many small files (base/) ---- */
+
+typedef struct {
+    uint64_t name; /* where its path begins in `names`; UINT64_MAX: it is in the open file `fd` */
+    int64_t fd;
+    uint64_t offset, bytes;
+    uint64_t file_bytes; /* UINT64_MAX, or what the file's length must be */
+} imgvm_piece;
+
+/* Reads pieces of files one behind the other into `out`. Symbolic links are not followed. Returns how many were read whole
+ * before one was not, which is left to the caller to look at. */
+uint32_t imgvm_read_pieces(const char *names, const imgvm_piece *pieces, uint32_t count, void *out);
+
+/* The hash of a name in a directory of ext4: major and minor. */
+void imgvm_ext4_name_hash(const uint32_t seed[4], const uint8_t *name, uint32_t bytes, uint32_t out[2]);
+
 /* ---- qcow2 images (block/) ---- */
 
 typedef struct imgvm_image imgvm_image;
@@ -80,6 +96,8 @@ int imgvm_image_discard(imgvm_image *image, uint64_t offset, uint64_t bytes, img
 /* 1 when *run bytes from offset on are known to be zeros, 0 when they may be anything. */
 int imgvm_image_extent(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, imgvm_error *err);
 int imgvm_image_flush(imgvm_image *image, imgvm_error *err);
+/* Has the host begin to write what its page cache holds of the file; a flush that comes later has less to do. */
+void imgvm_image_write_out(imgvm_image *image);
 /* Smaller: what lies behind the new end is gone. Larger: the new part reads as zeros. */
 int imgvm_image_resize(imgvm_image *image, uint64_t disk_bytes, imgvm_error *err);
 int imgvm_image_snapshot(imgvm_image *image, uint32_t index, imgvm_snapshot_info *out, imgvm_error *err);
