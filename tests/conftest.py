@@ -11,7 +11,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("imgvm", deadline=None)  # on a busy host, anything may take its time
+hypothesis.settings.load_profile("imgvm")
 
 
 def pytest_configure() -> None:

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: machine/console.c dev/serial.c base/timer.c base/clock.c */
+/* needs: machine/console.c dev/serial.c base/timer.c base/clock*.c base/host_tsc.c */
 /* Piped input reaches the guest whole and in order, whenever its driver clears the FIFO. */
 #include "check.h"
 #include "machine/console.h"
