@@ -87,19 +87,22 @@ int file_create(struct block_file *file, const char *path, imgvm_error *err)
     return result;
 }
 
-static void give_reserve_back(const struct block_file *file)
+void file_unreserve(struct block_file *file)
 {
     struct stat st;
+    if (!file->reserved)
+        return;
     if (!fstat(file->fd, &st) && ftruncate(file->fd, st.st_size) < 0)
         return; /* it is the file's until it is cut the next time */
+    file->reserved = false;
 }
 
 void file_close(struct block_file *file)
 {
-    if (file->fd >= 0 && file->reserved)
-        give_reserve_back(file);
-    if (file->fd >= 0)
+    if (file->fd >= 0) {
+        file_unreserve(file);
         close(file->fd);
+    }
     free(file->path);
     file->fd = -1;
     file->path = NULL;

@@ -46,6 +46,8 @@ int file_zero(struct block_file *file, uint64_t offset, uint64_t bytes, bool giv
 void file_punch(struct block_file *file, uint64_t offset, uint64_t bytes);
 /* Takes space for what will be written there, also behind the file's end, which stays where it is. */
 void file_reserve(struct block_file *file, uint64_t offset, uint64_t bytes);
+/* Gives back what lies behind the file's end. Only while nobody writes to it. */
+void file_unreserve(struct block_file *file);
 /* Regular files only: cuts the file, or lengthens it with a hole. */
 int file_set_size(struct block_file *file, uint64_t bytes, imgvm_error *err);
 /* From `offset` on, at most `bytes`: is it data (true) or a hole, and how far does that reach? Where the file system

@@ -125,5 +125,9 @@ int qcow2_resize(imgvm_image *image, uint64_t disk_bytes, imgvm_error *err)
     if (has_data_file(q) && !q->data->is_device && q->autoclear & AUTOCLEAR_RAW_DATA &&
         (result = file_set_size(q->data, disk_bytes, err)))
         return result;
+    if (disk_bytes < old) {
+        file_unreserve(q->file);
+        q->reserved_end = q->appended = 0;
+    }
     return qcow2_write_back(q, err);
 }
