@@ -219,7 +219,7 @@ def test_an_interrupt_stops_a_loop(start: Callable[..., Session], accel: str) ->
 def test_what_is_no_request_is_refused(start: Callable[..., Session]) -> None:
     raw = Raw(start().path)
     assert raw.ask(b"m0,zz") == b"E01"
-    assert raw.ask(b"mfffffff0,4") == b"E0e"
+    assert raw.ask(b"mfff00000,4") == b"E0e"
     assert raw.ask(b"p3e8") == b"E01"
     assert raw.ask(b"vMustReplyEmpty") == b"" and raw.ask(b"_") == b""
     assert raw.ask(b"Tff") == b"E03" and raw.ask(b"T1") == b"OK"

@@ -30,7 +30,7 @@ def build() -> Path:
     OUT.mkdir(parents=True, exist_ok=True)
     program = OUT / "fuzz_qcow2"
     block = sorted((_build.NATIVE / "block").glob("*.c"))
-    base = [_build.NATIVE / "base" / name for name in ("error.c", "sha256.c")]
+    base = [_build.NATIVE / "base" / name for name in ("error.c", "sha256.c", "sha256_host.c")]
     command = ["clang", "-std=gnu11", "-O1", "-g", "-pthread", "-fsanitize=fuzzer,address,undefined",
                "-fno-sanitize-recover=undefined", f"-I{_build.NATIVE}", str(HERE / "fuzz_qcow2.c"),
                *map(str, [*block, *base]), "-lz", "-lzstd", "-o", str(program)]  # fmt: skip
