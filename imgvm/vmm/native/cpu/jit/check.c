@@ -258,7 +258,7 @@ void check_cold(struct emitter *e, const struct cold *cold)
     alu_imm(a, ALU_CMP, false, T1, GUEST_PAGE_SIZE - check->bytes);
     uint8_t *crosses = put_jcc(a, CC_ABOVE);
     put_next_slot(e, check);
-    jit_put_call(e->jit, a, e->jit->refill[check->write]);
+    jit_put_call(e->jit, a, e->jit->refill[e->bank == MMU_USER][check->write]);
     if (check->adds) {
         patch_jump(put_jcc(a, CC_AE), cold->done);
     } else {

@@ -308,11 +308,11 @@ static void put_fill_slot(struct assembler *a)
 }
 
 /* T0 = linear address, T1 = offset of the slot from gs. T0 := host address and CF = 0; or CF = 1. EFLAGS are lost. */
-static void make_refill(struct translator *jit, struct assembler *a, bool write)
+static void make_refill(struct translator *jit, struct assembler *a, bool user, bool write)
 {
     _Static_assert(sizeof(struct wide_entry) == 16, "the index is made by one shift");
     int32_t tag = write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
-    jit->refill[write] = jit_rx(jit, a->p);
+    jit->refill[user][write] = jit_rx(jit, a->p);
     put_push(a, H_RAX);
     put_push(a, H_RCX);
     op_rr(a, OPC(0x89), T0, H_RAX);
@@ -340,10 +340,14 @@ static void make_refill(struct translator *jit, struct assembler *a, bool write)
     put8(a, 0xc3);
 
     patch_jump(wide, a->p);
-    mov_rr(a, H_RAX, H_RCX);
-    shift_imm(a, SHIFT_SHR, true, H_RAX, 63);
-    shift_imm(a, SHIFT_SHL, false, H_RAX, 3);
-    op_cpu_at(a, OPCW(0x0b), H_RCX, H_RAX, CPU(mmu.wide_key));
+    if (user) { /* whose pages in the high half, if there are any, C finds */
+        op_cpu(a, OPCW(0x0b), H_RCX, CPU(mmu.wide_key[0]));
+    } else {
+        mov_rr(a, H_RAX, H_RCX);
+        shift_imm(a, SHIFT_SHR, true, H_RAX, 63);
+        shift_imm(a, SHIFT_SHL, false, H_RAX, 3);
+        op_cpu_at(a, OPCW(0x0b), H_RCX, H_RAX, CPU(mmu.wide_key));
+    }
     op_rr(a, OPC(0x89), T0, H_RAX);
     shift_imm(a, SHIFT_SHR, false, H_RAX, 8);
     alu_imm(a, ALU_AND, false, H_RAX, (WIDE_ENTRIES - 1) << 4);
@@ -358,10 +362,14 @@ static void make_refill(struct translator *jit, struct assembler *a, bool write)
     mov_rr(a, H_RCX, T0);
     alu_imm(a, ALU_AND, true, H_RCX, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
     op_cpu_at(a, OPCW(0x89), H_RCX, T1, offsetof(struct access_slot, tag));
-    shift_imm(a, SHIFT_SHR, true, H_RCX, 63);
-    op_rr(a, OPC(0xf7), 3, H_RCX); /* neg */
-    _Static_assert(SLOT_LOCAL - 1 == SLOT_HIGH, "low ones are local, high ones here are not");
-    alu_imm(a, ALU_ADD, false, H_RCX, SLOT_LOCAL);
+    if (user) {
+        mov_imm64(a, H_RCX, SLOT_LOCAL);
+    } else {
+        shift_imm(a, SHIFT_SHR, true, H_RCX, 63);
+        op_rr(a, OPC(0xf7), 3, H_RCX); /* neg */
+        _Static_assert(SLOT_LOCAL - 1 == SLOT_HIGH, "low ones are local, high ones here are not");
+        alu_imm(a, ALU_ADD, false, H_RCX, SLOT_LOCAL);
+    }
     put_fill_slot(a);
     put_pop(a, H_RCX);
     put_pop(a, H_RAX);
@@ -417,8 +425,8 @@ static void make_stubs(struct translator *jit)
     make_dispatch(jit, &a);
     make_callout(jit, &a);
     make_enter_unit(jit, &a);
-    make_refill(jit, &a, false);
-    make_refill(jit, &a, true);
+    for (unsigned kind = 0; kind < 4; kind++)
+        make_refill(jit, &a, kind / 2, kind % 2);
     jit->first_free = align_up((uint64_t)(a.p - jit->writable), 64);
 }
 

@@ -15,8 +15,9 @@ void perf_map_stubs(struct cpu *cpu, const struct translator *jit)
         const char *name;
     } stubs[] = {
         {jit->leave_by_exit, "jit:leave"}, {jit->enter, "jit:enter"}, {jit->dispatch, "jit:dispatch"},
-        {jit->callout, "jit:callout"}, {jit->enter_unit, "jit:enter_unit"}, {jit->refill[0], "jit:refill_read"},
-        {jit->refill[1], "jit:refill_write"}, {jit->executable + jit->first_free, NULL},
+        {jit->callout, "jit:callout"}, {jit->enter_unit, "jit:enter_unit"}, {jit->refill[0][0], "jit:refill_read"},
+        {jit->refill[0][1], "jit:refill_write"}, {jit->refill[1][0], "jit:refill_user_read"},
+        {jit->refill[1][1], "jit:refill_user_write"}, {jit->executable + jit->first_free, NULL},
     };
     for (unsigned i = 0; stubs[i].name; i++)
         add(cpu, stubs[i].start, (size_t)((const uint8_t *)stubs[i + 1].start - (const uint8_t *)stubs[i].start), stubs[i].name);

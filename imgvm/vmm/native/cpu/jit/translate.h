@@ -73,7 +73,7 @@ struct translator {
     bool far;               /* more than 2 GiB */
     size_t used, cold_used, first_free;
     const void *enter, *leave, *leave_at, *leave_dead, *leave_by_exit, *dispatch, *return_miss, *stray_return, *callout;
-    const void *refill[2]; /* read, write */
+    const void *refill[2][2]; /* by the supervisor, a user; read, write */
     const void *enter_unit;
     struct jit_exit *exits; /* from number 1 */
     struct jit_trap *all_traps;
