@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from imgvm.pack import crc
+
 BLOCK_BYTES = 4096
 SLOT_BYTES = 32  # inodes begin at multiples of it
 SUPER_OFFSET = 1024
@@ -122,18 +124,9 @@ def super_block(
     return bytes(out)
 
 
-def _crc32c_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        table.append(byte)
-    return table
-
-
 def _crc32c(data: bytes | bytearray) -> int:
     """Castagnoli's, not inverted at its end."""
-    table, found = _crc32c_table(), 0xFFFFFFFF
+    table, found = crc.table(0x82F63B78), 0xFFFFFFFF
     for byte in data:
         found = found >> 8 ^ table[(found ^ byte) & 0xFF]
     return found

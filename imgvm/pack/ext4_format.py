@@ -11,6 +11,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imgvm.pack import crc
+
 BLOCK_BYTES = 4096
 BLOCKS_PER_GROUP = 8 * BLOCK_BYTES
 INODE_BYTES = 256
@@ -133,16 +135,7 @@ class GroupRow:
         return row + struct.pack("<H", _crc16(uuid + struct.pack("<I", group) + row))
 
 
-def _crc16_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0xA001 if byte & 1 else 0)
-        table.append(byte)
-    return table
-
-
-_CRC16 = _crc16_table()
+_CRC16 = crc.table(0xA001)
 
 
 def _crc16(data: bytes) -> int:
