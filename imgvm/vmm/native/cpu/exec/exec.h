@@ -75,9 +75,9 @@ struct block_link {
 
 struct block {
     struct block_link links[2]; /* where control went from here; true wherever one comes from */
-    /* the translator's (jit/translate.h): host code, good at one linear address in one mode */
+    /* the translator's (jit/translate.h): host code, good in one mode, at one linear address or wherever its page is */
     const void *translated;
-    uint64_t translated_rip;
+    uint64_t translated_rip; /* `floats`: when it was translated */
     uint32_t translated_mode, runs;
     struct block *page_next; /* translated blocks of pages with the same hash */
     struct block *across_next; /* translated ones that go on in another page */
@@ -86,6 +86,7 @@ struct block {
     bool flags_dead;         /* overwrites all status flags before anything can see them */
     uint8_t translated_segment;
     bool interpret;          /* not worth another try */
+    bool floats;             /* the translated code: it asks cpu->code_page where it is */
     uint64_t gpa;
     const _Atomic uint32_t *generation_now; /* of the page; differs from `generation` once the code was written */
     uint32_t generation;
@@ -170,6 +171,7 @@ struct cpu {
     const struct translator_ops *translator_ops;
     unsigned translate_after; /* of struct cpu_options */
     void *translated_jumps;
+    uint64_t code_page; /* the linear page that runs, in ring 3 of 64-bit mode: the same code may be elsewhere in another process */
     uint64_t call_target, refilled; /* its temporaries that do not fit a register */
     /* of operands that go to several pages by turns (jit/check.c, jit/learn.h) */
     uint64_t lead[LEADS];

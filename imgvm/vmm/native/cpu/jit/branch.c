@@ -34,8 +34,9 @@ bool branch_stays_inside(const struct emitter *e, unsigned i)
 static unsigned new_exit(struct emitter *e, uint64_t target)
 {
     unsigned number = ++e->jit->exit_count;
-    e->jit->exits[number] = (struct jit_exit){.target = target, .mode = e->cpu->mmu.mode_key,
-                                              .crosses = e->cpu->cpl != 3 && !same_page(e, target)};
+    e->jit->exits[number] = (struct jit_exit){.target = e->in_page ? target - e->page : target, .mode = e->cpu->mmu.mode_key,
+                                              .crosses = e->cpu->cpl != 3 && !same_page(e, target),
+                                              .in_page = e->in_page, .floats = e->block->floats};
     return number;
 }
 
@@ -44,37 +45,69 @@ static bool is_checked(const struct emitter *e, uint64_t target)
     return e->cpu->cpl == 3 && !same_page(e, target);
 }
 
-/* The stub, here: `state` is where the flags are, and `not_run` instructions of the block were left out. Returned: the
- * jump to the tail when the target is stale. */
-static uint8_t *put_stub(struct emitter *e, unsigned number, const struct flag_state *state, unsigned not_run, bool checked)
+void branch_epoch_check(struct emitter *e, struct epoch_check *check)
+{
+    struct assembler *a = &e->a;
+    uint8_t *page = NULL;
+    check->page_stale = NULL;
+    if (e->in_page) {
+        PUT(a, 0x49, 0xbf); /* mov r15, imm64 */
+        page = a->p;
+        put64(a, JIT_NO_PAGE);
+        op_cpu(a, OPCW(0x39), T1, CPU(code_page));
+        check->page_stale = put_jcc(a, CC_NE);
+    }
+    op_cpu_imm(a, OPC(0x81), ALU_CMP, CPU(mmu.epoch), 4);
+    check->epoch = a->p;
+    put32(a, 0);
+    check->stale = put_jcc(a, CC_NE);
+    e->jit->stale_at = (int)(check->stale - check->epoch);
+    if (e->in_page) {
+        e->jit->page_at = (int)(page - check->epoch);
+        e->jit->page_stale_at = (int)(check->page_stale - check->epoch);
+    }
+}
+
+/* The stub, here: `state` is where the flags are, and `not_run` instructions of the block were left out. */
+static void put_stub(struct emitter *e, unsigned number, const struct flag_state *state, unsigned not_run, uint64_t target)
 {
     struct assembler *a = &e->a;
     struct jit_exit *exit = &e->jit->exits[number];
-    uint8_t *stale = NULL;
     exit->stub = a->p;
     exit->saves_flags = !state->in_cc;
     flags_to_cc_from(e, state);
     branch_uncount(e, not_run);
-    if (checked) {
-        op_cpu_imm(a, OPC(0x81), ALU_CMP, CPU(mmu.epoch), 4);
-        exit->expected = a->p;
-        put32(a, 0);
-        stale = put_jcc(a, CC_NE);
+    if (is_checked(e, target)) {
+        struct epoch_check check;
+        branch_epoch_check(e, &check);
+        exit->expected = check.epoch;
+        if (e->in_page) {
+            uint64_t page = align_down(target, GUEST_PAGE_SIZE);
+            if (e->block->floats)
+                op_rm(a, OPCW(0x8d), T1, T1, (int32_t)(page - e->page));
+            else
+                mov_imm64(a, T1, page);
+            op_cpu(a, OPCW(0x89), T1, CPU(code_page));
+        }
     }
     exit->stub_jump = put_jmp(a);
-    return stale;
 }
 
-static void put_tail(struct emitter *e, unsigned number, uint8_t *stale)
+static void put_tail(struct emitter *e, unsigned number, uint64_t target)
 {
     struct assembler *a = &e->a;
     struct jit_exit *exit = &e->jit->exits[number];
     exit->tail = a->p;
     patch_jump(exit->stub_jump, a->p);
-    if (stale)
-        patch_jump(stale, a->p);
-    mov_imm64(a, T1, number);
+    PUT(a, 0x41, 0xbf); /* mov r15d, imm32 */
+    put32(a, number);
     jit_put_jump(e->jit, a, e->jit->leave_by_exit);
+    if (!exit->expected)
+        return;
+    jit_exit_unlinked(e->jit, exit);
+    emit_rip(e, T0, target);
+    mov_imm64(a, T1, number);
+    jit_put_jump(e->jit, a, e->jit->again);
 }
 
 static const struct flag_state flags_saved = {.in_cc = true, .recipe = NO_RECIPE};
@@ -82,7 +115,8 @@ static const struct flag_state flags_saved = {.in_cc = true, .recipe = NO_RECIPE
 void branch_exit_here(struct emitter *e, uint64_t target)
 {
     unsigned number = new_exit(e, target);
-    put_tail(e, number, put_stub(e, number, &flags_saved, 0, is_checked(e, target)));
+    put_stub(e, number, &flags_saved, 0, target);
+    put_tail(e, number, target);
 }
 
 static unsigned not_run_after(const struct emitter *e, unsigned i)
@@ -98,6 +132,7 @@ static void leave_by(struct emitter *e, unsigned i, uint8_t *hot, uint64_t targe
         e->jit->exits[number].hot = hot;
     struct cold *cold = emit_cold(e, COLD_EXIT, i);
     cold->exit = number;
+    cold->target = target;
     cold->patch = hot;
 }
 
@@ -159,7 +194,7 @@ static void poll_cold(struct emitter *e, const struct cold *cold)
         mov_rr(&e->a, H_RCX, T1);
     flags_to_cc_from(e, &cold->flags);
     branch_uncount(e, cold->uncounted ? 0 : e->block->count - cold->index);
-    mov_imm64(&e->a, T0, e->rip + emit_uop(e, cold->index)->offset);
+    emit_rip(e, T0, e->rip + emit_uop(e, cold->index)->offset);
     jit_put_jump(e->jit, &e->a, e->jit->leave_at);
 }
 
@@ -217,7 +252,7 @@ static void put_jump_rm(struct emitter *e, unsigned i)
     uint8_t *misses[2];
     flags_to_cc(e);
     put_target(e, i, false);
-    jit_put_lookup(&e->a, misses);
+    jit_put_lookup(&e->a, misses, e->in_page);
     for (unsigned k = 0; k < ARRAY_LEN(misses); k++)
         emit_cold(e, COLD_JUMP, i)->patch = misses[k];
 }
@@ -242,7 +277,7 @@ static void put_call_pushes(struct emitter *e, unsigned i, struct place at, uint
 {
     struct assembler *a = &e->a;
     unsigned size = emit_uop(e, i)->in.osize;
-    mov_imm64(a, T1, back);
+    emit_rip(e, T1, back);
     op_place(a, OPCS(0x89, size), T1, at);
     memory_move_stack(e, -(int32_t)size, T0);
     flags_yield(e, i);
@@ -254,15 +289,20 @@ static void put_call_pushes(struct emitter *e, unsigned i, struct place at, uint
 }
 
 /* Where the host's return comes to: in the epoch of the call, for whoever ends it leaves translated code, which drops all
- * pairs. */
+ * pairs. T0 is the guest's return address. */
 static void put_landing(struct emitter *e, unsigned i, uint64_t back)
 {
+    struct assembler *a = &e->a;
     unsigned number = new_exit(e, back);
-    op_rm(&e->a, OPCW(0x8d), H_RSP, H_RSP, 8);
-    uint8_t *stale = put_stub(e, number, &flags_saved, 0, is_checked(e, back));
+    op_rm(a, OPCW(0x8d), H_RSP, H_RSP, 8);
+    if (e->in_page) {
+        op_rm(a, OPCW(0x8d), T0, T0, -(int32_t)(back - e->page));
+        op_cpu(a, OPCW(0x89), T0, CPU(code_page));
+    }
+    put_stub(e, number, &flags_saved, 0, back);
     struct cold *cold = emit_cold(e, COLD_TAIL, i);
     cold->exit = number;
-    cold->patch = stale;
+    cold->target = back;
 }
 
 static void put_call(struct emitter *e, unsigned i)
@@ -435,13 +475,12 @@ void branch_cold(struct emitter *e, const struct cold *cold)
     case COLD_POLL:
         poll_cold(e, cold);
         return;
-    case COLD_EXIT: {
-        uint64_t target = e->jit->exits[cold->exit].target;
-        put_tail(e, cold->exit, put_stub(e, cold->exit, &cold->flags, not_run_after(e, cold->index), is_checked(e, target)));
+    case COLD_EXIT:
+        put_stub(e, cold->exit, &cold->flags, not_run_after(e, cold->index), cold->target);
+        put_tail(e, cold->exit, cold->target);
         return;
-    }
     case COLD_TAIL:
-        put_tail(e, cold->exit, cold->patch);
+        put_tail(e, cold->exit, cold->target);
         return;
     case COLD_JUMP:
         jump_cold(e, cold);

@@ -60,7 +60,8 @@ struct cold {
     struct check check; /* COLD_ACCESS, of */
     struct insn in;     /* this operand */
     bool group;        /* COLD_ACCESS, COLD_LIMIT: others lean on this check */
-    unsigned exit;     /* COLD_EXIT, COLD_TAIL */
+    unsigned exit;     /* COLD_EXIT, COLD_TAIL, to */
+    uint64_t target;
     int32_t moved_rsp; /* COLD_RETURN: to be taken back before the executor runs */
     bool rcx_in_t1;    /* COLD_POLL */
     bool uncounted;    /* COLD_POLL: the block's instructions have not been counted yet */
@@ -82,6 +83,8 @@ struct emitter {
     struct translator *jit;
     struct block *block;
     uint64_t rip;
+    uint64_t page;     /* of it */
+    bool in_page;      /* cpu->code_page is kept: ring 3 of 64-bit mode */
     bool code64;
     uint64_t rip_mask;
     uint32_t code_limit; /* outside 64-bit mode: CS's */
@@ -135,6 +138,18 @@ static inline unsigned fetch_register(struct emitter *e, unsigned guest, unsigne
     if (r == NO_REG)
         load_temp(e, r = temp, guest);
     return r;
+}
+
+/* The register := what RIP is in the block, or near it. */
+static inline void emit_rip(struct emitter *e, unsigned reg, uint64_t rip)
+{
+    if (!e->block->floats) {
+        mov_imm64(&e->a, reg, rip);
+        return;
+    }
+    op_cpu(&e->a, OPCW(0x8b), reg, CPU(code_page));
+    if (rip != e->page)
+        op_rm(&e->a, OPCW(0x8d), reg, reg, (int32_t)(rip - e->page));
 }
 
 /* A way that leads out of the hot path at instruction i, with the flags where they are now. */
@@ -214,6 +229,12 @@ void branch_aside(struct emitter *e, unsigned i);
 /* After the last instruction of a block that has no branch. */
 void branch_fall_through(struct emitter *e);
 bool branch_wants_poll(const struct emitter *e);
+/* Is this still the epoch, and the page if that is kept, in which what comes next is good? Afterwards T1 is the page. */
+struct epoch_check {
+    uint8_t *epoch;               /* imm32 */
+    uint8_t *page_stale, *stale;  /* rel32 of the jumps when not; NULL: no page is kept */
+};
+void branch_epoch_check(struct emitter *e, struct epoch_check *check);
 /* Looks whether something wants a look before instruction i. */
 void branch_poll(struct emitter *e, unsigned i);
 /* So many of the block's instructions will not run after all. */

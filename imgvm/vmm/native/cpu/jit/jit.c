@@ -107,6 +107,8 @@ static void make_leave(struct translator *jit, struct assembler *a)
     watch_put_left(a, LEFT_UNLINKED);
     uint8_t *by_exit = put_jmp(a);
 
+    jit->leave_dead_floating = jit_rx(jit, a->p); /* T0: from the page */
+    op_cpu(a, OPCW(0x03), T0, CPU(code_page));
     jit->leave_dead = jit_rx(jit, a->p); /* as leave_at, from a block that was killed */
     watch_put_left(a, LEFT_DEAD);
     uint8_t *dead = put_jmp(a);
@@ -136,7 +138,7 @@ static const void *make_leave_saved(struct translator *jit, struct assembler *a)
     return here;
 }
 
-void jit_put_lookup(struct assembler *a, uint8_t *misses[2])
+void jit_put_lookup(struct assembler *a, uint8_t *misses[2], bool in_page)
 {
     op_cpu(a, OPCW(0x89), T0, CPU(rip));
     mov_rr(a, T1, T0);
@@ -150,6 +152,11 @@ void jit_put_lookup(struct assembler *a, uint8_t *misses[2])
     op_cpu(a, OPCW(0x8b), T0, CPU(mmu.epoch)); /* and mmu.mode_key */
     op_rm(a, OPCW(0x3b), T0, T1, offsetof(struct jit_jump, key));
     misses[1] = put_jcc(a, CC_NE);
+    if (in_page) {
+        op_cpu(a, OPCW(0x8b), T0, CPU(rip));
+        alu_imm(a, ALU_AND, true, T0, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
+        op_cpu(a, OPCW(0x89), T0, CPU(code_page));
+    }
     op_rm(a, OPC(0xff), 4, T1, offsetof(struct jit_jump, code)); /* jmp */
 }
 
@@ -158,10 +165,18 @@ static void make_dispatch(struct translator *jit, struct assembler *a)
 {
     jit->dispatch = jit_rx(jit, a->p);
     uint8_t *misses[2];
-    jit_put_lookup(a, misses);
+    jit_put_lookup(a, misses, true);
     for (unsigned i = 0; i < ARRAY_LEN(misses); i++)
         patch_jump(misses[i], a->p);
     jit_put_jump(jit, a, jit->leave);
+
+    jit->again = jit_rx(jit, a->p); /* T1: number of an exit to there, in a block that is still linked for elsewhere */
+    op_cpu(a, OPC(0x89), T1, CPU(link_from));
+    jit_put_lookup(a, misses, true);
+    for (unsigned i = 0; i < ARRAY_LEN(misses); i++)
+        patch_jump(misses[i], a->p);
+    op_cpu(a, OPC(0x8b), T1, CPU(link_from));
+    jit_put_jump(jit, a, jit->leave_by_exit);
 
     jit->return_miss = jit_rx(jit, a->p); /* T0 = target: this pair is not it, those below may be */
     op_cpu(a, OPCW(0x3b), H_RSP, CPU(host_stack));
@@ -184,8 +199,9 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
 {
     bool live = !cpu->fpu_away;
     uint32_t epoch = cpu->mmu.epoch, mode_key = cpu->mmu.mode_key;
+    uint64_t rip = jit_block_rip(cpu, block);
     cpu->block = block;
-    cpu->gpr[GPR_BLOCK_RIP] = block->translated_rip;
+    cpu->gpr[GPR_BLOCK_RIP] = rip;
     cpu->called[0] = *u;
     cpu->called[1].fn = jit_continue;
     cpu->executor_continued = cpu->leave_translated = false;
@@ -201,7 +217,7 @@ static unsigned call_executor(struct cpu *cpu, struct block *block, const struct
     if (!cpu->executor_continued)
         return cpu->unlinked || look || cpu_wants_attention(cpu) ? AFTER_LEAVE : AFTER_DISPATCH;
     if (unlikely(look || epoch != cpu->mmu.epoch || mode_key != cpu->mmu.mode_key)) {
-        cpu->rip = (block->translated_rip + u->next) & cpu_rip_mask(cpu);
+        cpu->rip = (rip + u->next) & cpu_rip_mask(cpu);
         if (cpu->translator->count)
             cpu->instructions -= block->count - u->index - 1u;
         return AFTER_LEAVE;
@@ -532,7 +548,8 @@ static bool has_code_segment(struct cpu *cpu, struct translator *jit)
 
 static bool is_translated(const struct cpu *cpu, const struct block *block)
 {
-    return block->translated && block->translated_rip == cpu->rip && block->translated_mode == cpu->mmu.mode_key;
+    return block->translated && block->translated_mode == cpu->mmu.mode_key &&
+           (block->floats ? cpu->rip < JIT_FLOATS_BELOW : block->translated_rip == cpu->rip);
 }
 
 static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *block)
@@ -568,6 +585,7 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
             jit_link(cpu, jit, cpu->link_from, block);
         remember(cpu, jit, block->translated);
     }
+    cpu->code_page = align_down(cpu->rip, GUEST_PAGE_SIZE);
     if (unlikely(block->across_now))
         jit_expect_epoch(cpu, jit, block);
     void (*enter)(const void *) = (void (*)(const void *))jit->enter;
@@ -578,7 +596,7 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     enter(block->translated);
     cpu->uncounted = false;
     if (cpu->link_from)
-        cpu->rip = jit->exits[cpu->link_from].target;
+        cpu->rip = jit_exit_target(cpu, &jit->exits[cpu->link_from]);
     watch_left(cpu, atomic_load(cpu->mmu.mem->code_epoch) != jit->seen_code_epoch);
     return true;
 }

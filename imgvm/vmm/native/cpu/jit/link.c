@@ -56,18 +56,38 @@ static void unlink_exit(struct translator *jit, uint32_t number)
     exit->next = exit->previous = 0;
 }
 
-static void point_to_tail(struct jit_exit *exit)
+/* Where the jumps of an exit's check go, and what it expects. */
+static void set_check(const struct translator *jit, struct jit_exit *exit, uint64_t page, uint32_t epoch, const uint8_t *stale)
+{
+    memcpy(exit->expected, &epoch, 4);
+    patch_jump(exit->expected + jit->stale_at, stale);
+    if (!exit->in_page)
+        return;
+    memcpy(exit->expected + jit->page_at, &page, 8);
+    patch_jump(exit->expected + jit->page_stale_at, stale);
+}
+
+void jit_exit_unlinked(const struct translator *jit, struct jit_exit *exit)
+{
+    set_check(jit, exit, JIT_NO_PAGE, 0, exit->tail);
+}
+
+static void point_to_tail(const struct translator *jit, struct jit_exit *exit)
 {
     if (exit->hot)
         patch_jump(exit->hot, exit->stub);
     patch_jump(exit->stub_jump, exit->tail);
+    if (exit->expected)
+        jit_exit_unlinked(jit, exit);
 }
 
 void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct block *block)
 {
     struct jit_exit *exit = &jit->exits[number];
-    if (exit->target != block->translated_rip || exit->mode != block->translated_mode)
+    if (jit_exit_target(cpu, exit) != cpu->rip || exit->mode != block->translated_mode)
         return;
+    if (!exit->expected && exit->floats != block->floats)
+        return; /* one would be where the other cannot */
     unlink_exit(jit, number);
     jit->counts->linked++;
     exit->to = block;
@@ -76,7 +96,7 @@ void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct b
         jit->exits[exit->next].previous = number;
     block->incoming = number;
     if (exit->expected)
-        memcpy(exit->expected, &cpu->mmu.epoch, 4);
+        set_check(jit, exit, cpu->code_page, cpu->mmu.epoch, exit->tail + JIT_TAIL_BYTES);
     if (exit->crosses && !exit->listed) {
         exit->listed = true;
         exit->next_crossing = jit->crossing;
@@ -97,7 +117,7 @@ void jit_follow_epoch(const struct cpu *cpu, struct translator *jit)
         struct jit_exit *exit = &jit->exits[number];
         exit->listed = false;
         if (exit->to)
-            point_to_tail(exit);
+            point_to_tail(jit, exit);
         unlink_exit(jit, number);
     }
     jit->crossing = 0;
@@ -105,7 +125,10 @@ void jit_follow_epoch(const struct cpu *cpu, struct translator *jit)
 
 void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block)
 {
-    memcpy((uint8_t *)writable_code(jit, block) + JIT_EPOCH_AT(jit), &cpu->mmu.epoch, 4);
+    uint8_t *epoch = (uint8_t *)writable_code(jit, block) + jit->epoch_at[jit_is_in_page(cpu)];
+    memcpy(epoch, &cpu->mmu.epoch, 4);
+    if (jit_is_in_page(cpu))
+        memcpy(epoch + jit->page_at, &cpu->code_page, 8);
 }
 
 /* ---- the end of a block ---- */
@@ -116,7 +139,7 @@ void jit_kill(struct translator *jit, struct block *block)
         return;
     for (uint32_t number = block->incoming; number;) {
         uint32_t next = jit->exits[number].next;
-        point_to_tail(&jit->exits[number]);
+        point_to_tail(jit, &jit->exits[number]);
         jit->exits[number].to = NULL;
         jit->exits[number].next = jit->exits[number].previous = 0;
         number = next;
@@ -128,8 +151,8 @@ void jit_kill(struct translator *jit, struct block *block)
     }
     /* who has its address from the table of computed jumps finds the way out */
     struct assembler a = jit_assembler(jit, (uint8_t *)writable_code(jit, block));
-    put8(&a, 0x49), put8(&a, 0xb8 | (T0 & 7)), put64(&a, block->translated_rip); /* mov r14, imm64 */
-    jit_put_jump(jit, &a, jit->leave_dead);
+    mov_imm64(&a, T0, block->floats ? block->gpa % GUEST_PAGE_SIZE : block->translated_rip);
+    jit_put_jump(jit, &a, block->floats ? jit->leave_dead_floating : jit->leave_dead);
     block->translated = NULL;
     unregister(jit, block);
     jit->counts->killed++;

@@ -390,7 +390,7 @@ static bool translate(struct cpu *cpu, struct block *block, enum lockstep_phase 
 static bool left_early(const struct lockstep *ls, const struct block *block)
 {
     const struct outcome *ours = &ls->translated, *theirs = &ls->interpreted;
-    uint64_t into = ours->state.rip - block->translated_rip;
+    uint64_t into = ours->state.rip - ls->before.rip;
     bool less = ours->instructions < theirs->instructions || (theirs->landed && ours->instructions == theirs->instructions);
     return !ours->landed && less && into && into < block->bytes;
 }

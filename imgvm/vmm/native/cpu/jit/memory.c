@@ -17,7 +17,7 @@ void memory_offset(struct emitter *e, const struct insn *in, int64_t disp)
     struct place at = {NO_REG, NO_REG, in->scale, (int32_t)disp};
     unsigned size = in->asize == 8 ? 8 : 4;
     if (in->base == INSN_REG_RIP) {
-        mov_imm64(a, T0, e->rip + (uint64_t)disp);
+        emit_rip(e, T0, e->rip + (uint64_t)disp);
         return;
     }
     if (in->base != INSN_REG_NONE)

@@ -546,14 +546,35 @@ static bool targets_fit(const struct block *block, uint64_t rip)
     return fit || block->mode != INSN_MODE_64;
 }
 
+/* May the code be told by cpu->code_page where it is? */
+static bool may_float(const struct block *block, uint64_t rip)
+{
+    bool near = rip < JIT_FLOATS_BELOW;
+    for (unsigned i = 0; i < block->count; i++) {
+        const struct uop *u = &block->uops[i];
+        int64_t imm = (int64_t)u->in.imm, disp = u->in.disp;
+        if (u->in.length && u->in.form == FORM_REL)
+            near &= imm < JIT_FLOATS_FAR && imm > -JIT_FLOATS_FAR;
+        if (u->in.length && (u->in.flags & INSN_MEM) && u->in.base == INSN_REG_RIP)
+            near &= disp < JIT_FLOATS_FAR && disp > -JIT_FLOATS_FAR;
+    }
+    return near;
+}
+
 /* See jit_expect_epoch. */
 static void put_epoch_check(struct emitter *e)
 {
-    op_cpu_imm(&e->a, OPC(0x81), ALU_CMP, CPU(mmu.epoch), 4);
-    put32(&e->a, 0);
-    struct cold *cold = emit_cold(e, COLD_POLL, 0);
-    cold->patch = put_jcc(&e->a, CC_NE);
-    cold->uncounted = true;
+    const uint8_t *start = e->a.p;
+    struct epoch_check check;
+    branch_epoch_check(e, &check);
+    e->jit->epoch_at[e->in_page] = (int)(check.epoch - start);
+    uint8_t *jumps[] = {check.page_stale, check.stale};
+    for (unsigned i = 0; i < ARRAY_LEN(jumps); i++)
+        if (jumps[i]) {
+            struct cold *cold = emit_cold(e, COLD_POLL, 0);
+            cold->patch = jumps[i];
+            cold->uncounted = true;
+        }
 }
 
 /* The instructions, from wherever the flags are at the first. */
@@ -625,7 +646,10 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     e.jit = jit;
     e.block = block;
     e.rip = rip;
+    e.page = align_down(rip, GUEST_PAGE_SIZE);
     e.code64 = cpu->code64;
+    e.in_page = jit_is_in_page(cpu);
+    block->floats = e.in_page && may_float(block, rip);
     e.rip_mask = cpu_rip_mask(cpu);
     e.code_limit = cpu->s.segment[CS].limit;
     e.bank = cpu->mmu.mode_key >> MODE_KEY_BANK & 3;

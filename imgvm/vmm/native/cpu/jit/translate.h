@@ -14,23 +14,31 @@
 #define JIT_SEGMENTS 8u
 #endif
 #define JIT_PAGE_BUCKETS 4096u
-#define JIT_JUMPS 4096u
+#define JIT_JUMPS 16384u
 #define JIT_BLOCK_BYTES 49152u /* that one block may need at most, here and there */
 #define JIT_HEAD_BYTES 16u     /* at least so long is a block: room for a jump away when it has died */
+/* A user's code lies at another address in each process. It is translated for any: rip is cpu->code_page and a constant. Below
+ * this, where no jump leads out of the canonical addresses; and where all that it knows is not too far away. */
+#define JIT_FLOATS_BELOW ((UINT64_C(1) << 47) - (UINT64_C(1) << 32))
+#define JIT_FLOATS_FAR INT64_C(0x7fff0000)
 
 /* A way out of a block to a constant target.
  *
  *   hot:   jcc/jmp stub                 directly to the target, once linked, where the stub does nothing on the way
  *   stub:  [flags to memory]
- *          [cmp epoch, expected; jne tail]
+ *          [mov r15, expected page; cmp code_page, r15; jne tail     to `again`, once linked]
+ *          [cmp epoch, expected; jne tail                            to `again`, once linked]
+ *          [code_page := the target's]
  *          jmp tail                     to the target, once linked
  *   tail:  out of translated code, with link_from = this exit
+ *   again: to the target by the table of computed jumps; if it is not there, out, with link_from = this exit
  *
  * A target in the same page needs no check: when its code is written, whoever leads there is told (link.c). The address of
  * one in another page may mean something else in another epoch of the TLB. A user's blocks compare it, for each address
- * space has one. The supervisor has only one, and it seldom ends: then all that leads from page to page is unlinked. */
+ * space has one, and the page that they are in, for that may be more than one in an address space. The supervisor has only
+ * one epoch, and it seldom ends: then all that leads from page to page is unlinked. */
 struct jit_exit {
-    uint64_t target;
+    uint64_t target;   /* in ring 3 of 64-bit mode (in_page) from cpu->code_page */
     uint8_t *hot;      /* rel32; NULL: only the stub leads there */
     uint8_t *stub, *stub_jump, *tail;
     uint8_t *expected; /* imm32; NULL: not checked */
@@ -40,7 +48,11 @@ struct jit_exit {
     uint32_t next_crossing;  /* of the supervisor's, from page to page */
     bool crosses, listed;
     bool saves_flags;  /* in the stub */
+    bool in_page, floats; /* of its block */
 };
+#define JIT_NO_PAGE 1u /* expected where there is no page */
+/* From `tail` to `again`. */
+#define JIT_TAIL_BYTES 11
 
 /* An instruction that may trap on the host, and where its executor is called instead. In the order of `pc`. */
 struct jit_trap {
@@ -72,7 +84,8 @@ struct translator {
     int64_t cpu_from_start; /* struct cpu, seen from `executable` */
     bool far;               /* more than 2 GiB */
     size_t used, cold_used, first_free;
-    const void *enter, *leave, *leave_at, *leave_dead, *leave_by_exit, *dispatch, *return_miss, *stray_return, *callout;
+    const void *enter, *leave, *leave_at, *leave_dead, *leave_dead_floating, *leave_by_exit, *again;
+    const void *dispatch, *return_miss, *stray_return, *callout;
     const void *refill[2][2]; /* by the supervisor, a user; read, write */
     const void *enter_unit;
     struct jit_exit *exits; /* from number 1 */
@@ -80,6 +93,9 @@ struct translator {
     uint32_t exits_a_segment, traps_a_segment;
     struct jit_segment segments[JIT_SEGMENTS];
     unsigned filling;
+    /* Where a check's parts lie, from the imm32 of its epoch: the imm64 of its page, the rel32 of its two jumps. */
+    int page_at, page_stale_at, stale_at;
+    int epoch_at[2]; /* and that from the start of a block that goes on in another page; [cpu->code_page is kept] */
     /* of the segment that is being filled */
     struct jit_trap *traps;
     unsigned exit_count, trap_count; /* its last exit's number */
@@ -119,8 +135,24 @@ void jit_put_jump(const struct translator *jit, struct assembler *a, const void 
 void jit_put_call(const struct translator *jit, struct assembler *a, const void *target);
 
 /* T0 = target rip, flags in cpu->cc: goes to its translation, if the table of computed jumps has it; `misses` are the
- * jumps to be patched for when it has not, with the target in cpu->rip. What is found there is canonical. */
-void jit_put_lookup(struct assembler *a, uint8_t *misses[2]);
+ * jumps to be patched for when it has not, with the target in cpu->rip. What is found there is canonical. `in_page`: and
+ * cpu->code_page is told. */
+void jit_put_lookup(struct assembler *a, uint8_t *misses[2], bool in_page);
+
+/* Is cpu->code_page kept? */
+static inline bool jit_is_in_page(const struct cpu *cpu)
+{
+    return cpu->code64 && cpu->cpl == 3;
+}
+/* Where a translated block is that runs now, or starts now. */
+static inline uint64_t jit_block_rip(const struct cpu *cpu, const struct block *block)
+{
+    return block->floats ? cpu->code_page + block->gpa % GUEST_PAGE_SIZE : block->translated_rip;
+}
+static inline uint64_t jit_exit_target(const struct cpu *cpu, const struct jit_exit *exit)
+{
+    return exit->in_page ? cpu->code_page + exit->target : exit->target;
+}
 
 /* ---- segment.c ---- */
 
@@ -147,11 +179,12 @@ void jit_kill_stale(struct translator *jit);
 void jit_register(struct translator *jit, struct block *block);
 /* A block that goes on in another page begins with a check of the TLB's epoch, for links inside of its first page have none.
  * It is about to be entered, found by way of the TLB: this is the epoch that it is good in. */
-#define JIT_EPOCH_AT(jit) ((jit)->far ? 8 : 6) /* imm32 of cmp dword [cpu + mmu.epoch], imm32 */
 void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block);
 /* Supervisor's code is about to run. */
 void jit_follow_epoch(const struct cpu *cpu, struct translator *jit);
-/* Next time, this exit goes to `block` directly. */
+/* The exit's check sends everybody to its tail. */
+void jit_exit_unlinked(const struct translator *jit, struct jit_exit *exit);
+/* It was left by this exit, and cpu->rip, cpu->code_page are still as it left them: next time, it goes to `block` directly. */
 void jit_link(struct cpu *cpu, struct translator *jit, uint32_t exit, struct block *block);
 
 #endif
