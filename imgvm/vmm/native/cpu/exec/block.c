@@ -5,18 +5,21 @@
 #include <string.h>
 
 #include "../decode/isa.h"
+#include "cache_growth.h"
 #include "coverage.h"
 #include "exec.h"
 #include "exec_select.h"
 
-#define HASH_BITS 15
-#define ARENA_BYTES_MAX (24u << 20)
-#define ARENA_BYTES_MIN (2u << 20)
-#define ARENA_BYTES_MACHINE (32u << 20) /* that all processors share in */
 #ifndef SEGMENTS
-#define SEGMENTS 64u
+#define SEGMENTS 256u
 #endif
-#define SEGMENT_BYTES_MIN (384u << 10) /* an eviction costs all links of interpreted blocks: not too often */
+#define SEGMENT_BYTES (512u << 10) /* an eviction costs all links of interpreted blocks: not too often */
+/* Of segments, at first and at most: each processor's, and what all of a machine share in. */
+static const struct cache_room room = {.first = 32, .first_machine = 32, .first_least = 4, .most = SEGMENTS, .most_machine = 2 * SEGMENTS,
+                                       .most_least = 64};
+#define EVICTED_WORDS 4096u
+#define BLOCKS_A_CHAIN 4u
+#define BLOCK_BYTES_USUAL 512u
 
 /* Blocks lie in segments, which are filled one after another and emptied as a whole: by CLOCK, an approximation of LRU. */
 struct segment {
@@ -26,11 +29,13 @@ struct segment {
 };
 
 struct block_cache {
-    struct block *hash[1u << HASH_BITS];
+    struct block **hash;
+    unsigned hash_bits;
     uint8_t *arena;
     size_t segment_bytes;
     struct segment segments[SEGMENTS], *filling;
-    unsigned segment_count;
+    struct cache_growth growth; /* in segments */
+    uint64_t evicted[EVICTED_WORDS]; /* a filter of one hash: blocks that were, since the hand came round */
     struct block *scratch; /* for block_single */
     uint64_t flushes;      /* times that blocks went */
     uint8_t *coverage; /* NULL but in builds that ask which rows are executed */
@@ -46,16 +51,23 @@ struct block_cache *block_cache_create(unsigned processors, size_t bytes)
     struct block_cache *cache = calloc(1, sizeof *cache);
     if (!cache)
         return NULL;
-    if (!bytes)
-        bytes = MAX(MIN(ARENA_BYTES_MACHINE / MAX(processors, 1u), ARENA_BYTES_MAX), ARENA_BYTES_MIN);
-    cache->segment_count = (unsigned)MIN(MAX(bytes / SEGMENT_BYTES_MIN, 4u), SEGMENTS);
-    cache->segment_bytes = align_up(MAX(bytes / cache->segment_count, 2 * block_bytes(BLOCK_MAX_INSNS + 1)), 64);
-    cache->arena = aligned_alloc(64, cache->segment_count * cache->segment_bytes);
-    for (unsigned i = 0; cache->arena && i < cache->segment_count; i++)
+    cache->segment_bytes = SEGMENT_BYTES;
+    cache->growth = cache_growth_of(&room, processors);
+    if (bytes) { /* that and no more */
+        unsigned count = (unsigned)MIN(MAX(bytes / SEGMENT_BYTES, 4u), SEGMENTS);
+        cache->segment_bytes = align_up(MAX(bytes / count, 2 * block_bytes(BLOCK_MAX_INSNS + 1)), 64);
+        cache->growth = (struct cache_growth){.count = count, .most = count};
+    }
+    size_t arena_bytes = cache->growth.most * cache->segment_bytes;
+    cache->hash_bits = 63u - (unsigned)__builtin_clzll(arena_bytes / BLOCK_BYTES_USUAL / BLOCKS_A_CHAIN | 1024);
+    cache->hash = calloc(1u << cache->hash_bits, sizeof *cache->hash);
+    cache->arena = aligned_alloc(64, arena_bytes);
+    for (unsigned i = 0; cache->arena && i < cache->growth.most; i++)
         cache->segments[i].blocks = cache->arena + i * cache->segment_bytes;
     cache->filling = cache->segments;
+    cache_growth_restart(&cache->growth);
     cache->scratch = aligned_alloc(64, block_bytes(2));
-    if (!cache->arena || !cache->scratch) {
+    if (!cache->hash || !cache->arena || !cache->scratch) {
         block_cache_destroy(cache);
         return NULL;
     }
@@ -68,6 +80,7 @@ void block_cache_destroy(struct block_cache *cache)
     if (!cache)
         return;
     coverage_close(cache->coverage);
+    free(cache->hash);
     free(cache->arena);
     free(cache->scratch);
     free(cache);
@@ -79,10 +92,12 @@ static void cache_flush(struct cpu *cpu)
     struct block_cache *cache = cpu->blocks;
     if (cpu->translator)
         cpu->translator_ops->forget(cpu, cpu->translator);
-    for (unsigned i = 0; i < ARRAY_LEN(cache->hash); i++)
+    for (unsigned i = 0; i < 1u << cache->hash_bits; i++)
         cache->hash[i] = NULL;
-    for (unsigned i = 0; i < cache->segment_count; i++)
+    for (unsigned i = 0; i < cache->growth.count; i++)
         cache->segments[i].used = cache->segments[i].seen = 0;
+    cache->filling = cache->segments;
+    cache_growth_restart(&cache->growth);
     cpu->block = NULL;
     cache->flushes++;
     cpu->counts.blocks_emptied++;
@@ -91,7 +106,14 @@ static void cache_flush(struct cpu *cpu)
 
 static struct block **hash_slot(struct block_cache *cache, uint64_t gpa)
 {
-    return &cache->hash[(gpa ^ gpa >> HASH_BITS) % ARRAY_LEN(cache->hash)];
+    return &cache->hash[(gpa ^ gpa >> cache->hash_bits) & ((1u << cache->hash_bits) - 1)];
+}
+
+static uint64_t *evicted_word(struct block_cache *cache, uint64_t gpa, uint64_t *bit)
+{
+    uint64_t hash = gpa * UINT64_C(0x9e3779b97f4a7c15) >> 32;
+    *bit = UINT64_C(1) << hash % 64;
+    return &cache->evicted[hash / 64 % EVICTED_WORDS];
 }
 
 static void hash_remove(struct block_cache *cache, const struct block *block)
@@ -111,6 +133,8 @@ static void segment_evict(struct cpu *cpu, struct segment *segment)
         struct block *block = (struct block *)(segment->blocks + at);
         at += block_bytes(block->count + 1);
         hash_remove(cache, block);
+        uint64_t bit, *word = evicted_word(cache, block->gpa, &bit);
+        *word |= bit;
         if (block->translated)
             cpu->translator_ops->forget_block(cpu, cpu->translator, block);
         if (cpu->block == block)
@@ -122,19 +146,25 @@ static void segment_evict(struct cpu *cpu, struct segment *segment)
     cpu->counts.blocks_emptied++;
 }
 
-/* The next segment whose blocks seem not to have been entered since the hand came by. */
+/* One that was never filled, or the next whose blocks seem not to have been entered since the hand came by. */
 static void segment_next(struct cpu *cpu)
 {
     struct block_cache *cache = cpu->blocks;
-    for (;;) {
-        struct segment *segment = cache->filling == &cache->segments[cache->segment_count - 1] ? cache->segments : cache->filling + 1;
-        cache->filling = segment;
-        if (!segment->seen)
-            break;
-        segment->seen = false;
+    if (cache_growth_next(&cache->growth)) {
+        cache->filling = &cache->segments[cache->growth.begun - 1];
+        return;
     }
-    if (cache->filling->used)
-        segment_evict(cpu, cache->filling);
+    for (;;) {
+        if (++cache->filling == &cache->segments[cache->growth.count]) {
+            cache->filling = cache->segments;
+            for (unsigned i = 0; i < EVICTED_WORDS; i++)
+                cache->evicted[i] = 0;
+        }
+        if (!cache->filling->seen)
+            break;
+        cache->filling->seen = false;
+    }
+    segment_evict(cpu, cache->filling);
 }
 
 static void block_end(struct cpu *cpu, const struct uop *u)
@@ -365,7 +395,7 @@ static struct block *block_begin(struct cpu *cpu, const struct guest_region *reg
     block->links[0] = block->links[1] = (struct block_link){0};
     block->translated = NULL;
     block->runs = block->incoming = 0;
-    block->interpret = false;
+    block->interpret = block->lost = false;
     block->gpa = gpa;
     block->mode = cpu->mode;
     block->user = cpu->cpl == 3;
@@ -421,6 +451,8 @@ static struct block *block_enter(struct cpu *cpu, struct block *block)
     block->hash_next = *slot;
     *slot = block;
     cache->filling->used += block_bytes(block->count + 1);
+    uint64_t bit, *word = evicted_word(cache, block->gpa, &bit);
+    cache_growth_note(&cache->growth, *word & bit);
     cpu->counts.blocks_decoded++;
     return block;
 }

@@ -81,11 +81,13 @@ struct block {
     uint32_t translated_mode, runs;
     struct block *page_next; /* translated blocks of pages with the same hash */
     struct block *across_next; /* translated ones that go on in another page */
+    struct block *segment_next, **segment_link; /* translated into the same segment; what points to this one */
     uint32_t incoming;       /* the first exit that leads here, 0: none */
     uint32_t exits, exit_count; /* its own: numbers from `exits` */
     bool flags_dead;         /* overwrites all status flags before anything can see them */
     uint8_t translated_segment;
     bool interpret;          /* not worth another try */
+    bool lost;               /* was translated, until there was no room for it */
     bool floats;             /* the translated code: it asks cpu->code_page where it is */
     uint64_t gpa;
     const _Atomic uint32_t *generation_now; /* of the page; differs from `generation` once the code was written */

@@ -471,7 +471,7 @@ static struct translator *jit_create(struct cpu *cpu, const struct cpu_options *
     for (unsigned i = 0; i < ARRAY_LEN(cpu->slot_refills); i++)
         cpu->slot_refills[i] = LEARN_REFILLS;
     cpu->trial_left = UINT32_MAX;
-    bool good = code_memory_map(&jit->memory, jit_code_bytes(options->count, options->code_bytes), cpu, jit->perf_map, err) == 0;
+    bool good = code_memory_map(&jit->memory, jit_segments_plan(jit, options->count, options->code_bytes), cpu, jit->perf_map, err) == 0;
     if (good) {
         jit->writable = jit->memory.writable;
         jit->executable = jit->memory.executable;

@@ -14,6 +14,12 @@ void jit_register(struct translator *jit, struct block *block)
     struct block **bucket = page_bucket(jit, block->gpa);
     block->page_next = *bucket;
     *bucket = block;
+    struct block **segment = &jit->segments[block->translated_segment].blocks;
+    block->segment_next = *segment;
+    block->segment_link = segment;
+    if (*segment)
+        (*segment)->segment_link = &block->segment_next;
+    *segment = block;
     if (block->across_now) {
         block->across_next = jit->across;
         jit->across = block;
@@ -26,6 +32,9 @@ static void unregister(struct translator *jit, struct block *block)
     while (*link != block)
         link = &(*link)->page_next;
     *link = block->page_next;
+    *block->segment_link = block->segment_next;
+    if (block->segment_next)
+        block->segment_next->segment_link = block->segment_link;
     if (!block->across_now)
         return;
     for (link = &jit->across; *link != block;)

@@ -638,8 +638,10 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
         block->interpret = true;
         return false;
     }
-    if (!jit_segment_has_room(jit))
+    if (!jit_segment_has_room(jit, block->count))
         jit_segment_next(cpu, jit);
+    cache_growth_note(&jit->growth, block->lost);
+    block->lost = false;
     struct emitter e;
     e.a = jit_assembler(jit, jit->writable + jit->used);
     e.cpu = cpu;

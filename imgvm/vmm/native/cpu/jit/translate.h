@@ -3,19 +3,18 @@
 #ifndef IMGVM_CPU_JIT_TRANSLATE_H
 #define IMGVM_CPU_JIT_TRANSLATE_H
 
+#include "../exec/cache_growth.h"
 #include "assembler.h"
 #include "jit.h"
 #include "learn.h"
 
-#define JIT_CODE_BYTES_MAX (32u << 20)
-#define JIT_CODE_BYTES_MIN (4u << 20)
-#define JIT_CODE_BYTES_MACHINE (48u << 20) /* that all processors share in */
 #ifndef JIT_SEGMENTS
-#define JIT_SEGMENTS 8u
+#define JIT_SEGMENTS 128u
 #endif
+#define JIT_SEGMENT_BYTES (1u << 20)
 #define JIT_PAGE_BUCKETS 4096u
 #define JIT_JUMPS 16384u
-#define JIT_BLOCK_BYTES 49152u /* that one block may need at most, here and there */
+#define JIT_INSN_BYTES 768u /* that one instruction may need at most, here and there, and what begins or ends a block */
 #define JIT_HEAD_BYTES 16u     /* at least so long is a block: room for a jump away when it has died */
 /* A user's code lies at another address in each process. It is translated for any: rip is cpu->code_page and a constant. Below
  * this, where no jump leads out of the canonical addresses; and where all that it knows is not too far away. */
@@ -73,8 +72,8 @@ struct jit_segment {
     uint32_t first_exit;
     struct jit_trap *traps;
     unsigned trap_count;
+    struct block *blocks; /* translated there */
     bool seen; /* a block of it was entered from C since the hand passed */
-    bool full;
 };
 
 struct translator {
@@ -92,6 +91,7 @@ struct translator {
     struct jit_trap *all_traps;
     uint32_t exits_a_segment, traps_a_segment;
     struct jit_segment segments[JIT_SEGMENTS];
+    struct cache_growth growth; /* in segments */
     unsigned filling;
     /* Where a check's parts lie, from the imm32 of its epoch: the imm64 of its page, the rel32 of its two jumps. */
     int page_at, page_stale_at, stale_at;
@@ -156,11 +156,11 @@ static inline uint64_t jit_exit_target(const struct cpu *cpu, const struct jit_e
 
 /* ---- segment.c ---- */
 
-/* Of a machine's processor; `wanted` 0: as many as are good. */
-size_t jit_code_bytes(unsigned processors, size_t wanted);
+/* The code's bytes, for one of so many processors; `wanted` 0: as many as are good. Says how many segments there will be. */
+size_t jit_segments_plan(struct translator *jit, unsigned processors, size_t wanted);
 bool jit_segments_create(struct translator *jit); /* after the fixed pieces; false: out of memory */
 void jit_segments_reset(struct translator *jit);
-bool jit_segment_has_room(const struct translator *jit); /* for any block */
+bool jit_segment_has_room(const struct translator *jit, unsigned instructions); /* for any block of so many */
 /* Makes room, perhaps at the cost of what was translated. Not while translated code is on the stack. */
 void jit_segment_next(struct cpu *cpu, struct translator *jit);
 /* The traps among which one at this offset would be. */
