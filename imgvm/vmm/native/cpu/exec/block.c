@@ -16,7 +16,7 @@
 #define SEGMENT_BYTES (512u << 10) /* an eviction costs all links of interpreted blocks: not too often */
 /* Of segments, at first and at most: each processor's, and what all of a machine share in. */
 static const struct cache_room room = {.first = 32, .first_machine = 32, .first_least = 4, .most = SEGMENTS, .most_machine = 2 * SEGMENTS,
-                                       .most_least = 64};
+                                       .most_least = 64, .ticks = 50000000};
 #define EVICTED_WORDS 4096u
 #define BLOCKS_A_CHAIN 4u
 #define BLOCK_BYTES_USUAL 512u
@@ -35,7 +35,9 @@ struct block_cache {
     size_t segment_bytes;
     struct segment segments[SEGMENTS], *filling;
     struct cache_growth growth; /* in segments */
-    uint64_t evicted[EVICTED_WORDS]; /* a filter of one hash: blocks that were, since the hand came round */
+    /* Blocks that were, in this round (struct cache_growth) and the one before: filters of one hash. */
+    uint64_t evicted[2][EVICTED_WORDS];
+    unsigned evicting; /* into which of them */
     struct block *scratch; /* for block_single */
     uint64_t flushes;      /* times that blocks went */
     uint8_t *coverage; /* NULL but in builds that ask which rows are executed */
@@ -109,11 +111,32 @@ static struct block **hash_slot(struct block_cache *cache, uint64_t gpa)
     return &cache->hash[(gpa ^ gpa >> cache->hash_bits) & ((1u << cache->hash_bits) - 1)];
 }
 
-static uint64_t *evicted_word(struct block_cache *cache, uint64_t gpa, uint64_t *bit)
+static unsigned evicted_place(uint64_t gpa, uint64_t *bit)
 {
     uint64_t hash = gpa * UINT64_C(0x9e3779b97f4a7c15) >> 32;
     *bit = UINT64_C(1) << hash % 64;
-    return &cache->evicted[hash / 64 % EVICTED_WORDS];
+    return hash / 64 % EVICTED_WORDS;
+}
+
+static void note_evicted(struct block_cache *cache, uint64_t gpa)
+{
+    uint64_t bit;
+    unsigned word = evicted_place(gpa, &bit);
+    cache->evicted[cache->evicting][word] |= bit;
+}
+
+static void begin_evicting(struct block_cache *cache)
+{
+    cache->evicting ^= 1;
+    for (unsigned i = 0; i < EVICTED_WORDS; i++)
+        cache->evicted[cache->evicting][i] = 0;
+}
+
+static bool was_evicted(const struct block_cache *cache, uint64_t gpa)
+{
+    uint64_t bit;
+    unsigned word = evicted_place(gpa, &bit);
+    return (cache->evicted[0][word] | cache->evicted[1][word]) & bit;
 }
 
 static void hash_remove(struct block_cache *cache, const struct block *block)
@@ -133,8 +156,7 @@ static void segment_evict(struct cpu *cpu, struct segment *segment)
         struct block *block = (struct block *)(segment->blocks + at);
         at += block_bytes(block->count + 1);
         hash_remove(cache, block);
-        uint64_t bit, *word = evicted_word(cache, block->gpa, &bit);
-        *word |= bit;
+        note_evicted(cache, block->gpa);
         if (block->translated)
             cpu->translator_ops->forget_block(cpu, cpu->translator, block);
         if (cpu->block == block)
@@ -150,16 +172,16 @@ static void segment_evict(struct cpu *cpu, struct segment *segment)
 static void segment_next(struct cpu *cpu)
 {
     struct block_cache *cache = cpu->blocks;
-    if (cache_growth_next(&cache->growth)) {
+    bool fresh = cache_growth_next(&cache->growth);
+    if (!cache->growth.segments)
+        begin_evicting(cache);
+    if (fresh) {
         cache->filling = &cache->segments[cache->growth.begun - 1];
         return;
     }
     for (;;) {
-        if (++cache->filling == &cache->segments[cache->growth.count]) {
+        if (++cache->filling == &cache->segments[cache->growth.count])
             cache->filling = cache->segments;
-            for (unsigned i = 0; i < EVICTED_WORDS; i++)
-                cache->evicted[i] = 0;
-        }
         if (!cache->filling->seen)
             break;
         cache->filling->seen = false;
@@ -451,8 +473,7 @@ static struct block *block_enter(struct cpu *cpu, struct block *block)
     block->hash_next = *slot;
     *slot = block;
     cache->filling->used += block_bytes(block->count + 1);
-    uint64_t bit, *word = evicted_word(cache, block->gpa, &bit);
-    cache_growth_note(&cache->growth, *word & bit);
+    cache_growth_note(&cache->growth, was_evicted(cache, block->gpa));
     cpu->counts.blocks_decoded++;
     return block;
 }

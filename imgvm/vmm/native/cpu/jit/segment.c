@@ -28,7 +28,7 @@ static void begin(struct translator *jit)
 size_t jit_segments_plan(struct translator *jit, unsigned processors, size_t wanted)
 {
     static const struct cache_room room = {.first = 32, .first_machine = 24, .first_least = 3, .most = JIT_SEGMENTS,
-                                           .most_machine = 2 * JIT_SEGMENTS, .most_least = 32};
+                                           .most_machine = 2 * JIT_SEGMENTS, .most_least = 32, .ticks = 300000000};
     jit->growth = cache_growth_of(&room, processors);
     if (!wanted)
         return (size_t)jit->growth.most * JIT_SEGMENT_BYTES;
