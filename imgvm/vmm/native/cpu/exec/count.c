@@ -63,6 +63,7 @@ void cpu_tell_counts(const struct cpu *cpu, const struct count_sink *sink)
     count_tell(sink, "mmu", "fetch_misses", mmu->fetch_misses);
     count_tell(sink, "mmu", "flushes", mmu->flushes);
     count_tell(sink, "mmu", "space_flushes", mmu->space_flushes);
+    count_tell(sink, "mmu", "spaces_found", mmu->spaces_found);
     count_tell(sink, "mmu", "page_flushes", mmu->page_flushes);
     for (uint8_t vector = 0; vector < ARRAY_LEN(c->exceptions); vector++)
         if (c->exceptions[vector])

@@ -3,86 +3,8 @@
 #include "mmu.h"
 
 #include "../../base/bits.h"
+#include "code_pages.h"
 #include "tlb.h"
-
-/* ---- code pages ---- */
-
-static uint64_t *filter_word(struct code_pages *code, uint64_t linear, unsigned shift, uint64_t *bit)
-{
-    uint64_t hash = ((linear >> shift << 6 | shift) * UINT64_C(0x9e3779b97f4a7c15)) >> 52; /* 12 bits */
-    *bit = BIT(hash % 64);
-    return &code->filter[hash / 64];
-}
-
-static void note_code(struct code_pages *code, uint64_t linear, unsigned shift, bool global)
-{
-    uint64_t bit, *word = filter_word(code, linear, shift, &bit);
-    *word |= bit;
-    code->shifts |= BIT(shift);
-    code->local |= !global;
-}
-
-/* Was code perhaps fetched from the page of any size that `linear` is in? */
-static bool maybe_code(struct code_pages *code, uint64_t linear)
-{
-    for (uint64_t shifts = code->shifts; shifts; shifts &= shifts - 1) {
-        uint64_t bit, *word = filter_word(code, linear, (unsigned)__builtin_ctzll(shifts), &bit);
-        if (*word & bit)
-            return true;
-    }
-    return false;
-}
-
-static void new_epoch(struct mmu *mmu, struct code_pages *code)
-{
-    code->epoch = ++mmu->last_epoch;
-    code->local = false;
-    code->shifts = 0;
-    for (unsigned i = 0; i < CODE_FILTER_WORDS; i++)
-        code->filter[i] = 0;
-    mmu_select_epoch(mmu, mmu->user);
-}
-
-/* After a change of the selected address space: numbers of spaces are never used twice, so what is found under one is
- * of a time since when nothing was dropped from it but by drop_code. */
-static void select_user_code(struct mmu *mmu)
-{
-    for (unsigned i = 1; i <= CODE_SPACES; i++) {
-        if (mmu->code[i].space == mmu->stlb.current) {
-            mmu->user_code = i;
-            mmu_select_epoch(mmu, mmu->user);
-            return;
-        }
-    }
-    mmu->user_code = 1 + mmu->next_code++ % CODE_SPACES;
-    mmu->code[mmu->user_code].space = mmu->stlb.current;
-    new_epoch(mmu, &mmu->code[mmu->user_code]);
-}
-
-/* A translation for `linear` goes, perhaps a global one. */
-static void drop_code(struct mmu *mmu, uint64_t linear)
-{
-    for (unsigned i = 0; i <= CODE_SPACES; i++) {
-        struct code_pages *code = &mmu->code[i];
-        if (likely(!maybe_code(code, linear)))
-            continue;
-        if (i == 0 || i == mmu->user_code)
-            new_epoch(mmu, code);
-        else
-            code->space = 0; /* not to be found again */
-    }
-}
-
-/* The pages stay noted: they may be those of the block that is about to be made. */
-void mmu_forget_blocks(struct mmu *mmu)
-{
-    for (unsigned i = 0; i <= CODE_SPACES; i++) {
-        if (i != 0 && i != mmu->user_code)
-            mmu->code[i].space = 0;
-        mmu->code[i].epoch = ++mmu->last_epoch;
-    }
-    mmu_select_epoch(mmu, mmu->user);
-}
 
 const struct fetch_entry *mmu_fetch(struct mmu *mmu, uint64_t linear, bool user, struct mmu_fault *fault)
 {
@@ -100,7 +22,7 @@ const struct fetch_entry *mmu_fetch(struct mmu *mmu, uint64_t linear, bool user,
         tlb_set_mark(mmu->fetch_marks.global, i, found.global);
     }
     bool global = mmu->fetch_marks.global[i / 64] >> (i % 64) & 1;
-    note_code(&mmu->code[user ? mmu->user_code : 0], linear, entry->shift, global);
+    code_pages_note(&mmu->code[user ? mmu->user_code : 0], linear, entry, global);
     return entry;
 }
 
@@ -116,8 +38,8 @@ static void leave_space(struct mmu *mmu, bool global_too)
 {
     tlb_drop(mmu, global_too);
     if (global_too ? mmu->code[0].shifts != 0 : mmu->code[0].local)
-        new_epoch(mmu, &mmu->code[0]);
-    select_user_code(mmu);
+        code_pages_new_epoch(mmu, &mmu->code[0]);
+    code_pages_select(mmu);
 }
 
 void mmu_flush(struct mmu *mmu)
@@ -125,6 +47,7 @@ void mmu_flush(struct mmu *mmu)
     stlb_drop_all(&mmu->stlb);
     stlb_select(&mmu->stlb, current_pcid(mmu));
     walk_cache_drop(&mmu->walk_cache);
+    code_pages_forget_spaces(mmu); /* other rules may be in force */
     leave_space(mmu, true);
     mmu->flushes++;
 }
@@ -162,7 +85,7 @@ void mmu_flush_local(struct mmu *mmu)
 static void drop_page(struct mmu *mmu, uint64_t linear)
 {
     tlb_drop_page(mmu, linear);
-    drop_code(mmu, linear);
+    code_pages_drop(mmu, linear);
 }
 
 void mmu_flush_page(struct mmu *mmu, uint64_t linear)
@@ -181,7 +104,7 @@ void mmu_flush_page_of(struct mmu *mmu, unsigned pcid, uint64_t linear)
     if (pcid == current_pcid(mmu))
         drop_page(mmu, linear); /* a global one too: more than must */
     else
-        drop_code(mmu, linear);
+        code_pages_drop(mmu, linear);
 }
 
 /* ---- translation ---- */
@@ -340,7 +263,7 @@ void mmu_init(struct mmu *mmu, struct guest_mem *mem)
     tlb_init(mmu);
     mmu->user = false;
     mmu->user_code = 1;
-    new_epoch(mmu, &mmu->code[0]); /* 1: what was never filled in says 0 */
+    code_pages_new_epoch(mmu, &mmu->code[0]); /* 1: what was never filled in says 0 */
     mmu_flush(mmu);
     mmu->flushes = 0;
 }

@@ -50,13 +50,27 @@ struct fetch_entry {
 
 #define CODE_SPACES 6u
 
-/* From which pages code was fetched since `epoch` began: a Bloom filter of one hash. */
+#define CODE_LIST 3072u
+#define CODE_INDEX 8192u
+
+struct code_page {
+    uint64_t linear, gpa;
+    uint32_t place; /* in the index */
+};
+
+/* From which pages code was fetched since `epoch` began (code_pages.c). */
 struct code_pages {
     uint64_t space; /* its number (struct stlb); 0: none, or the supervisor's */
+    uint64_t root;  /* of its tables: CR3's address */
+    uint64_t stay;  /* how long it was the selected one, the last time: ticks of the host's TSC */
     uint32_t epoch;
     bool local;      /* from one that is not global */
+    bool unlisted;   /* from one that is not in the list */
     uint64_t shifts; /* a bit for each log2 of their sizes; 0: from none */
     uint64_t filter[CODE_FILTER_WORDS];
+    unsigned listed; /* of a space, found by a hash of the linear page */
+    struct code_page list[CODE_LIST];
+    uint16_t index[CODE_INDEX];
 };
 
 enum mmu_access { MMU_READ, MMU_WRITE, MMU_FETCH };
@@ -108,8 +122,8 @@ struct mmu {
     uint32_t mode_key; /* the processor's mode and privilege, 6 bits: beside the epoch, so that one load reads both */
     uint32_t last_epoch;
     bool user;                                /* CPL 3 */
-    struct code_pages code[1 + CODE_SPACES];  /* the supervisor's first */
     unsigned user_code, next_code;            /* the selected space's; where the next one goes */
+    uint64_t user_code_since;                 /* by the host's TSC */
     struct access_slot slots[TLB_BANKS][ACCESS_SLOTS];
     _Alignas(8) uint8_t slots_filled[TLB_BANKS][SLOT_GROUPS]; /* SLOT_LOCAL, SLOT_HIGH; by whoever fills one */
     uint8_t nowhere[GUEST_PAGE_SIZE]; /* where empty slots lead */
@@ -136,10 +150,12 @@ struct mmu {
     unsigned held_count;
     /* statistics: translations by a walk, by the second level, for fetches; all dropped, or an address space's, or a page's */
     uint64_t walks, refills, fetch_misses, flushes, space_flushes, page_flushes;
+    uint64_t spaces_found; /* address spaces that kept their epoch */
     uint64_t watch_page[4]; /* pages with data breakpoints: never entered in the TLB */
     unsigned watch_count;
     struct walk_cache walk_cache;
     struct stlb stlb;
+    struct code_pages code[1 + CODE_SPACES];  /* the supervisor's first */
 };
 
 struct mmu_fault {

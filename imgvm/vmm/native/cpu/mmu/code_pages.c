@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+#include "code_pages.h"
+
+#include "../../base/bits.h"
+#include "tlb.h"
+#include "walk.h"
+
+/* A Bloom filter of one hash says which pages a translation that goes may have led to. A user's pages are listed as well, so
+ * that an address space that has lost its translations (a MOV to CR3 without PCIDs; SDM vol. 3, 4.10.4.1) keeps its epoch,
+ * if they all are where they were: the processor may fetch all translations anew at once, and these are looked up. */
+
+#define PAGE_TICKS 60u /* of the host's TSC: what it costs to look one up */
+#define WORTH 8u       /* so much longer than that it was at work, the last time */
+#define PROBES 4u
+
+static uint64_t *filter_word(struct code_pages *code, uint64_t linear, unsigned shift, uint64_t *bit)
+{
+    uint64_t hash = ((linear >> shift << 6 | shift) * UINT64_C(0x9e3779b97f4a7c15)) >> 52; /* 12 bits */
+    *bit = BIT(hash % 64);
+    return &code->filter[hash / 64];
+}
+
+static void list_page(struct code_pages *code, uint64_t linear, uint64_t gpa)
+{
+    uint64_t page = align_down(linear, GUEST_PAGE_SIZE), hash = (page >> GUEST_PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) >> 40;
+    for (unsigned probe = 0; probe < PROBES; probe++) {
+        uint32_t place = (uint32_t)(hash + probe) % CODE_INDEX;
+        unsigned at = code->index[place];
+        bool taken = at < code->listed && code->list[at].place == place; /* else it is left from another epoch */
+        if (taken && code->list[at].linear == page)
+            return;
+        if (taken)
+            continue;
+        if (code->listed == CODE_LIST)
+            break;
+        code->index[place] = (uint16_t)code->listed;
+        code->list[code->listed++] = (struct code_page){page, gpa, place};
+        return;
+    }
+    code->unlisted = true;
+}
+
+void code_pages_note(struct code_pages *code, uint64_t linear, const struct fetch_entry *entry, bool global)
+{
+    uint64_t bit, *word = filter_word(code, linear, entry->shift, &bit);
+    *word |= bit;
+    code->shifts |= BIT(entry->shift);
+    code->local |= !global;
+    if (code->space && !code->unlisted)
+        list_page(code, linear, entry->gpa);
+}
+
+/* Was code perhaps fetched from the page of any size that `linear` is in? */
+static bool maybe_code(struct code_pages *code, uint64_t linear)
+{
+    for (uint64_t shifts = code->shifts; shifts; shifts &= shifts - 1) {
+        uint64_t bit, *word = filter_word(code, linear, (unsigned)__builtin_ctzll(shifts), &bit);
+        if (*word & bit)
+            return true;
+    }
+    return false;
+}
+
+void code_pages_new_epoch(struct mmu *mmu, struct code_pages *code)
+{
+    code->epoch = ++mmu->last_epoch;
+    code->local = code->unlisted = false;
+    code->shifts = 0;
+    code->listed = 0;
+    for (unsigned i = 0; i < CODE_FILTER_WORDS; i++)
+        code->filter[i] = 0;
+    mmu_select_epoch(mmu, mmu->user);
+}
+
+static uint64_t root(const struct mmu *mmu)
+{
+    return mmu->cr3 & PTE_ADDRESS;
+}
+
+/* Are all its pages still where they were, for a user to fetch from? What hardware would do when it fetches is done already:
+ * the accessed bit is set. */
+static bool still_there(struct mmu *mmu, const struct code_pages *code)
+{
+    for (unsigned i = 0; i < code->listed; i++) {
+        struct walk walk = walk_tables(mmu, code->list[i].linear, WALK_CACHED);
+        bool fetchable = walk.present && !walk.reserved && !walk.again && (walk.rights & PTE_U) && !(walk.rights & PTE_NX);
+        uint64_t offset = BIT(leaf_shift[walk.size]) - 1;
+        uint64_t gpa = ((walk.leaf & PTE_ADDRESS & ~offset) | (code->list[i].linear & offset)) & mmu->physical_mask;
+        if (!fetchable || !(walk.leaf & PTE_A) || gpa != code->list[i].gpa)
+            return false;
+    }
+    return true;
+}
+
+static bool is_worth_a_look(const struct code_pages *code)
+{
+    return code->stay > (uint64_t)code->listed * PAGE_TICKS * WORTH;
+}
+
+/* The space whose root is selected, from before it lost its translations. */
+static struct code_pages *found_again(struct mmu *mmu)
+{
+    for (unsigned i = 1; i <= CODE_SPACES; i++) {
+        struct code_pages *code = &mmu->code[i];
+        if (code->space && code->root == root(mmu) && !code->unlisted && code->shifts == BIT(GUEST_PAGE_SHIFT) && is_worth_a_look(code) &&
+            still_there(mmu, code))
+            return code;
+    }
+    return NULL;
+}
+
+/* Numbers of spaces are never used twice, so what is found under one is of a time since when nothing was dropped from it but by
+ * code_pages_drop. */
+static struct code_pages *known_space(struct mmu *mmu)
+{
+    for (unsigned i = 1; i <= CODE_SPACES; i++)
+        if (mmu->code[i].space == mmu->stlb.current)
+            return &mmu->code[i];
+    return NULL;
+}
+
+void code_pages_select(struct mmu *mmu)
+{
+    uint64_t now = __builtin_ia32_rdtsc();
+    mmu->code[mmu->user_code].stay = now - mmu->user_code_since;
+    mmu->user_code_since = now;
+    struct code_pages *code = known_space(mmu);
+    if (!code && (code = found_again(mmu))) {
+        code->space = mmu->stlb.current;
+        mmu->spaces_found++;
+    }
+    if (code) {
+        mmu->user_code = (unsigned)(code - mmu->code);
+        mmu_select_epoch(mmu, mmu->user);
+        return;
+    }
+    mmu->user_code = 1 + mmu->next_code++ % CODE_SPACES;
+    code = &mmu->code[mmu->user_code];
+    code->space = mmu->stlb.current;
+    code->root = root(mmu);
+    code_pages_new_epoch(mmu, code);
+}
+
+void code_pages_drop(struct mmu *mmu, uint64_t linear)
+{
+    for (unsigned i = 0; i <= CODE_SPACES; i++) {
+        struct code_pages *code = &mmu->code[i];
+        if (likely(!maybe_code(code, linear)))
+            continue;
+        if (i == 0 || i == mmu->user_code)
+            code_pages_new_epoch(mmu, code);
+        else
+            code->space = 0; /* not to be found again */
+    }
+}
+
+void code_pages_forget_spaces(struct mmu *mmu)
+{
+    for (unsigned i = 1; i <= CODE_SPACES; i++)
+        mmu->code[i].space = 0;
+}
+
+/* The pages stay noted: they may be those of the block that is about to be made. */
+void mmu_forget_blocks(struct mmu *mmu)
+{
+    for (unsigned i = 0; i <= CODE_SPACES; i++) {
+        if (i != 0 && i != mmu->user_code)
+            mmu->code[i].space = 0;
+        mmu->code[i].epoch = ++mmu->last_epoch;
+    }
+    mmu_select_epoch(mmu, mmu->user);
+}
