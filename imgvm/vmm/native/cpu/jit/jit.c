@@ -144,6 +144,7 @@ void jit_put_lookup(struct assembler *a, uint8_t *misses[2], bool in_page)
     mov_rr(a, T1, T0);
     shift_imm(a, SHIFT_SHR, true, T1, 12);
     op_rr(a, OPC(0x31), T0, T1);
+    op_cpu(a, OPC(0x33), T1, CPU(mmu.epoch));
     alu_imm(a, ALU_AND, false, T1, JIT_JUMPS - 1);
     shift_imm(a, SHIFT_SHL, false, T1, 5);
     op_cpu(a, OPCW(0x03), T1, CPU(translated_jumps));
@@ -506,7 +507,7 @@ static void jit_attach_thread(struct cpu *cpu)
 /* Where computed jumps look. */
 static void remember(struct cpu *cpu, struct translator *jit, const void *code)
 {
-    struct jit_jump *jump = &jit->jumps[(uint32_t)(cpu->rip ^ cpu->rip >> 12) % JIT_JUMPS];
+    struct jit_jump *jump = &jit->jumps[((uint32_t)(cpu->rip ^ cpu->rip >> 12) ^ cpu->mmu.epoch) % JIT_JUMPS];
     jump->linear = cpu->rip;
     jump->key = (uint64_t)cpu->mmu.mode_key << 32 | cpu->mmu.epoch;
     jump->code = code;

@@ -5,9 +5,10 @@
 #include "tlb.h"
 #include "walk.h"
 
-/* A Bloom filter of one hash says which pages a translation that goes may have led to. A user's pages are listed as well, so
- * that an address space that has lost its translations (a MOV to CR3 without PCIDs; SDM vol. 3, 4.10.4.1) keeps its epoch,
- * if they all are where they were: the processor may fetch all translations anew at once, and these are looked up. */
+/* A Bloom filter of one hash says which pages a translation that goes may have led to. A user's pages are listed as well, as
+ * far as there is room: a large program has so many that the filter would say yes to most. So an address space that has
+ * lost its translations (a MOV to CR3 without PCIDs; SDM vol. 3, 4.10.4.1) keeps its epoch, if they all are where they were:
+ * the processor may fetch all translations anew at once, and these are looked up. */
 
 #define PAGE_TICKS 60u /* of the host's TSC: what it costs to look one up */
 #define WORTH 8u       /* so much longer than that it was at work, the last time */
@@ -20,24 +21,33 @@ static uint64_t *filter_word(struct code_pages *code, uint64_t linear, unsigned 
     return &code->filter[hash / 64];
 }
 
+/* Is the page in the list? If not, `place` is where the index may lead to it, CODE_INDEX if there is no such place. */
+static bool is_listed(const struct code_pages *code, uint64_t page, uint32_t *place)
+{
+    uint64_t hash = (page >> GUEST_PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) >> 40;
+    for (unsigned probe = 0; probe < PROBES; probe++) {
+        *place = (uint32_t)(hash + probe) % CODE_INDEX;
+        unsigned at = code->index[*place];
+        if (at >= code->listed || code->list[at].place != *place)
+            return false; /* left from another epoch */
+        if (code->list[at].linear == page)
+            return true;
+    }
+    *place = CODE_INDEX;
+    return false;
+}
+
 static void list_page(struct code_pages *code, uint64_t linear, uint64_t gpa)
 {
-    uint64_t page = align_down(linear, GUEST_PAGE_SIZE), hash = (page >> GUEST_PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) >> 40;
-    for (unsigned probe = 0; probe < PROBES; probe++) {
-        uint32_t place = (uint32_t)(hash + probe) % CODE_INDEX;
-        unsigned at = code->index[place];
-        bool taken = at < code->listed && code->list[at].place == place; /* else it is left from another epoch */
-        if (taken && code->list[at].linear == page)
-            return;
-        if (taken)
-            continue;
-        if (code->listed == CODE_LIST)
-            break;
-        code->index[place] = (uint16_t)code->listed;
-        code->list[code->listed++] = (struct code_page){page, gpa, place};
+    uint64_t page = align_down(linear, GUEST_PAGE_SIZE);
+    uint32_t place;
+    if (is_listed(code, page, &place))
         return;
-    }
-    code->unlisted = true;
+    code->unlisted = place == CODE_INDEX || code->listed == CODE_LIST;
+    if (code->unlisted)
+        return;
+    code->index[place] = (uint16_t)code->listed;
+    code->list[code->listed++] = (struct code_page){page, gpa, place};
 }
 
 void code_pages_note(struct code_pages *code, uint64_t linear, const struct fetch_entry *entry, bool global)
@@ -46,13 +56,22 @@ void code_pages_note(struct code_pages *code, uint64_t linear, const struct fetc
     *word |= bit;
     code->shifts |= BIT(entry->shift);
     code->local |= !global;
+    code->global |= global;
     if (code->space && !code->unlisted)
         list_page(code, linear, entry->gpa);
+}
+
+static bool all_are_listed(const struct code_pages *code)
+{
+    return code->space && !code->unlisted && code->shifts == BIT(GUEST_PAGE_SHIFT);
 }
 
 /* Was code perhaps fetched from the page of any size that `linear` is in? */
 static bool maybe_code(struct code_pages *code, uint64_t linear)
 {
+    uint32_t place;
+    if (all_are_listed(code))
+        return is_listed(code, align_down(linear, GUEST_PAGE_SIZE), &place);
     for (uint64_t shifts = code->shifts; shifts; shifts &= shifts - 1) {
         uint64_t bit, *word = filter_word(code, linear, (unsigned)__builtin_ctzll(shifts), &bit);
         if (*word & bit)
@@ -64,7 +83,7 @@ static bool maybe_code(struct code_pages *code, uint64_t linear)
 void code_pages_new_epoch(struct mmu *mmu, struct code_pages *code)
 {
     code->epoch = ++mmu->last_epoch;
-    code->local = code->unlisted = false;
+    code->local = code->global = code->unlisted = false;
     code->shifts = 0;
     code->listed = 0;
     for (unsigned i = 0; i < CODE_FILTER_WORDS; i++)
@@ -102,8 +121,7 @@ static struct code_pages *found_again(struct mmu *mmu)
 {
     for (unsigned i = 1; i <= CODE_SPACES; i++) {
         struct code_pages *code = &mmu->code[i];
-        if (code->space && code->root == root(mmu) && !code->unlisted && code->shifts == BIT(GUEST_PAGE_SHIFT) && is_worth_a_look(code) &&
-            still_there(mmu, code))
+        if (all_are_listed(code) && code->root == root(mmu) && is_worth_a_look(code) && still_there(mmu, code))
             return code;
     }
     return NULL;
@@ -141,13 +159,16 @@ void code_pages_select(struct mmu *mmu)
     code_pages_new_epoch(mmu, code);
 }
 
-void code_pages_drop(struct mmu *mmu, uint64_t linear)
+void code_pages_drop(struct mmu *mmu, uint64_t linear, bool selected)
 {
     for (unsigned i = 0; i <= CODE_SPACES; i++) {
         struct code_pages *code = &mmu->code[i];
+        bool current = i == 0 || i == mmu->user_code;
+        if (selected && !current && !code->global)
+            continue; /* its translations are its own */
         if (likely(!maybe_code(code, linear)))
             continue;
-        if (i == 0 || i == mmu->user_code)
+        if (current)
             code_pages_new_epoch(mmu, code);
         else
             code->space = 0; /* not to be found again */

@@ -10,8 +10,8 @@ void code_pages_note(struct code_pages *code, uint64_t linear, const struct fetc
 void code_pages_new_epoch(struct mmu *mmu, struct code_pages *code);
 /* The selected address space is another one, or has lost its translations. */
 void code_pages_select(struct mmu *mmu);
-/* A translation for `linear` goes, perhaps a global one. */
-void code_pages_drop(struct mmu *mmu, uint64_t linear);
+/* A translation for `linear` goes, perhaps a global one; of the `selected` space, or of any. */
+void code_pages_drop(struct mmu *mmu, uint64_t linear, bool selected);
 /* What is known of other spaces, and of this one, is not to be found again. */
 void code_pages_forget_spaces(struct mmu *mmu);
 

@@ -85,7 +85,7 @@ void mmu_flush_local(struct mmu *mmu)
 static void drop_page(struct mmu *mmu, uint64_t linear)
 {
     tlb_drop_page(mmu, linear);
-    code_pages_drop(mmu, linear);
+    code_pages_drop(mmu, linear, true);
 }
 
 void mmu_flush_page(struct mmu *mmu, uint64_t linear)
@@ -104,7 +104,7 @@ void mmu_flush_page_of(struct mmu *mmu, unsigned pcid, uint64_t linear)
     if (pcid == current_pcid(mmu))
         drop_page(mmu, linear); /* a global one too: more than must */
     else
-        code_pages_drop(mmu, linear);
+        code_pages_drop(mmu, linear, false);
 }
 
 /* ---- translation ---- */

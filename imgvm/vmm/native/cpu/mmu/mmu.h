@@ -64,7 +64,7 @@ struct code_pages {
     uint64_t root;  /* of its tables: CR3's address */
     uint64_t stay;  /* how long it was the selected one, the last time: ticks of the host's TSC */
     uint32_t epoch;
-    bool local;      /* from one that is not global */
+    bool local, global; /* from one that is not global, that is */
     bool unlisted;   /* from one that is not in the list */
     uint64_t shifts; /* a bit for each log2 of their sizes; 0: from none */
     uint64_t filter[CODE_FILTER_WORDS];
