@@ -13,7 +13,7 @@
 
 #include "../exec/exec.h"
 
-#define JIT_TRANSLATE_AFTER 24 /* a good cpu_options.translate_after: what runs once or twice is not worth it */
+#define JIT_TRANSLATE_AFTER 8 /* a good cpu_options.translate_after: what runs once or twice is not worth it */
 
 extern const struct translator_ops jit_translator;
 
