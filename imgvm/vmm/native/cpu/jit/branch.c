@@ -45,29 +45,6 @@ static bool is_checked(const struct emitter *e, uint64_t target)
     return e->cpu->cpl == 3 && !same_page(e, target);
 }
 
-void branch_epoch_check(struct emitter *e, struct epoch_check *check)
-{
-    struct assembler *a = &e->a;
-    uint8_t *page = NULL;
-    check->page_stale = NULL;
-    if (e->in_page) {
-        PUT(a, 0x49, 0xbf); /* mov r15, imm64 */
-        page = a->p;
-        put64(a, JIT_NO_PAGE);
-        op_cpu(a, OPCW(0x39), T1, CPU(code_page));
-        check->page_stale = put_jcc(a, CC_NE);
-    }
-    op_cpu_imm(a, OPC(0x81), ALU_CMP, CPU(mmu.epoch), 4);
-    check->epoch = a->p;
-    put32(a, 0);
-    check->stale = put_jcc(a, CC_NE);
-    e->jit->stale_at = (int)(check->stale - check->epoch);
-    if (e->in_page) {
-        e->jit->page_at = (int)(page - check->epoch);
-        e->jit->page_stale_at = (int)(check->page_stale - check->epoch);
-    }
-}
-
 /* The stub, here: `state` is where the flags are, and `not_run` instructions of the block were left out. */
 static void put_stub(struct emitter *e, unsigned number, const struct flag_state *state, unsigned not_run, uint64_t target)
 {
@@ -78,15 +55,16 @@ static void put_stub(struct emitter *e, unsigned number, const struct flag_state
     flags_to_cc_from(e, state);
     branch_uncount(e, not_run);
     if (is_checked(e, target)) {
-        struct epoch_check check;
-        branch_epoch_check(e, &check);
-        exit->expected = check.epoch;
-        if (e->in_page) {
-            uint64_t page = align_down(target, GUEST_PAGE_SIZE);
-            if (e->block->floats)
-                op_rm(a, OPCW(0x8d), T1, T1, (int32_t)(page - e->page));
-            else
-                mov_imm64(a, T1, page);
+        op_cpu_imm(a, OPC(0x81), ALU_CMP, CPU(mmu.epoch), 4);
+        exit->expected = a->p;
+        put32(a, 0);
+        put_jcc(a, CC_NE);
+        uint64_t page = align_down(target, GUEST_PAGE_SIZE);
+        if (e->block->floats) {
+            op_cpu_imm(a, OPCW(0x81), ALU_ADD, CPU(code_page), 4);
+            put32(a, (uint32_t)(page - e->page));
+        } else if (e->in_page) {
+            mov_imm64(a, T1, page);
             op_cpu(a, OPCW(0x89), T1, CPU(code_page));
         }
     }
@@ -104,7 +82,7 @@ static void put_tail(struct emitter *e, unsigned number, uint64_t target)
     jit_put_jump(e->jit, a, e->jit->leave_by_exit);
     if (!exit->expected)
         return;
-    jit_exit_unlinked(e->jit, exit);
+    jit_exit_unlinked(exit);
     emit_rip(e, T0, target);
     mov_imm64(a, T1, number);
     jit_put_jump(e->jit, a, e->jit->again);

@@ -229,12 +229,6 @@ void branch_aside(struct emitter *e, unsigned i);
 /* After the last instruction of a block that has no branch. */
 void branch_fall_through(struct emitter *e);
 bool branch_wants_poll(const struct emitter *e);
-/* Is this still the epoch, and the page if that is kept, in which what comes next is good? Afterwards T1 is the page. */
-struct epoch_check {
-    uint8_t *epoch;               /* imm32 */
-    uint8_t *page_stale, *stale;  /* rel32 of the jumps when not; NULL: no page is kept */
-};
-void branch_epoch_check(struct emitter *e, struct epoch_check *check);
 /* Looks whether something wants a look before instruction i. */
 void branch_poll(struct emitter *e, unsigned i);
 /* So many of the block's instructions will not run after all. */

@@ -557,6 +557,8 @@ static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *blo
 {
     if (!may_translate(cpu, block) || !has_code_segment(cpu, jit))
         return false;
+    if (unlikely(block->across_now) && jit_is_in_page(cpu) && !mmu_pages_are_single(&cpu->mmu))
+        return false; /* which one is the other page? */
     look_over(cpu, jit);
     if (is_translated(cpu, block))
         return true;

@@ -4,6 +4,8 @@
 
 #include "translate.h"
 
+#define NO_EPOCH 0u
+
 static struct block **page_bucket(struct translator *jit, uint64_t gpa)
 {
     return &jit->pages[(gpa / GUEST_PAGE_SIZE) % JIT_PAGE_BUCKETS];
@@ -65,29 +67,25 @@ static void unlink_exit(struct translator *jit, uint32_t number)
     exit->next = exit->previous = 0;
 }
 
-/* Where the jumps of an exit's check go, and what it expects. */
-static void set_check(const struct translator *jit, struct jit_exit *exit, uint64_t page, uint32_t epoch, const uint8_t *stale)
+/* What an exit's check expects, and where it goes otherwise. */
+static void set_check(struct jit_exit *exit, uint32_t epoch, const uint8_t *stale)
 {
     memcpy(exit->expected, &epoch, 4);
-    patch_jump(exit->expected + jit->stale_at, stale);
-    if (!exit->in_page)
-        return;
-    memcpy(exit->expected + jit->page_at, &page, 8);
-    patch_jump(exit->expected + jit->page_stale_at, stale);
+    patch_jump(exit->expected + 4 + 2, stale); /* jne */
 }
 
-void jit_exit_unlinked(const struct translator *jit, struct jit_exit *exit)
+void jit_exit_unlinked(struct jit_exit *exit)
 {
-    set_check(jit, exit, JIT_NO_PAGE, 0, exit->tail);
+    set_check(exit, NO_EPOCH, exit->tail);
 }
 
-static void point_to_tail(const struct translator *jit, struct jit_exit *exit)
+static void point_to_tail(struct jit_exit *exit)
 {
     if (exit->hot)
         patch_jump(exit->hot, exit->stub);
     patch_jump(exit->stub_jump, exit->tail);
     if (exit->expected)
-        jit_exit_unlinked(jit, exit);
+        jit_exit_unlinked(exit);
 }
 
 void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct block *block)
@@ -98,6 +96,10 @@ void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct b
     if (!exit->expected && exit->floats != block->floats)
         return; /* one would be where the other cannot */
     unlink_exit(jit, number);
+    if (exit->in_page && exit->expected && !mmu_pages_are_single(&cpu->mmu)) {
+        set_check(exit, NO_EPOCH, exit->tail + JIT_TAIL_BYTES); /* the table knows */
+        return;
+    }
     jit->counts->linked++;
     exit->to = block;
     exit->next = block->incoming;
@@ -105,7 +107,7 @@ void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct b
         jit->exits[exit->next].previous = number;
     block->incoming = number;
     if (exit->expected)
-        set_check(jit, exit, cpu->code_page, cpu->mmu.epoch, exit->tail + JIT_TAIL_BYTES);
+        set_check(exit, cpu->mmu.epoch, exit->tail + JIT_TAIL_BYTES);
     if (exit->crosses && !exit->listed) {
         exit->listed = true;
         exit->next_crossing = jit->crossing;
@@ -126,7 +128,7 @@ void jit_follow_epoch(const struct cpu *cpu, struct translator *jit)
         struct jit_exit *exit = &jit->exits[number];
         exit->listed = false;
         if (exit->to)
-            point_to_tail(jit, exit);
+            point_to_tail(exit);
         unlink_exit(jit, number);
     }
     jit->crossing = 0;
@@ -134,10 +136,7 @@ void jit_follow_epoch(const struct cpu *cpu, struct translator *jit)
 
 void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block)
 {
-    uint8_t *epoch = (uint8_t *)writable_code(jit, block) + jit->epoch_at[jit_is_in_page(cpu)];
-    memcpy(epoch, &cpu->mmu.epoch, 4);
-    if (jit_is_in_page(cpu))
-        memcpy(epoch + jit->page_at, &cpu->code_page, 8);
+    memcpy((uint8_t *)writable_code(jit, block) + JIT_EPOCH_AT(jit), &cpu->mmu.epoch, 4);
 }
 
 /* ---- the end of a block ---- */
@@ -148,7 +147,7 @@ void jit_kill(struct translator *jit, struct block *block)
         return;
     for (uint32_t number = block->incoming; number;) {
         uint32_t next = jit->exits[number].next;
-        point_to_tail(jit, &jit->exits[number]);
+        point_to_tail(&jit->exits[number]);
         jit->exits[number].to = NULL;
         jit->exits[number].next = jit->exits[number].previous = 0;
         number = next;

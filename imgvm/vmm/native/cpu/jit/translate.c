@@ -564,17 +564,11 @@ static bool may_float(const struct block *block, uint64_t rip)
 /* See jit_expect_epoch. */
 static void put_epoch_check(struct emitter *e)
 {
-    const uint8_t *start = e->a.p;
-    struct epoch_check check;
-    branch_epoch_check(e, &check);
-    e->jit->epoch_at[e->in_page] = (int)(check.epoch - start);
-    uint8_t *jumps[] = {check.page_stale, check.stale};
-    for (unsigned i = 0; i < ARRAY_LEN(jumps); i++)
-        if (jumps[i]) {
-            struct cold *cold = emit_cold(e, COLD_POLL, 0);
-            cold->patch = jumps[i];
-            cold->uncounted = true;
-        }
+    op_cpu_imm(&e->a, OPC(0x81), ALU_CMP, CPU(mmu.epoch), 4);
+    put32(&e->a, 0);
+    struct cold *cold = emit_cold(e, COLD_POLL, 0);
+    cold->patch = put_jcc(&e->a, CC_NE);
+    cold->uncounted = true;
 }
 
 /* The instructions, from wherever the flags are at the first. */

@@ -25,8 +25,7 @@
  *
  *   hot:   jcc/jmp stub                 directly to the target, once linked, where the stub does nothing on the way
  *   stub:  [flags to memory]
- *          [mov r15, expected page; cmp code_page, r15; jne tail     to `again`, once linked]
- *          [cmp epoch, expected; jne tail                            to `again`, once linked]
+ *          [cmp epoch, expected; jne tail     to `again`, once linked]
  *          [code_page := the target's]
  *          jmp tail                     to the target, once linked
  *   tail:  out of translated code, with link_from = this exit
@@ -34,8 +33,8 @@
  *
  * A target in the same page needs no check: when its code is written, whoever leads there is told (link.c). The address of
  * one in another page may mean something else in another epoch of the TLB. A user's blocks compare it, for each address
- * space has one, and the page that they are in, for that may be more than one in an address space. The supervisor has only
- * one epoch, and it seldom ends: then all that leads from page to page is unlinked. */
+ * space has one. The supervisor has only one, and it seldom ends: then all that leads from page to page is unlinked. In an
+ * epoch in which a page of code may be at two addresses, a user's have no such links, but the table of computed jumps. */
 struct jit_exit {
     uint64_t target;   /* in ring 3 of 64-bit mode (in_page) from cpu->code_page */
     uint8_t *hot;      /* rel32; NULL: only the stub leads there */
@@ -49,7 +48,6 @@ struct jit_exit {
     bool saves_flags;  /* in the stub */
     bool in_page, floats; /* of its block */
 };
-#define JIT_NO_PAGE 1u /* expected where there is no page */
 /* From `tail` to `again`. */
 #define JIT_TAIL_BYTES 11
 
@@ -93,9 +91,6 @@ struct translator {
     struct jit_segment segments[JIT_SEGMENTS];
     struct cache_growth growth; /* in segments */
     unsigned filling;
-    /* Where a check's parts lie, from the imm32 of its epoch: the imm64 of its page, the rel32 of its two jumps. */
-    int page_at, page_stale_at, stale_at;
-    int epoch_at[2]; /* and that from the start of a block that goes on in another page; [cpu->code_page is kept] */
     /* of the segment that is being filled */
     struct jit_trap *traps;
     unsigned exit_count, trap_count; /* its last exit's number */
@@ -179,11 +174,12 @@ void jit_kill_stale(struct translator *jit);
 void jit_register(struct translator *jit, struct block *block);
 /* A block that goes on in another page begins with a check of the TLB's epoch, for links inside of its first page have none.
  * It is about to be entered, found by way of the TLB: this is the epoch that it is good in. */
+#define JIT_EPOCH_AT(jit) ((jit)->far ? 8 : 6) /* imm32 of cmp dword [cpu + mmu.epoch], imm32 */
 void jit_expect_epoch(const struct cpu *cpu, const struct translator *jit, const struct block *block);
 /* Supervisor's code is about to run. */
 void jit_follow_epoch(const struct cpu *cpu, struct translator *jit);
 /* The exit's check sends everybody to its tail. */
-void jit_exit_unlinked(const struct translator *jit, struct jit_exit *exit);
+void jit_exit_unlinked(struct jit_exit *exit);
 /* It was left by this exit, and cpu->rip, cpu->code_page are still as it left them: next time, it goes to `block` directly. */
 void jit_link(struct cpu *cpu, struct translator *jit, uint32_t exit, struct block *block);
 

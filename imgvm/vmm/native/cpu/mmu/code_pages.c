@@ -21,36 +21,54 @@ static uint64_t *filter_word(struct code_pages *code, uint64_t linear, unsigned 
     return &code->filter[hash / 64];
 }
 
-/* Is the page in the list? If not, `place` is where the index may lead to it, CODE_INDEX if there is no such place. */
-static bool is_listed(const struct code_pages *code, uint64_t page, uint32_t *place)
+/* By the linear address, by the physical one. */
+static uint64_t key_of(const struct code_page *page, unsigned by)
+{
+    return by ? page->gpa : page->linear;
+}
+
+/* The page in the list, or NULL; then `place` is where the index may lead to it, CODE_INDEX if there is no such place. */
+static const struct code_page *find_listed(const struct code_pages *code, unsigned by, uint64_t page, uint32_t *place)
 {
     uint64_t hash = (page >> GUEST_PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) >> 40;
     for (unsigned probe = 0; probe < PROBES; probe++) {
         *place = (uint32_t)(hash + probe) % CODE_INDEX;
-        unsigned at = code->index[*place];
-        if (at >= code->listed || code->list[at].place != *place)
-            return false; /* left from another epoch */
-        if (code->list[at].linear == page)
-            return true;
+        unsigned at = code->index[by][*place];
+        if (at >= code->listed || code->list[at].place[by] != *place)
+            return NULL; /* left from another epoch */
+        if (key_of(&code->list[at], by) == page)
+            return &code->list[at];
     }
     *place = CODE_INDEX;
-    return false;
+    return NULL;
 }
 
-static void list_page(struct code_pages *code, uint64_t linear, uint64_t gpa)
+/* Links were made as if every page were at one address alone, or would have to be. */
+static void begin_without_links(struct mmu *mmu, struct code_pages *code, bool *why)
+{
+    *why = true;
+    code->epoch = ++mmu->last_epoch;
+    mmu_select_epoch(mmu, mmu->user);
+}
+
+static void list_page(struct mmu *mmu, struct code_pages *code, uint64_t linear, uint64_t gpa)
 {
     uint64_t page = align_down(linear, GUEST_PAGE_SIZE);
-    uint32_t place;
-    if (is_listed(code, page, &place))
+    uint32_t place[2] = {0, 0};
+    if (find_listed(code, 0, page, &place[0]))
         return;
-    code->unlisted = place == CODE_INDEX || code->listed == CODE_LIST;
-    if (code->unlisted)
+    bool twice = find_listed(code, 1, gpa, &place[1]);
+    if (place[0] == CODE_INDEX || place[1] == CODE_INDEX || code->listed == CODE_LIST) {
+        begin_without_links(mmu, code, &code->unlisted);
         return;
-    code->index[place] = (uint16_t)code->listed;
-    code->list[code->listed++] = (struct code_page){page, gpa, place};
+    }
+    code->list[code->listed] = (struct code_page){page, gpa, {(uint16_t)place[0], (uint16_t)place[1]}};
+    code->index[0][place[0]] = code->index[1][place[1]] = (uint16_t)code->listed++;
+    if (twice && !code->twice)
+        begin_without_links(mmu, code, &code->twice);
 }
 
-void code_pages_note(struct code_pages *code, uint64_t linear, const struct fetch_entry *entry, bool global)
+void code_pages_note(struct mmu *mmu, struct code_pages *code, uint64_t linear, const struct fetch_entry *entry, bool global)
 {
     uint64_t bit, *word = filter_word(code, linear, entry->shift, &bit);
     *word |= bit;
@@ -58,7 +76,7 @@ void code_pages_note(struct code_pages *code, uint64_t linear, const struct fetc
     code->local |= !global;
     code->global |= global;
     if (code->space && !code->unlisted)
-        list_page(code, linear, entry->gpa);
+        list_page(mmu, code, linear, entry->gpa);
 }
 
 static bool all_are_listed(const struct code_pages *code)
@@ -71,7 +89,7 @@ static bool maybe_code(struct code_pages *code, uint64_t linear)
 {
     uint32_t place;
     if (all_are_listed(code))
-        return is_listed(code, align_down(linear, GUEST_PAGE_SIZE), &place);
+        return find_listed(code, 0, align_down(linear, GUEST_PAGE_SIZE), &place);
     for (uint64_t shifts = code->shifts; shifts; shifts &= shifts - 1) {
         uint64_t bit, *word = filter_word(code, linear, (unsigned)__builtin_ctzll(shifts), &bit);
         if (*word & bit)
@@ -83,7 +101,7 @@ static bool maybe_code(struct code_pages *code, uint64_t linear)
 void code_pages_new_epoch(struct mmu *mmu, struct code_pages *code)
 {
     code->epoch = ++mmu->last_epoch;
-    code->local = code->global = code->unlisted = false;
+    code->local = code->global = code->unlisted = code->twice = false;
     code->shifts = 0;
     code->listed = 0;
     for (unsigned i = 0; i < CODE_FILTER_WORDS; i++)

@@ -5,7 +5,7 @@
 
 #include "mmu.h"
 
-void code_pages_note(struct code_pages *code, uint64_t linear, const struct fetch_entry *entry, bool global);
+void code_pages_note(struct mmu *mmu, struct code_pages *code, uint64_t linear, const struct fetch_entry *entry, bool global);
 /* The supervisor's, or the selected space's, begins another epoch. */
 void code_pages_new_epoch(struct mmu *mmu, struct code_pages *code);
 /* The selected address space is another one, or has lost its translations. */

@@ -22,7 +22,7 @@ const struct fetch_entry *mmu_fetch(struct mmu *mmu, uint64_t linear, bool user,
         tlb_set_mark(mmu->fetch_marks.global, i, found.global);
     }
     bool global = mmu->fetch_marks.global[i / 64] >> (i % 64) & 1;
-    code_pages_note(&mmu->code[user ? mmu->user_code : 0], linear, entry, global);
+    code_pages_note(mmu, &mmu->code[user ? mmu->user_code : 0], linear, entry, global);
     return entry;
 }
 

@@ -50,12 +50,12 @@ struct fetch_entry {
 
 #define CODE_SPACES 6u
 
-#define CODE_LIST 3072u
-#define CODE_INDEX 8192u
+#define CODE_LIST 8192u
+#define CODE_INDEX 16384u
 
 struct code_page {
     uint64_t linear, gpa;
-    uint32_t place; /* in the index */
+    uint16_t place[2]; /* in the indexes */
 };
 
 /* From which pages code was fetched since `epoch` began (code_pages.c). */
@@ -68,9 +68,10 @@ struct code_pages {
     bool unlisted;   /* from one that is not in the list */
     uint64_t shifts; /* a bit for each log2 of their sizes; 0: from none */
     uint64_t filter[CODE_FILTER_WORDS];
-    unsigned listed; /* of a space, found by a hash of the linear page */
+    bool twice;      /* some page is listed at two addresses */
+    unsigned listed; /* of a space, found by hashes of the linear page and of the physical one */
     struct code_page list[CODE_LIST];
-    uint16_t index[CODE_INDEX];
+    uint16_t index[2][CODE_INDEX];
 };
 
 enum mmu_access { MMU_READ, MMU_WRITE, MMU_FETCH };
@@ -228,6 +229,12 @@ void mmu_fill(struct mmu *mmu, uint64_t linear, const struct mmu_page *page, con
 static inline unsigned mmu_bank(const struct mmu *mmu, enum mmu_who who)
 {
     return who == MMU_USER ? 1 : who == MMU_SUPERVISOR && mmu->ac && (mmu->cr4 & CR4_SMAP) ? 2 : 0;
+}
+/* Is no page of the user's code known at two addresses, in this epoch? */
+static inline bool mmu_pages_are_single(const struct mmu *mmu)
+{
+    const struct code_pages *code = &mmu->code[mmu->user_code];
+    return !code->twice && !code->unlisted && code->space;
 }
 /* Code of this privilege runs from now on. */
 static inline void mmu_select_epoch(struct mmu *mmu, bool user)
