@@ -196,6 +196,33 @@ struct place check_put_direct(struct emitter *e, unsigned i, const struct insn *
     return beside_base(in, check);
 }
 
+bool check_is_of_page(const struct emitter *e, const struct insn *in, const struct check *check)
+{
+    return e->block->floats && in->base == INSN_REG_RIP && in->index == INSN_REG_NONE && in->segment == INSN_SEG_FLAT &&
+           in->asize == 8 && check->pages == ONE_PAGE &&
+           (e->rip + (uint64_t)check->low) % GUEST_PAGE_SIZE + check->bytes <= GUEST_PAGE_SIZE;
+}
+
+/* What is read there does not wait for cpu->code_page, which may just have been written: the slot knows the page. */
+struct place check_put_of_page(struct emitter *e, unsigned i, const struct insn *in, struct check *check)
+{
+    struct assembler *a = &e->a;
+    uint64_t at = e->rip + (uint64_t)check->low, page = align_down(at, GUEST_PAGE_SIZE);
+    forget_slots(e, check);
+    e->held_at = NULL;
+    check->remade = check->of_page = true;
+    emit_rip(e, T1, page);
+    op_cpu(a, OPCW(0x3b), T1, slot_at(e, check->slot));
+    struct cold *cold = emit_cold(e, COLD_ACCESS, i);
+    cold->in = *in;
+    cold->patch = put_jcc(a, CC_NE);
+    cold->check = *check;
+    cold->done = a->p;
+    op_cpu(a, OPCW(0x8b), T0, slot_at(e, check->slot));
+    op_cpu(a, OPCW(0x03), T0, addend_at(e, check->slot));
+    return (struct place){T0, NO_REG, 0, (int32_t)(at - page)};
+}
+
 struct place check_put(struct emitter *e, unsigned i, const struct insn *in, struct check *check, bool keep_t1)
 {
     struct assembler *a = &e->a;
@@ -259,7 +286,7 @@ void check_cold(struct emitter *e, const struct cold *cold)
     uint8_t *crosses = put_jcc(a, CC_ABOVE);
     put_next_slot(e, check);
     jit_put_call(e->jit, a, e->jit->refill[e->bank == MMU_USER][check->write]);
-    if (check->adds) {
+    if (check->adds || check->of_page) {
         patch_jump(put_jcc(a, CC_AE), cold->done);
     } else {
         uint8_t *refused = put_jcc(a, CC_BELOW);

@@ -42,6 +42,7 @@ struct check {
     bool trial;        /* its accesses are counted */
     bool adds;         /* the addend is added to T0, else it is in T1 */
     bool remade;       /* T0 is not the address any more when it has missed, nor expected to be */
+    bool of_page;      /* `done` is where the slot is looked into */
     unsigned slot;     /* the first of them */
     int64_t low;       /* displacement of the lowest address */
     uint32_t lead;     /* where the addend is kept for a group whose slot is not one */
@@ -184,6 +185,9 @@ void check_begin(struct emitter *e, unsigned i, const struct check *check);
 /* May check_put_direct make the address itself? Its place has T1 in it, and T0 is left alone or lost. */
 bool check_is_direct(const struct emitter *e, const struct insn *in, bool keep_t1);
 struct place check_put_direct(struct emitter *e, unsigned i, const struct insn *in, struct check *check);
+/* Is it relative to RIP in code that floats, in one page for certain? Then this makes the address itself. T1 is lost. */
+bool check_is_of_page(const struct emitter *e, const struct insn *in, const struct check *check);
+struct place check_put_of_page(struct emitter *e, unsigned i, const struct insn *in, struct check *check);
 /* T0: in's linear address, with check->low for displacement -> its place in the host's memory. T1 may be part of it unless
  * `keep_t1`, and is lost. */
 struct place check_put(struct emitter *e, unsigned i, const struct insn *in, struct check *check, bool keep_t1);

@@ -202,6 +202,8 @@ static struct place place_of(struct emitter *e, unsigned i, const struct referen
     struct place at;
     if ((members || r->bytes >= DIRECT_BYTES) && check_is_direct(e, in, keep_t1)) {
         at = check_put_direct(e, i, in, &check);
+    } else if (check_is_of_page(e, in, &check)) {
+        at = check_put_of_page(e, i, in, &check);
     } else {
         memory_offset(e, in, low);
         put_segment(e, i, in->segment, check.bytes, r->write, check.group);
