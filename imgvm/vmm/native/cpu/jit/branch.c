@@ -34,9 +34,9 @@ bool branch_stays_inside(const struct emitter *e, unsigned i)
 static unsigned new_exit(struct emitter *e, uint64_t target)
 {
     unsigned number = ++e->jit->exit_count;
-    e->jit->exits[number] = (struct jit_exit){.target = e->in_page ? target - e->page : target, .mode = e->cpu->mmu.mode_key,
+    e->jit->exits[number] = (struct jit_exit){.target = e->block->floats ? target - e->page : target, .mode = e->cpu->mmu.mode_key,
                                               .crosses = e->cpu->cpl != 3 && !same_page(e, target),
-                                              .in_page = e->in_page, .floats = e->block->floats};
+                                              .floats = e->block->floats};
     return number;
 }
 
@@ -273,7 +273,7 @@ static void put_landing(struct emitter *e, unsigned i, uint64_t back)
     struct assembler *a = &e->a;
     unsigned number = new_exit(e, back);
     op_rm(a, OPCW(0x8d), H_RSP, H_RSP, 8);
-    if (e->in_page) {
+    if (e->block->floats) {
         op_rm(a, OPCW(0x8d), T0, T0, -(int32_t)(back - e->page));
         op_cpu(a, OPCW(0x89), T0, CPU(code_page));
     }

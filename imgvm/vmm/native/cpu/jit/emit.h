@@ -85,7 +85,7 @@ struct emitter {
     struct block *block;
     uint64_t rip;
     uint64_t page;     /* of it */
-    bool in_page;      /* cpu->code_page is kept: ring 3 of 64-bit mode */
+    bool in_page;      /* other pages may ask for cpu->code_page: ring 3 of 64-bit mode */
     bool code64;
     uint64_t rip_mask;
     uint32_t code_limit; /* outside 64-bit mode: CS's */

@@ -430,6 +430,7 @@ static void jit_destroy(struct translator *jit)
     free(jit->exits);
     free(jit->all_traps);
     free(jit->jumps);
+    free(jit->floating);
     free(jit);
 }
 
@@ -450,7 +451,10 @@ static void make_stubs(struct translator *jit)
 static bool allocate(struct cpu *cpu, struct translator *jit)
 {
     jit->jumps = calloc(JIT_JUMPS, sizeof *jit->jumps);
-    return jit->jumps && (!jit->count || watch_executors(cpu));
+    for (unsigned i = 0; i < cpu->mmu.mem->count; i++)
+        jit->pages_known = MAX(jit->pages_known, (cpu->mmu.mem->regions[i].gpa + cpu->mmu.mem->regions[i].size) / GUEST_PAGE_SIZE);
+    jit->floating = calloc(jit->pages_known / 64 + 1, sizeof *jit->floating);
+    return jit->jumps && jit->floating && (!jit->count || watch_executors(cpu));
 }
 
 /* Does a 32-bit displacement lead from all of the code to all of struct cpu? */
@@ -568,6 +572,8 @@ static bool jit_ready(struct cpu *cpu, struct translator *jit, struct block *blo
         block->runs++;
         return false;
     }
+    if (block->translated && !block->floats && jit_is_in_page(cpu) && block->translated_mode == cpu->mmu.mode_key)
+        jit_float_page(jit, block->gpa);
     jit_kill(jit, block); /* it was translated for another address or mode */
     return jit_translate(cpu, jit, block, cpu->rip);
 }

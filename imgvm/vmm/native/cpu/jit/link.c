@@ -96,7 +96,7 @@ void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct b
     if (!exit->expected && exit->floats != block->floats)
         return; /* one would be where the other cannot */
     unlink_exit(jit, number);
-    if (exit->in_page && exit->expected && !mmu_pages_are_single(&cpu->mmu)) {
+    if (exit->floats && exit->expected && !mmu_pages_are_single(&cpu->mmu)) {
         set_check(exit, NO_EPOCH, exit->tail + JIT_TAIL_BYTES); /* the table knows */
         return;
     }
@@ -164,6 +164,18 @@ void jit_kill(struct translator *jit, struct block *block)
     block->translated = NULL;
     unregister(jit, block);
     jit->counts->killed++;
+}
+
+void jit_float_page(struct translator *jit, uint64_t gpa)
+{
+    if (gpa / GUEST_PAGE_SIZE >= jit->pages_known)
+        return;
+    jit->floating[gpa / GUEST_PAGE_SIZE / 64] |= BIT(gpa / GUEST_PAGE_SIZE % 64);
+    for (struct block *block = *page_bucket(jit, gpa), *next; block; block = next) {
+        next = block->page_next;
+        if (block->gpa / GUEST_PAGE_SIZE == gpa / GUEST_PAGE_SIZE)
+            jit_kill(jit, block);
+    }
 }
 
 static void kill_stale_of(struct translator *jit, struct block *first, uint64_t page)

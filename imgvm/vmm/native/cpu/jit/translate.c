@@ -645,7 +645,7 @@ bool jit_translate(struct cpu *cpu, struct translator *jit, struct block *block,
     e.page = align_down(rip, GUEST_PAGE_SIZE);
     e.code64 = cpu->code64;
     e.in_page = jit_is_in_page(cpu);
-    block->floats = e.in_page && may_float(block, rip);
+    block->floats = e.in_page && jit_page_floats(jit, block->gpa) && may_float(block, rip);
     e.rip_mask = cpu_rip_mask(cpu);
     e.code_limit = cpu->s.segment[CS].limit;
     e.bank = cpu->mmu.mode_key >> MODE_KEY_BANK & 3;

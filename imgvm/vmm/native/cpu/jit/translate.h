@@ -16,8 +16,9 @@
 #define JIT_JUMPS 16384u
 #define JIT_INSN_BYTES 768u /* that one instruction may need at most, here and there, and what begins or ends a block */
 #define JIT_HEAD_BYTES 16u     /* at least so long is a block: room for a jump away when it has died */
-/* A user's code lies at another address in each process. It is translated for any: rip is cpu->code_page and a constant. Below
- * this, where no jump leads out of the canonical addresses; and where all that it knows is not too far away. */
+/* A user's code may lie at another address in each process. Once a page was met at a second one, all code in it is translated
+ * for any: RIP is cpu->code_page and a constant. Below this, where no jump leads out of the canonical addresses; and where all
+ * that it knows is not too far away. */
 #define JIT_FLOATS_BELOW ((UINT64_C(1) << 47) - (UINT64_C(1) << 32))
 #define JIT_FLOATS_FAR INT64_C(0x7fff0000)
 
@@ -36,7 +37,7 @@
  * space has one. The supervisor has only one, and it seldom ends: then all that leads from page to page is unlinked. In an
  * epoch in which a page of code may be at two addresses, a user's have no such links, but the table of computed jumps. */
 struct jit_exit {
-    uint64_t target;   /* in ring 3 of 64-bit mode (in_page) from cpu->code_page */
+    uint64_t target;   /* `floats`: from cpu->code_page */
     uint8_t *hot;      /* rel32; NULL: only the stub leads there */
     uint8_t *stub, *stub_jump, *tail;
     uint8_t *expected; /* imm32; NULL: not checked */
@@ -46,7 +47,7 @@ struct jit_exit {
     uint32_t next_crossing;  /* of the supervisor's, from page to page */
     bool crosses, listed;
     bool saves_flags;  /* in the stub */
-    bool in_page, floats; /* of its block */
+    bool floats;       /* its block does */
 };
 /* From `tail` to `again`. */
 #define JIT_TAIL_BYTES 11
@@ -98,6 +99,8 @@ struct translator {
     struct jit_jump *jumps;
     struct block *pages[JIT_PAGE_BUCKETS];
     struct block *across; /* those that go on in another page */
+    uint64_t *floating;   /* a bit for each guest physical page below pages_known: its code is translated for any address */
+    uint64_t pages_known;
     uint32_t seen_code_epoch;
     unsigned next_slot[2]; /* for loads, for stores */
     struct learner learner;
@@ -134,7 +137,7 @@ void jit_put_call(const struct translator *jit, struct assembler *a, const void 
  * cpu->code_page is told. */
 void jit_put_lookup(struct assembler *a, uint8_t *misses[2], bool in_page);
 
-/* Is cpu->code_page kept? */
+/* May cpu->code_page be asked for? It is set on the way to another page. */
 static inline bool jit_is_in_page(const struct cpu *cpu)
 {
     return cpu->code64 && cpu->cpl == 3;
@@ -146,7 +149,7 @@ static inline uint64_t jit_block_rip(const struct cpu *cpu, const struct block *
 }
 static inline uint64_t jit_exit_target(const struct cpu *cpu, const struct jit_exit *exit)
 {
-    return exit->in_page ? cpu->code_page + exit->target : exit->target;
+    return exit->floats ? cpu->code_page + exit->target : exit->target;
 }
 
 /* ---- segment.c ---- */
@@ -170,6 +173,12 @@ void jit_kill(struct translator *jit, struct block *block);
 /* Blocks of the page at gpa whose bytes have changed are killed. */
 void jit_kill_stale_page(struct translator *jit, uint64_t gpa);
 void jit_kill_stale(struct translator *jit);
+static inline bool jit_page_floats(const struct translator *jit, uint64_t gpa)
+{
+    return gpa / GUEST_PAGE_SIZE < jit->pages_known && jit->floating[gpa / GUEST_PAGE_SIZE / 64] >> (gpa / GUEST_PAGE_SIZE % 64) & 1;
+}
+/* The page was met at a second address. */
+void jit_float_page(struct translator *jit, uint64_t gpa);
 /* A block was translated: its page is watched. */
 void jit_register(struct translator *jit, struct block *block);
 /* A block that goes on in another page begins with a check of the TLB's epoch, for links inside of its first page have none.
