@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A debugger's break- and watchpoints and steps on the software processor, through the engine's seam. */
-// needs: base/error.c base/futex.c base/trace.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c cpu/jit/*.c backend/soft.c backend/alarm.c
+// needs: base/error.c base/futex.c base/trace.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c cpu/jit/*.c backend/soft*.c backend/alarm.c
 #include <string.h>
 
 #include "backend/backend.h"
