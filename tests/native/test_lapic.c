@@ -2,6 +2,7 @@
 /* needs: dev/lapic*.c base/timer.c base/clock*.c base/host_tsc.c */
 #include "check.h"
 #include "dev/lapic.h"
+#include "virtual_time.h"
 
 #include <limits.h>
 
@@ -12,8 +13,6 @@ enum { ID = 0x20, VERSION = 0x30, TPR = 0x80, APR = 0x90, PPR = 0xa0, EOI = 0xb0
 
 #define MASKED 0x10000u
 
-static struct clock virtual_clock;
-static struct timer_queue queue;
 static struct lapic lapic;
 static uint64_t tsc_offset;
 static unsigned signals, signal_count, ipis, eois;
@@ -54,24 +53,12 @@ static unsigned take_signals(void)
 static void start(uint32_t id, bool enable)
 {
     static const struct lapic_host host = {.signal = on_signal, .send_ipi = on_ipi, .eoi = on_eoi};
-    clock_init_virtual(&virtual_clock);
-    timer_queue_init(&queue, &virtual_clock);
+    begin_time();
     tsc_offset = 0;
     lapic_init(&lapic, id, id == 0, &queue, &tsc_offset, &host);
     signals = signal_count = ipis = eois = 0;
     if (enable)
         out(SVR, 0x1ff);
-}
-
-static void pass(uint64_t ns)
-{
-    uint64_t target = timer_queue_now_ns(&queue) + ns;
-    for (uint64_t next; (next = timer_queue_next_ns(&queue)) <= target;) {
-        uint64_t now = timer_queue_now_ns(&queue);
-        clock_advance(&virtual_clock, next > now ? next - now : 0);
-        timer_queue_run(&queue);
-    }
-    clock_advance(&virtual_clock, target - timer_queue_now_ns(&queue));
 }
 
 static bool msr_write(uint32_t index, uint64_t value) { return lapic_msr_write(&lapic, index, value); }
