@@ -11,7 +11,7 @@
 
 static int alarm_signal(void)
 {
-    return SIGRTMIN + 5; /* not that of kvm.c */
+    return SIGRTMIN + 5; /* not that of kvm_run.c */
 }
 
 static void on_alarm(int signal, siginfo_t *info, void *context)
