@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import shutil
 import subprocess
@@ -113,6 +114,21 @@ def test_trace_of_unknown_events(image_of: Images, capfd: pytest.CaptureFixture[
 def test_a_triple_fault_is_255_and_says_where(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([str(image_of(TRIPLE_FAULT))]) == 255
     assert "imgvm: the guest's processor stopped on a triple fault: " in capfd.readouterr().err
+
+
+def test_translated_code_needs_a_timer(image_of: Images) -> None:
+    """Without one it would never look up, and the guest hang."""
+    image = str(image_of(SPIN))
+    for accel, timeout, status in (("jit", "60s", 125), ("interp", "200ms", 124)):
+        done = subprocess.run(
+            [sys.executable, "-m", "imgvm", "-q", "run", image, "--accel", accel, "--timeout", timeout],
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, 0)),
+        )
+        assert done.returncode == status, done.stderr
+        told = "processor 0 cannot have a timer: Resource temporarily unavailable" in done.stderr
+        assert told == (status == 125)
 
 
 def test_timeout_is_124(image_of: Images, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

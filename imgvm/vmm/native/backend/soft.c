@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -172,6 +174,16 @@ static void expect(struct soft_cpu *c, uint64_t deadline_ns)
     alarm_set(&c->alarm, deadline_ns, soft_now_ns(c));
 }
 
+static bool start_alarm(struct soft_cpu *c)
+{
+    int failed = c->engine->base.ops == &engine_jit_ops ? alarm_start(&c->alarm, c->cpu) : 0;
+    c->message[0] = 0;
+    if (failed)
+        snprintf(c->message, sizeof c->message, "processor %u cannot have a timer: %s (RLIMIT_SIGPENDING, `ulimit -i`)", c->index,
+                 strerror(-failed));
+    return !failed;
+}
+
 static enum engine_exit soft_run(struct engine *base, unsigned index)
 {
     struct soft_cpu *c = &soft_of(base)->cpus[index];
@@ -179,10 +191,9 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
     atomic_store(&c->in_run, true);
     atomic_fetch_add(&c->engine->awake, 1);
     prctl(PR_SET_TIMERSLACK, 1); /* a halted processor's next timer is not to come 50 us late */
-    if (c->engine->base.ops == &engine_jit_ops)
-        alarm_start(&c->alarm, c->cpu);
-    enum engine_exit result;
-    for (;;) {
+    enum engine_exit result = ENGINE_EXIT_INTERNAL;
+    bool timed = start_alarm(c);
+    while (timed) {
         uint64_t next = run_timers(c);
         if (atomic_exchange(&c->kicked, false)) {
             result = ENGINE_EXIT_KICKED;
@@ -201,7 +212,6 @@ static enum engine_exit soft_run(struct engine *base, unsigned index)
             result = ENGINE_EXIT_SHUTDOWN;
             break;
         } else if (exit == CPU_EXIT_INTERNAL) {
-            result = ENGINE_EXIT_INTERNAL;
             break;
         }
     }
@@ -251,7 +261,8 @@ static void soft_signal(struct engine *base, unsigned index, uint32_t signals, u
 
 static const char *soft_message(struct engine *base, unsigned index)
 {
-    return cpu_message(soft_of(base)->cpus[index].cpu);
+    const struct soft_cpu *c = &soft_of(base)->cpus[index];
+    return c->message[0] ? c->message : cpu_message(c->cpu);
 }
 
 static uint64_t soft_instructions(struct engine *base)

@@ -23,6 +23,7 @@ struct soft_cpu {
     bool wait;      /* a halt does not end them */
     struct engine_stop stop;
     struct alarm alarm;
+    char message[160]; /* why the engine could not run it; else the processor's own counts */
     _Atomic bool parked;      /* executes nothing while another processor is exclusive */
     uint64_t watch_ns;        /* how long its next halt watches */
     _Atomic uint32_t asleep;  /* futex: whoever has work for a halted processor makes it 0 and wakes it */
