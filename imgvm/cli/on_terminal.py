@@ -288,17 +288,27 @@ def _times(count: int, what: str) -> str:
 
 def _check_result_file(path: Path) -> None:
     """Before a long run, rather than after it."""
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    written = path if path.exists() and not _is_replaced(path) else path.resolve().parent
+    if path.is_dir() or not os.access(written, os.W_OK):
         raise UsageError(f"--result-file {path} cannot be written")
+
+
+def _is_replaced(path: Path) -> bool:
+    """A link (/dev/stdout), a pipe or a device stays what it is, and is written through."""
+    return not path.is_symlink() and (path.is_file() or not path.exists())
 
 
 def _write_result(path: Path, result: dict[str, Any]) -> None:
     import tempfile
 
+    text = json.dumps(result, indent=2) + "\n"
+    if not _is_replaced(path):
+        path.write_text(text)
+        return
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(fd, "w") as stream:
-            stream.write(json.dumps(result, indent=2) + "\n")
+            stream.write(text)
         umask = os.umask(0)
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)

@@ -46,6 +46,22 @@ def test_result_file(image_of: Images, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel", "result.json", "small.img"]
 
 
+def test_a_result_file_that_is_none_stays_what_it_is(image_of: Images, tmp_path: Path) -> None:
+    """/dev/stdout, say: a link, to a pipe perhaps."""
+    image, pipe, link = str(image_of(leave(3))), tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("result.json")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert main(["-q", "run", image, "--result-file", str(pipe)]) == 3
+        assert json.loads(os.read(reader, 1 << 16))["status"] == 3
+    finally:
+        os.close(reader)
+    assert main(["-q", "run", image, "--result-file", str(link)]) == 3
+    assert pipe.is_fifo() and link.is_symlink()
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == 3
+
+
 def test_stats(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
     image = str(image_of(say("hi\n") + leave(3)))
     assert main(["-q", "run", image, "--accel", "jit", "--stats=json"]) == 3
