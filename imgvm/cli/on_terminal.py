@@ -140,6 +140,8 @@ def _report(result: Result, result_file: Path | None, stats: str | None) -> None
             "message": result.message,
             "disk_errors": result.disk_errors,
             "disk_message": result.disk_message,
+            "output_error": result.output_error,
+            "trace_error": result.trace_error,
             "counts": result.counts,
         })
     _say_end(result, stats)
@@ -266,6 +268,10 @@ def _say_end(result: Result, stats: str | None) -> None:
         log.error(f"{words}: {result.message}" if result.message else words)
     if result.disk_errors:
         log.error(f"{_times(result.disk_errors, 'disk request')} failed: {result.disk_message}")
+    if result.output_error:
+        log.error(f"the rest of the guest's output could not be written: {result.output_error}")
+    if result.trace_error:
+        log.error(f"the trace is not whole: {result.trace_error}")
     rate = ""
     if result.instructions and result.seconds > 0:
         rate = f", {result.instructions} instructions ({result.instructions / result.seconds / 1e6:.0f} M/s)"

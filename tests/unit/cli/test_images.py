@@ -46,6 +46,17 @@ def test_result_file(image_of: Images, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel", "result.json", "small.img"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no /dev/full")
+def test_what_could_not_be_written_is_told(image_of: Images) -> None:
+    run = [sys.executable, "-m", "imgvm", "-q", "run", str(image_of(say("lost\n") + leave(3))), "--accel", "interp"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (3, "imgvm: the rest of the guest's output could not be written: No space left on device\n")
+        done = subprocess.run([*run, "--trace", "ports", "--trace-file", "/dev/full"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "lost\n")
+    assert done.stderr == "imgvm: the trace is not whole: No space left on device\n"
+
+
 def test_a_result_file_that_is_none_stays_what_it_is(image_of: Images, tmp_path: Path) -> None:
     """/dev/stdout, say: a link, to a pipe perhaps."""
     image, pipe, link = str(image_of(leave(3))), tmp_path / "pipe", tmp_path / "link"

@@ -205,6 +205,8 @@ typedef struct {
     char message[4000];
     uint64_t disk_errors;   /* the guest's requests that failed on the host's side, of all disks */
     char disk_message[480]; /* of the first disk that has some: why its first one did */
+    int32_t output_errno;   /* why the rest of the guest's output could not be written; 0: all was */
+    int32_t trace_errno;    /* the same of the trace */
 } imgvm_result;
 
 /* 0 when the engine can run here; else -errno and err says why (absent, no permission, ...). */

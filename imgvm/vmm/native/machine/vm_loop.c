@@ -212,7 +212,8 @@ static void finish_run(struct imgvm_vm *vm)
         pthread_join(vm->cpu[i].thread, NULL);
     drain_output(vm);
     describe_disk_errors(vm);
-    trace_flush(vm->trace);
+    vm->result.output_errno = vm->console.write_errno;
+    vm->result.trace_errno = -trace_flush(vm->trace);
     if (vm->gdb)
         gdb_run_ended(vm->gdb, &vm->result);
     pthread_mutex_lock(&vm->lock);
