@@ -10,7 +10,7 @@ all: build
 build:            ## compile the native core and the embedded guest in place
 	.venv/bin/pip install --quiet --no-build-isolation --no-deps --editable .
 
-test: build       ## everything that needs no network
+test: build       ## all but the nightly ones
 	$(PYTEST) -q -m "not nightly"
 
 fast: build       ## without whole-kernel boots

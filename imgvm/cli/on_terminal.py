@@ -140,6 +140,8 @@ def _report(result: Result, result_file: Path | None, stats: str | None) -> None
             "message": result.message,
             "disk_errors": result.disk_errors,
             "disk_message": result.disk_message,
+            "output_error": result.output_error,
+            "trace_error": result.trace_error,
             "counts": result.counts,
         })
     _say_end(result, stats)
@@ -266,6 +268,10 @@ def _say_end(result: Result, stats: str | None) -> None:
         log.error(f"{words}: {result.message}" if result.message else words)
     if result.disk_errors:
         log.error(f"{_times(result.disk_errors, 'disk request')} failed: {result.disk_message}")
+    if result.output_error:
+        log.error(f"the rest of the guest's output could not be written: {result.output_error}")
+    if result.trace_error:
+        log.error(f"the trace is not whole: {result.trace_error}")
     rate = ""
     if result.instructions and result.seconds > 0:
         rate = f", {result.instructions} instructions ({result.instructions / result.seconds / 1e6:.0f} M/s)"
@@ -288,17 +294,27 @@ def _times(count: int, what: str) -> str:
 
 def _check_result_file(path: Path) -> None:
     """Before a long run, rather than after it."""
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    written = path if path.exists() and not _is_replaced(path) else path.resolve().parent
+    if path.is_dir() or not os.access(written, os.W_OK):
         raise UsageError(f"--result-file {path} cannot be written")
+
+
+def _is_replaced(path: Path) -> bool:
+    """A link (/dev/stdout), a pipe or a device stays what it is, and is written through."""
+    return not path.is_symlink() and (path.is_file() or not path.exists())
 
 
 def _write_result(path: Path, result: dict[str, Any]) -> None:
     import tempfile
 
+    text = json.dumps(result, indent=2) + "\n"
+    if not _is_replaced(path):
+        path.write_text(text)
+        return
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(fd, "w") as stream:
-            stream.write(json.dumps(result, indent=2) + "\n")
+            stream.write(text)
         umask = os.umask(0)
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from imgvm.errors import STATUS_NOT_FOUND, PackError
-from imgvm.pack.output import Replacement
+from imgvm.pack.output import Replacement, is_replaced
 from imgvm.pack.sources import Source
 
 VERSION = 1
@@ -61,6 +61,9 @@ def _row(data: Any) -> Source:
 def write(path: Path, rows: Sequence[Source]) -> bool:
     """Whether the file is another one now. One that says the same is left alone."""
     text = text_of(rows).encode()
+    if not is_replaced(path):
+        path.write_bytes(text)
+        return True
     try:
         if path.read_bytes() == text:
             return False

@@ -11,6 +11,11 @@ from pathlib import Path
 from imgvm.errors import PackError
 
 
+def is_replaced(output: Path) -> bool:
+    """Nobody wants a file where a device or a pipe was: /dev/null, say."""
+    return output.is_file() or not output.exists()
+
+
 def check_output(output: Path, *, force: bool) -> None:
     """Before the work, whether its result may be put there."""
     if output.is_dir():
@@ -18,7 +23,7 @@ def check_output(output: Path, *, force: bool) -> None:
     if output.exists() or output.is_symlink():
         if not force:
             raise PackError(f"{output} exists", hint="--force replaces it")
-        if not output.is_file():
+        if not is_replaced(output):
             raise PackError(f"{output} is no ordinary file, and is not replaced")
     if not output.resolve().parent.is_dir():
         raise PackError(f"{output}: the folder {output.parent} does not exist", hint="make it first")
@@ -53,6 +58,8 @@ class Replacement:
         self._folder: Path | None = None
 
     def __enter__(self) -> Path:
+        if not is_replaced(self._output):
+            raise PackError(f"{self._output} is no ordinary file, and is not replaced")
         # A folder of our own: Image.create insists on making its file itself.
         self._folder = Path(tempfile.mkdtemp(prefix=f".{self._output.name}.", dir=self._output.parent))
         return self._folder / self._output.name

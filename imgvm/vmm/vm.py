@@ -43,6 +43,8 @@ class Result(Record, unshown=("console", "counts")):
     console: str = ""
     disk_errors: int = 0  # requests for a disk that failed on this host
     disk_message: str = ""  # why the first one did
+    output_error: str = ""  # why the rest of the console's output could not be written
+    trace_error: str = ""  # the same of the trace
     counts: Mapping[str, Mapping[str, int]] = NOTHING  # docs/debugging.md
     is_stuck: bool = False  # its threads still run: nothing that they use may be closed
 
@@ -272,6 +274,8 @@ class Vm:
             console=self._capture.text() if self._capture else "",
             disk_errors=out.disk_errors,
             disk_message=binding.text(out.disk_message),
+            output_error=os.strerror(out.output_errno) if out.output_errno else "",
+            trace_error=os.strerror(out.trace_errno) if out.trace_errno else "",
             counts=self._counts(),
         )
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from boot_images import SECONDS
 
 import imgvm
 from imgvm.errors import EngineError
 from imgvm.vmm import engine
 from imgvm.vmm.vm import Result
 
-SECONDS = 60
 Boot = Callable[..., Result]
 Keys = tuple[tuple[str, str, str], ...]  # wait for this, type that, wait for this
 

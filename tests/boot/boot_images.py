@@ -12,6 +12,8 @@ from imgvm.config import Config
 from imgvm.errors import ImgvmError, PackError
 from imgvm.pack import pack
 
+SECONDS = 300  # that a boot may take where all processors have other work, too; alone it takes few
+
 
 def packed(config: Config, output: Path) -> Path:
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from bios_programs import BOOT_SIGNATURE, HELLO, sector, services_disk
 from boot_disks import Boot
-from boot_images import packed
+from boot_images import SECONDS, packed
 
 import imgvm
 from imgvm import units
@@ -41,7 +41,7 @@ def test_services_of_seabios(tmp_path: Path) -> None:
     command = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-display", "none", "-serial", "stdio", "-no-reboot"]
     command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
     command += ["-drive", f"file={tmp_path}/d.raw,format=raw,if=virtio"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=SECONDS)
     assert "FAILED" not in done.stdout, done.stdout
     assert done.stdout.count("\nok ") > 45, done.stdout + done.stderr
     assert done.returncode == 1  # (0 << 1) | 1

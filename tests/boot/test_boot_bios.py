@@ -13,6 +13,7 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from boot_images import SECONDS
 
 from imgvm.cli import main
 from imgvm.pack.deb import DebCache
@@ -24,7 +25,6 @@ pytestmark = [
 ]
 
 DISTRO = "debian:bookworm"
-SECONDS = 300
 Pack = Callable[[str], Path]
 
 

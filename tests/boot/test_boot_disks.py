@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from boot_images import SECONDS
 
 from imgvm.qcow2 import Image
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
-SECONDS = 120
 MIB = 1 << 20
 LOOK = (
     "for d in vda vdb vdc vdd; do cd /sys/block/$d; "

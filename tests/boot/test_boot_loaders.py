@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from bios_programs import services_disk
+from boot_images import SECONDS
 from loaders import STATUS, debian, fat_disk, file_of, grub_disk, grub_iso, isolinux_iso, syslinux_disk
 
 import imgvm
@@ -18,7 +19,6 @@ from imgvm import units
 pytestmark = pytest.mark.network
 
 SOFTWARE = pytest.mark.parametrize("accel", ["interp", "jit"])
-SECONDS = 300
 DISK_BYTES = 8 * units.MIB
 BOOT_DEBIAN = "set timeout=0\nmenuentry Debian { linux /vmlinuz console=ttyS0\n initrd /initrd\n}\n"
 MENU = """set timeout=60

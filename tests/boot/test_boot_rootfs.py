@@ -17,7 +17,7 @@ from pathlib import Path
 
 import platformdirs
 import pytest
-from boot_images import packed
+from boot_images import SECONDS, packed
 
 import imgvm
 from imgvm.cli import main
@@ -30,7 +30,6 @@ pytestmark = [pytest.mark.boot, pytest.mark.network]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DISTRO = "debian:bookworm"
-SECONDS = 300
 
 
 def run(image: Path, accel: str = "jit") -> tuple[int, str]:

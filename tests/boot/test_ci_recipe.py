@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
+from boot_images import SECONDS
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
-SECONDS = 300
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEST = "uname -s\ndd if=/dev/zero of=/dev/vda bs=4096 count=4 2>/dev/null\n"
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from boot_images import SECONDS
 
 import imgvm
 from imgvm.qcow2 import Image
@@ -20,7 +21,6 @@ from imgvm.vmm.vm import Watch
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SECONDS = 120
 SOFTWARE = pytest.mark.parametrize("accel", ["interp", "jit"])
 PROMPT = r"/ # (\x1b\[6n)?$"
 FAR = 0x2345 * 512  # somewhere inside the disk, not at a cluster's edge

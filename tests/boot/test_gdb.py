@@ -301,8 +301,9 @@ def test_addresses_that_are_none(tmp_path: Path) -> None:
     with Vm(Config.from_text(text, "t").machine, engine.INTERP, Program(GUEST.read_bytes())) as vm:
         with pytest.raises(EngineError, match="cannot listen"):
             vm.set_gdb("unix:/nowhere/at/all")
-        with pytest.raises(EngineError, match="cannot listen"):
-            vm.set_gdb("127.0.0.1:notaport")
+        for port in ("notaport", "99999", "-1"):
+            with pytest.raises(EngineError, match="cannot listen"):
+                vm.set_gdb(f"127.0.0.1:{port}")
         assert re.fullmatch(r"127\.0\.0\.1:\d+", vm.set_gdb("127.0.0.1:0"))
         with pytest.raises(EngineError, match="already"):
             vm.set_gdb("0")

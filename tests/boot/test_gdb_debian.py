@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from boot_images import SECONDS
 
 from imgvm import launch
 from imgvm.vmm import engine
@@ -21,7 +22,6 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.skipif(GDB is None, reason="gdb is not installed"),
 ]
-SECONDS = 240
 PROMPT = r"/ # (\x1b\[6n)?$"
 TEXT = 0xFFFFFFFF81000000  # where the kernel is linked; it runs there, because nothing moves it before
 NAMES = ("start_kernel", "do_sys_openat2", "schedule", "linux_banner", "init_task")

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from boot_images import SECONDS
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
-SECONDS = 120
 RUN = [sys.executable, "-m", "imgvm", "run"]
 
 

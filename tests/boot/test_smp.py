@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from boot_images import SECONDS
 
 import imgvm
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
 STRESS = Path(__file__).parents[1] / "guest" / "stress.c"
-BOOT_SECONDS = 300
 SOFTWARE = pytest.mark.parametrize("accel", ["interp", "jit"])
 # Every processor by itself, and what it says of its place: one package, a core each.
 ALL_AT_WORK = """
@@ -52,7 +52,7 @@ def run(image: Path, accel: str, processors: int, seconds: float) -> str:
 
 
 def come_up(pack_config: Callable[[str], Path], accel: str, processors: int) -> None:
-    said = run(pack_config(config(ALL_AT_WORK)), accel, processors, BOOT_SECONDS)
+    said = run(pack_config(config(ALL_AT_WORK)), accel, processors, SECONDS)
     assert f"nproc {processors}\n" in said
     assert f"package 0-{processors - 1}\n" in said
 
@@ -75,7 +75,7 @@ def stress(
         pytest.skip("there is no C compiler")
     subprocess.run(["cc", "-O2", "-static", "-pthread", STRESS, "-o", folder / "stress"], check=True)
     files = "[{path: /bin/stress, source: stress, mode: '0755'}]"
-    said = run(pack_config(config(f"stress {seconds}", files)), accel, processors, BOOT_SECONDS + 5 * seconds)
+    said = run(pack_config(config(f"stress {seconds}", files)), accel, processors, SECONDS + 5 * seconds)
     found = re.search(
         r"^stress: processors=(\d+) status=0 compute=\d+ fork=(\d+) pipe=(\d+) shootdown=(\d+) code=(\d+)$",
         said,

@@ -151,6 +151,15 @@ static void meet(void)
         relax();
 }
 
+/* When all are done with a number, it is 0 again. */
+static void settle(uint32_t self, volatile uint32_t *number)
+{
+    meet();
+    if (self == 0)
+        *number = 0;
+    meet();
+}
+
 /* ---- order ---- */
 
 static struct {
@@ -361,6 +370,12 @@ static void test_aligned_stores(uint32_t self)
 
 /* ---- code that another processor writes (9.1.3, "cross-modifying code") ---- */
 
+static void serialize(void)
+{
+    uint32_t a = 0, b, c = 0, d;
+    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d) : : "memory");
+}
+
 static void test_cross_modifying_code(uint32_t self)
 {
     static _Alignas(PAGE) uint8_t code[PAGE];
@@ -375,14 +390,11 @@ static void test_cross_modifying_code(uint32_t self)
         }
         while (__atomic_load_n(&done, __ATOMIC_SEQ_CST) != i + 1)
             relax();
-        uint32_t a = 0, b, c = 0, d;
-        __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d) : : "memory");
+        serialize();
         EXPECT(function() == i);
         meet();
     }
-    if (self == 0)
-        done = 0;
-    meet();
+    settle(self, &done);
 }
 
 /* The manual's own example: the code was run before, and is called directly. */
@@ -397,9 +409,7 @@ static void test_code_behind_a_serializing_instruction(uint32_t self)
         EXPECT(wait_and_call_patched(&done, i + 1) == i);
         meet();
     }
-    if (self == 0)
-        done = 0;
-    meet();
+    settle(self, &done);
 }
 
 static void wait_turns(uint32_t turns)
@@ -440,14 +450,11 @@ static void test_code_beside_code(uint32_t self)
             while (__atomic_load_n(&done, __ATOMIC_SEQ_CST) != i + 1)
                 relax();
         }
-        uint32_t a = 0, b, c = 0, d;
-        __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d) : : "memory");
+        serialize();
         EXPECT(function() == i);
         meet();
     }
-    if (self == 0)
-        done = 0;
-    meet();
+    settle(self, &done);
 }
 
 /* ---- accessed and dirty bits ---- */
@@ -519,10 +526,7 @@ static void test_wake_ups(uint32_t self)
         }
     }
     send((self + 1) % processors); /* the end, to whoever still waits */
-    meet();
-    if (self == 0)
-        turn = 0;
-    meet();
+    settle(self, &turn);
 }
 
 /* A timer's interrupt comes to a processor that never halts, and to one that does. */

@@ -9,6 +9,7 @@
 
 #include "base/bits.h"
 #include "check.h"
+#include "flat_state.h"
 #include "world_translator.h"
 #include "cpu/cpu.h"
 
@@ -205,17 +206,9 @@ static inline void common_tables(struct x86_state *s)
 /* 64-bit ring 0; the first 4 GiB are mapped one to one and the user's, the first 2 MiB by 4 KiB pages. */
 static inline void long_mode(struct world *w, struct x86_state *s)
 {
-    x86_state_reset(s, true);
+    flat_long_mode(s, TABLES);
     common_tables(s);
-    put64(w, TABLES, (TABLES + 0x1000) | 7);
-    for (uint64_t i = 0; i < 4; i++) {
-        put64(w, TABLES + 0x1000 + 8 * i, (TABLES + 0x2000 + 0x1000 * i) | 7);
-        for (uint64_t j = 0; j < 512; j++)
-            put64(w, TABLES + 0x2000 + 0x1000 * i + 8 * j, (i << 30) | (j << 21) | 0x87);
-    }
-    put64(w, TABLES + 0x2000, (TABLES + 0x6000) | 7);
-    for (uint64_t j = 0; j < 512; j++)
-        put64(w, TABLES + 0x6000 + 8 * j, (j << 12) | 7);
+    map_first_4_gib(&w->mem, TABLES);
     for (uint64_t v = 0; v < 256; v++) {
         put64(w, IDT + 16 * v, gate(CODE64, (uint32_t)(HANDLERS + 16 * v), 0x8e));
         put64(w, IDT + 16 * v + 8, 0);
@@ -223,15 +216,6 @@ static inline void long_mode(struct world *w, struct x86_state *s)
     put64(w, GDT + TSS_SEL, descriptor(TSS, TSS_IO_MAP + 0x2000, 0x8b));
     put64(w, GDT + TSS_SEL + 8, 0);
     put64(w, TSS + 4, STACK);
-    s->cr0 = CR0_PE | CR0_PG | CR0_ET | CR0_NE | CR0_MP | CR0_WP;
-    s->cr3 = TABLES;
-    s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
-    s->xcr0 = 7;
-    s->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
-    s->segment[CS] = (struct x86_segment){CODE64, 0xa09b, 0xffffffff, 0};
-    for (unsigned i = 0; i < 6; i++)
-        if (i != CS)
-            s->segment[i] = (struct x86_segment){DATA0, 0xc093, 0xffffffff, 0};
 }
 
 /* 32-bit ring 0, no paging, 32-bit interrupt gates. */

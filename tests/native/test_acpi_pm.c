@@ -2,9 +2,8 @@
 /* needs: dev/acpi_pm.c base/timer.c base/clock*.c base/host_tsc.c */
 #include "check.h"
 #include "dev/acpi_pm.h"
+#include "virtual_time.h"
 
-static struct clock virtual_clock;
-static struct timer_queue queue;
 static struct acpi_pm pm;
 static bool sci;
 static unsigned sleeps, sleep_type;
@@ -25,8 +24,7 @@ static void on_sleep(void *opaque, unsigned type)
 static void start(bool timer_32bit)
 {
     static const struct acpi_pm_host host = {.sleep = on_sleep};
-    clock_init_virtual(&virtual_clock);
-    timer_queue_init(&queue, &virtual_clock);
+    begin_time();
     acpi_pm_init(&pm, &queue, (struct irq_line){.set = on_sci}, timer_32bit, &host);
     sci = false;
     sleeps = 0;
@@ -34,17 +32,6 @@ static void start(bool timer_32bit)
 
 static uint32_t in(unsigned offset, unsigned size) { return (uint32_t)acpi_pm_ops.read(&pm, offset, size); }
 static void out(unsigned offset, unsigned size, uint32_t value) { acpi_pm_ops.write(&pm, offset, size, value); }
-
-static void pass(uint64_t ns)
-{
-    uint64_t target = timer_queue_now_ns(&queue) + ns;
-    for (uint64_t next; (next = timer_queue_next_ns(&queue)) <= target;) {
-        uint64_t now = timer_queue_now_ns(&queue);
-        clock_advance(&virtual_clock, next > now ? next - now : 0);
-        timer_queue_run(&queue);
-    }
-    clock_advance(&virtual_clock, target - timer_queue_now_ns(&queue));
-}
 
 static void enable_acpi(void)
 {

@@ -8,8 +8,9 @@
 #include "arch/cpu_model.h"
 #include "base/bits.h"
 #include "check.h"
+#include "flat_state.h"
+#include "quiet_world.h"
 #include "world_translator.h"
-#include "cpu/cpu.h"
 #include "cpu/decode/isa.h"
 
 #define CODE 0x10000u
@@ -19,36 +20,6 @@
 #define GDT 0x31000u
 #define HANDLERS 0x32000u
 #define DATA 0x40000u
-
-/* ---- a world in which nothing happens ---- */
-
-static uint32_t port_read(void *opaque, uint16_t port, unsigned size) { return (void)opaque, (void)port, (void)size, 0; }
-static void port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
-{
-    (void)opaque, (void)port, (void)size, (void)value;
-}
-static uint64_t mmio_read(void *opaque, uint64_t gpa, unsigned size) { return (void)opaque, (void)gpa, (void)size, 0; }
-static void mmio_write(void *opaque, uint64_t gpa, unsigned size, uint64_t value)
-{
-    (void)opaque, (void)gpa, (void)size, (void)value;
-}
-static int acknowledge(void *opaque) { return (void)opaque, -1; }
-static bool msr_read(void *opaque, uint32_t index, uint64_t *value)
-{
-    return (void)opaque, (void)index, *value = 0, true;
-}
-static bool msr_write(void *opaque, uint32_t index, uint64_t value)
-{
-    return (void)opaque, (void)index, (void)value, true;
-}
-static uint64_t cr8_read(void *opaque) { return (void)opaque, 0; }
-static void cr8_write(void *opaque, uint64_t value) { (void)opaque, (void)value; }
-static uint64_t time_ns(void *opaque) { return *(uint64_t *)opaque += 10; }
-static const struct cpu_callbacks callbacks = {
-    .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write,
-    .interrupt_acknowledge = acknowledge, .msr_read = msr_read, .msr_write = msr_write, .cr8_read = cr8_read,
-    .cr8_write = cr8_write, .time_ns = time_ns,
-};
 
 static struct guest_mem mem;
 static uint64_t now;
@@ -61,7 +32,7 @@ static void put64(uint64_t gpa, uint64_t value)
 /* 64-bit ring 0, 1 GiB mapped one to one, handler n at HANDLERS + 16 n. */
 static void long_mode(struct x86_state *s)
 {
-    x86_state_reset(s, true);
+    flat_long_mode(s, TABLES);
     put64(TABLES, (TABLES + 0x1000) | 7);
     put64(TABLES + 0x1000, (TABLES + 0x2000) | 7);
     for (uint64_t i = 0; i < 512; i++)
@@ -74,15 +45,7 @@ static void long_mode(struct x86_state *s)
         put64(IDT + 16 * v + 8, 0);
         put64(at, 0xf4);
     }
-    s->cr0 = CR0_PE | CR0_PG | CR0_ET | CR0_NE | CR0_MP | CR0_WP;
-    s->cr3 = TABLES;
-    s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_PKE | CR4_FSGSBASE | CR4_SMAP;
-    s->xcr0 = 7;
-    s->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
-    s->segment[CS] = (struct x86_segment){8, 0xa09b, 0xffffffff, 0};
-    for (unsigned i = 0; i < 6; i++)
-        if (i != CS)
-            s->segment[i] = (struct x86_segment){16, 0xc093, 0xffffffff, 0};
+    s->cr4 |= CR4_PKE | CR4_FSGSBASE | CR4_SMAP;
     s->gdtr = (struct x86_table){GDT, 0xff};
     s->idtr = (struct x86_table){IDT, 0xfff};
     s->gpr[RSP] = STACK;
@@ -165,7 +128,7 @@ static struct cpu *make(const struct feature_set *features)
 {
     imgvm_error err;
     struct cpu_options options = {.count = 1, .features = features, .translator = WORLD_TRANSLATOR};
-    struct cpu *cpu = cpu_create(&callbacks, &now, &mem, &options, &err);
+    struct cpu *cpu = cpu_create(&quiet_callbacks, &now, &mem, &options, &err);
     CHECK(cpu != NULL);
     return cpu;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: machine/[a-z]*.c backend/kvm.c backend/kvm_state.c backend/kvm_cpuid.c backend/kvm_debug.c backend/handover.c arch/[a-z]*.c base/[a-z]*.c mem/[a-z]*.c dev/[a-z]*.c */
+/* needs: machine/[a-z]*.c backend/kvm*.c backend/handover.c arch/[a-z]*.c base/[a-z]*.c mem/[a-z]*.c dev/[a-z]*.c */
 /* needs: dev/pci/[a-z]*.c dev/virtio/[a-z]*.c block/[a-z]*.c cpu/exec/[a-z]*.c cpu/mmu/[a-z]*.c cpu/decode/[a-z]*.c */
 /* libs: z zstd */
 /* KVM and the software processor take turns on one machine. Skipped where KVM cannot be used. */

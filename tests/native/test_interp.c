@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "check.h"
+#include "flat_state.h"
 #include "world_translator.h"
 #include "cpu/cpu.h"
 
@@ -123,16 +124,8 @@ static uint64_t get64(struct world *w, uint64_t gpa)
 /* 64-bit ring 0, first 4 GiB mapped one to one, an IDT whose handler for vector n is at HANDLERS + 16 n: `hlt`. */
 static void long_mode(struct world *w, struct x86_state *s)
 {
-    x86_state_reset(s, true);
-    put64(w, TABLES, (TABLES + 0x1000) | 7);
-    for (uint64_t i = 0; i < 4; i++) {
-        put64(w, TABLES + 0x1000 + 8 * i, (TABLES + 0x2000 + 0x1000 * i) | 7);
-        for (uint64_t j = 0; j < 512; j++)
-            put64(w, TABLES + 0x2000 + 0x1000 * i + 8 * j, (i << 30) | (j << 21) | 0x87);
-    }
-    put64(w, TABLES + 0x2000, (TABLES + 0x6000) | 7);
-    for (uint64_t j = 0; j < 512; j++)
-        put64(w, TABLES + 0x6000 + 8 * j, (j << 12) | 7);
+    flat_long_mode(s, TABLES);
+    map_first_4_gib(&w->mem, TABLES);
     put64(w, GDT + 8, UINT64_C(0x00af9b000000ffff));
     put64(w, GDT + 16, UINT64_C(0x00cf93000000ffff));
     for (uint64_t v = 0; v < 256; v++) {
@@ -141,15 +134,6 @@ static void long_mode(struct world *w, struct x86_state *s)
         put64(w, IDT + 16 * v + 8, 0);
         put64(w, at, 0xf4);
     }
-    s->cr0 = CR0_PE | CR0_PG | CR0_ET | CR0_NE | CR0_MP | CR0_WP;
-    s->cr3 = TABLES;
-    s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
-    s->xcr0 = 7;
-    s->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
-    s->segment[CS] = (struct x86_segment){8, 0xa09b, 0xffffffff, 0};
-    for (unsigned i = 0; i < 6; i++)
-        if (i != CS)
-            s->segment[i] = (struct x86_segment){16, 0xc093, 0xffffffff, 0};
     s->gdtr = (struct x86_table){GDT, 0xff};
     s->idtr = (struct x86_table){IDT, 0xfff};
     s->gpr[RSP] = STACK;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: machine/*.c backend/kvm.c backend/kvm_state.c backend/kvm_cpuid.c backend/kvm_debug.c backend/handover.c arch/*.c base/*.c mem/*.c dev/*.c dev/pci/*.c */
+/* needs: machine/*.c backend/kvm*.c backend/handover.c arch/*.c base/*.c mem/*.c dev/*.c dev/pci/*.c */
 /* needs: dev/virtio/*.c block/*.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c */
 /* libs: z zstd */
 /* Small guests under KVM: the whole path from a Multiboot file to a status. Skipped where KVM cannot be used. */

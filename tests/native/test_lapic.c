@@ -1,92 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* needs: dev/lapic*.c base/timer.c base/clock*.c base/host_tsc.c */
-#include "check.h"
-#include "dev/lapic.h"
-
-#include <limits.h>
-
-enum { ID = 0x20, VERSION = 0x30, TPR = 0x80, APR = 0x90, PPR = 0xa0, EOI = 0xb0, LDR = 0xd0, DFR = 0xe0, SVR = 0xf0,
-       ISR = 0x100, TMR = 0x180, IRR = 0x200, ESR = 0x280, CMCI = 0x2f0, ICR = 0x300, ICR2 = 0x310, LVTT = 0x320,
-       LVTTHMR = 0x330, LVTPC = 0x340, LVT0 = 0x350, LVT1 = 0x360, LVTERR = 0x370, TMICT = 0x380, TMCCT = 0x390,
-       TDCR = 0x3e0 };
-
-#define MASKED 0x10000u
-
-static struct clock virtual_clock;
-static struct timer_queue queue;
-static struct lapic lapic;
-static uint64_t tsc_offset;
-static unsigned signals, signal_count, ipis, eois;
-static uint64_t last_ipi;
-static uint8_t last_eoi;
-
-static void on_signal(void *opaque, unsigned what)
-{
-    (void)opaque;
-    signals |= what;
-    signal_count++;
-}
-
-static void on_ipi(void *opaque, uint64_t icr)
-{
-    (void)opaque;
-    ipis++;
-    last_ipi = icr;
-}
-
-static void on_eoi(void *opaque, uint8_t vector)
-{
-    (void)opaque;
-    eois++;
-    last_eoi = vector;
-}
-
-static uint32_t in(unsigned offset) { return (uint32_t)lapic_mmio_read(&lapic, offset, 4); }
-static void out(unsigned offset, uint32_t value) { lapic_mmio_write(&lapic, offset, 4, value); }
-
-static unsigned take_signals(void)
-{
-    unsigned was = signals;
-    signals = 0;
-    return was;
-}
-
-static void start(uint32_t id, bool enable)
-{
-    static const struct lapic_host host = {.signal = on_signal, .send_ipi = on_ipi, .eoi = on_eoi};
-    clock_init_virtual(&virtual_clock);
-    timer_queue_init(&queue, &virtual_clock);
-    tsc_offset = 0;
-    lapic_init(&lapic, id, id == 0, &queue, &tsc_offset, &host);
-    signals = signal_count = ipis = eois = 0;
-    if (enable)
-        out(SVR, 0x1ff);
-}
-
-static void pass(uint64_t ns)
-{
-    uint64_t target = timer_queue_now_ns(&queue) + ns;
-    for (uint64_t next; (next = timer_queue_next_ns(&queue)) <= target;) {
-        uint64_t now = timer_queue_now_ns(&queue);
-        clock_advance(&virtual_clock, next > now ? next - now : 0);
-        timer_queue_run(&queue);
-    }
-    clock_advance(&virtual_clock, target - timer_queue_now_ns(&queue));
-}
-
-static bool msr_write(uint32_t index, uint64_t value) { return lapic_msr_write(&lapic, index, value); }
-
-static uint64_t msr(uint32_t index)
-{
-    uint64_t value = ~UINT64_C(0);
-    CHECK(lapic_msr_read(&lapic, index, &value));
-    return value;
-}
-
-static void to_x2apic(void)
-{
-    CHECK(msr_write(0x1b, 0xfee00c00));
-}
+#include "lapic_world.h"
 
 static void test_reset_state(void)
 {
@@ -293,65 +207,6 @@ static void test_destinations(void)
     CHECK_EQ(lapic_arbitration(&lapic), UINT_MAX);
 }
 
-/* Linux's calibration: one-shot from FFFFFFFFh, divided by 16; then a periodic tick. */
-static void test_timer(void)
-{
-    start(0, true);
-    out(TDCR, 0x3), out(LVTT, MASKED | 0xec), out(TMICT, 0xffffffff);
-    pass(100000000);
-    CHECK_EQ(0xffffffff - in(TMCCT), 6250000);
-    out(LVTT, 0x20000 | 0xec), out(TMICT, 62500); /* 1 kHz */
-    pass(999999);
-    CHECK_EQ(lapic_pending_vector(&lapic), -1);
-    pass(1);
-    CHECK_EQ(lapic_acknowledge(&lapic), 0xec);
-    CHECK_EQ(in(TMCCT), 62500);
-    out(EOI, 0);
-    unsigned ticks = 0;
-    for (unsigned i = 0; i < 10000; i++) {
-        pass(100000);
-        if (lapic_pending_vector(&lapic) == 0xec) {
-            lapic_acknowledge(&lapic);
-            out(EOI, 0);
-            ticks++;
-        }
-    }
-    CHECK_EQ(ticks, 1000);
-    pass(250000);
-    CHECK_EQ(in(TMCCT), 62500 - 15625);
-    clock_advance(&virtual_clock, 10000000); /* late by ten periods: one interrupt, the phase is kept */
-    timer_queue_run(&queue);
-    CHECK_EQ(lapic_acknowledge(&lapic), 0xec);
-    out(EOI, 0);
-    timer_queue_run(&queue);
-    CHECK_EQ(lapic_pending_vector(&lapic), -1);
-    CHECK_EQ(timer_queue_next_ns(&queue) % 1000000, 100000000 % 1000000);
-    out(LVTT, 0x20000 | MASKED | 0xec); /* counts on, silently */
-    pass(2000000);
-    CHECK_EQ(lapic_pending_vector(&lapic), -1);
-    CHECK(in(TMCCT) > 0);
-
-    out(LVTT, 0xed), out(TDCR, 0xb), out(TMICT, 5000); /* one-shot, divided by 1 */
-    pass(2000);
-    CHECK_EQ(in(TMCCT), 3000);
-    out(TDCR, 0x8); /* by 32, in the middle */
-    CHECK_EQ(in(TMCCT), 3000);
-    pass(3000 * 32 - 1);
-    CHECK_EQ(lapic_pending_vector(&lapic), -1);
-    pass(1);
-    CHECK_EQ(lapic_acknowledge(&lapic), 0xed);
-    CHECK_EQ(in(TMCCT), 0);
-    CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
-    out(TMICT, 5000), out(TMICT, 0);
-    CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
-
-    /* What was due before the guest reprogrammed it is not lost. */
-    out(EOI, 0), out(TDCR, 0xb), out(TMICT, 1000);
-    clock_advance(&virtual_clock, 1000);
-    out(LVTT, MASKED | 0xed);
-    CHECK_EQ(lapic_acknowledge(&lapic), 0xed);
-}
-
 /* What stands in a register comes back from it, in xAPIC mode. */
 static void test_read_back(void)
 {
@@ -383,57 +238,6 @@ static void test_read_back(void)
     out(SVR, 0xff);
     for (unsigned offset = CMCI; offset <= LVTERR; offset += offset == CMCI ? 0x30 : 0x10)
         CHECK_EQ(in(offset), MASKED | 0xf0);
-}
-
-static void test_divisors(void)
-{
-    static const struct { uint8_t dcr, divisor; } rows[] = {{0, 2}, {1, 4}, {2, 8}, {3, 16}, {8, 32}, {9, 64},
-                                                            {10, 128}, {11, 1}};
-    for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        start(0, true);
-        out(TDCR, rows[i].dcr), out(TMICT, 1000000);
-        pass(1280);
-        CHECK_EQ(1000000 - in(TMCCT), 1280 / rows[i].divisor);
-        CHECK_EQ(in(TDCR), rows[i].dcr);
-    }
-}
-
-static void test_tsc_deadline(void)
-{
-    start(0, true);
-    CHECK(msr_write(0x6e0, 1000)); /* ignored in the other modes */
-    CHECK_EQ(msr(0x6e0), 0);
-    out(LVTT, 0x40000 | 0xec);
-    tsc_offset = 1000000;
-    CHECK(msr_write(0x6e0, 1005000));
-    CHECK_EQ(msr(0x6e0), 1005000);
-    out(TMICT, 100); /* ignored */
-    CHECK_EQ(in(TMICT), 0);
-    pass(4999);
-    CHECK_EQ(lapic_pending_vector(&lapic), -1);
-    pass(1);
-    CHECK_EQ(lapic_acknowledge(&lapic), 0xec);
-    CHECK_EQ(msr(0x6e0), 0);
-    out(EOI, 0);
-    CHECK(msr_write(0x6e0, 5)); /* in the past: at once */
-    CHECK_EQ(lapic_acknowledge(&lapic), 0xec);
-    out(EOI, 0);
-    CHECK(msr_write(0x6e0, ~UINT64_C(0))); /* in the year 2554 */
-    pass(1000000000);
-    CHECK_EQ(lapic_pending_vector(&lapic), -1);
-    CHECK(msr_write(0x6e0, 0)); /* disarmed */
-    CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
-    CHECK(msr_write(0x6e0, timer_queue_now_ns(&queue) + tsc_offset + 1000));
-    tsc_offset += 600; /* the guest wrote the TSC */
-    lapic_tsc_moved(&lapic);
-    pass(400);
-    CHECK_EQ(lapic_acknowledge(&lapic), 0xec);
-    out(EOI, 0);
-    tsc_offset = (uint64_t)0 - 5000000000; /* a TSC that was set back below zero nanoseconds of ours */
-    CHECK(msr_write(0x6e0, 10));
-    CHECK(timer_queue_next_ns(&queue) != TIMER_NEVER || lapic_pending_vector(&lapic) == 0xec);
-    out(LVTT, 0xec); /* leaving the mode disarms */
-    CHECK_EQ(timer_queue_next_ns(&queue), TIMER_NEVER);
 }
 
 static void test_local_pins(void)
@@ -628,10 +432,7 @@ int main(void)
     test_errors();
     test_ipis();
     test_destinations();
-    test_timer();
     test_read_back();
-    test_divisors();
-    test_tsc_deadline();
     test_local_pins();
     test_x2apic();
     test_init();

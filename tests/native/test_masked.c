@@ -11,8 +11,9 @@
 #include "arch/x86.h"
 #include "base/bits.h"
 #include "check.h"
+#include "flat_state.h"
+#include "quiet_world.h"
 #include "world_translator.h"
-#include "cpu/cpu.h"
 
 #define CODE 0x10000u
 #define TABLES 0x20000u
@@ -21,37 +22,6 @@
 #define PAGE_FAULT 0x32000u /* its handler */
 #define DATA 0x40000u       /* three inputs, two outputs, 32 bytes each */
 #define MEMORY 0x50000u     /* one page, then none */
-
-static uint32_t port_read(void *opaque, uint16_t port, unsigned size)
-{
-    return (void)opaque, (void)port, (void)size, 0;
-}
-static void port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
-{
-    (void)opaque, (void)port, (void)size, (void)value;
-}
-static uint64_t mmio_read(void *opaque, uint64_t gpa, unsigned size) { return (void)opaque, (void)gpa, (void)size, 0; }
-static void mmio_write(void *opaque, uint64_t gpa, unsigned size, uint64_t value)
-{
-    (void)opaque, (void)gpa, (void)size, (void)value;
-}
-static int acknowledge(void *opaque) { return (void)opaque, -1; }
-static bool msr_read(void *opaque, uint32_t index, uint64_t *value)
-{
-    return (void)opaque, (void)index, *value = 0, true;
-}
-static bool msr_write(void *opaque, uint32_t index, uint64_t value)
-{
-    return (void)opaque, (void)index, (void)value, true;
-}
-static uint64_t cr8_read(void *opaque) { return (void)opaque, 0; }
-static void cr8_write(void *opaque, uint64_t value) { (void)opaque, (void)value; }
-static uint64_t time_ns(void *opaque) { return *(uint64_t *)opaque += 10; }
-static const struct cpu_callbacks callbacks = {
-    .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write,
-    .interrupt_acknowledge = acknowledge, .msr_read = msr_read, .msr_write = msr_write, .cr8_read = cr8_read,
-    .cr8_write = cr8_write, .time_ns = time_ns,
-};
 
 static struct guest_mem mem;
 static struct cpu *cpu;
@@ -71,7 +41,7 @@ static void prepare(void)
     struct cpu_options options = {.count = 1, .translator = WORLD_TRANSLATOR};
     CHECK_EQ(guest_mem_init(&mem, &err), 0);
     CHECK_EQ(guest_mem_add(&mem, 0, 2 << 20, false, &err), 0);
-    cpu = cpu_create(&callbacks, &now, &mem, &options, &err);
+    cpu = cpu_create(&quiet_callbacks, &now, &mem, &options, &err);
     CHECK(cpu != NULL);
     CHECK_EQ(cpu_install_trap_handlers(&err), 0);
     for (unsigned level = 0; level < 3; level++)
@@ -93,15 +63,7 @@ static bool run_guest(const uint8_t *code, unsigned bytes, uint64_t offset)
 {
     struct x86_state s;
     static const uint8_t halt = 0xf4;
-    x86_state_reset(&s, true);
-    s.cr0 = CR0_PE | CR0_PG | CR0_ET | CR0_NE | CR0_MP | CR0_WP;
-    s.cr3 = TABLES;
-    s.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
-    s.xcr0 = 7;
-    s.efer = EFER_LME | EFER_LMA | EFER_NXE;
-    for (unsigned i = 0; i < 6; i++)
-        s.segment[i] = (struct x86_segment){16, 0xc093, 0xffffffff, 0};
-    s.segment[CS] = (struct x86_segment){8, 0xa09b, 0xffffffff, 0};
+    flat_long_mode(&s, TABLES);
     s.gdtr = (struct x86_table){GDT, 0x17};
     s.idtr = (struct x86_table){IDT, 0xfff};
     s.gpr[RSP] = 0x8000;

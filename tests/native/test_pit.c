@@ -2,9 +2,8 @@
 /* needs: dev/pit.c base/timer.c base/clock*.c base/host_tsc.c */
 #include "check.h"
 #include "dev/pit.h"
+#include "virtual_time.h"
 
-static struct clock virtual_clock;
-static struct timer_queue queue;
 static struct pit pit;
 static bool line;
 static unsigned edges;
@@ -31,8 +30,7 @@ static uint8_t in(unsigned port)
 
 static void start(void)
 {
-    clock_init_virtual(&virtual_clock);
-    timer_queue_init(&queue, &virtual_clock);
+    begin_time();
     pit_init(&pit, &queue, (struct irq_line){.set = on_irq});
     line = false;
     edges = 0;
@@ -42,12 +40,7 @@ static void start(void)
 static void go_to_tick(uint64_t tick)
 {
     uint64_t target = (uint64_t)(((unsigned __int128)tick * 1000000000u + PIT_HZ - 1) / PIT_HZ);
-    for (uint64_t next; (next = timer_queue_next_ns(&queue)) <= target;) {
-        uint64_t now = timer_queue_now_ns(&queue);
-        clock_advance(&virtual_clock, next > now ? next - now : 0);
-        timer_queue_run(&queue);
-    }
-    clock_advance(&virtual_clock, target - timer_queue_now_ns(&queue));
+    pass_until(target);
 }
 
 static uint16_t read_word(unsigned port)

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* A debugger's break- and watchpoints and steps on the software processor, through the engine's seam. */
-// needs: base/error.c base/futex.c base/trace.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c cpu/jit/*.c backend/soft.c backend/alarm.c
+// needs: base/error.c base/futex.c base/trace.c arch/*.c mem/guest_mem.c cpu/exec/*.c cpu/mmu/*.c cpu/decode/*.c cpu/jit/*.c backend/soft*.c backend/alarm.c
+#include <errno.h>
 #include <string.h>
 
 #include "backend/backend.h"
 #include "check.h"
+#include "cpu/exec/points.h"
 
 #define CODE 0x1000u
 
@@ -177,6 +179,35 @@ static void test_watchpoints(void)
     world_destroy(&w);
 }
 
+/* What cannot be watched is refused, and what was watched before still is. */
+static void test_bounds(void)
+{
+    struct world w;
+    world_init(&w, loop, sizeof loop);
+    const struct engine_ops *ops = w.engine->ops;
+    const struct engine_point good = {0x3000, 4, ENGINE_POINT_WRITE};
+    set(&w, &good, 1);
+    imgvm_error err;
+    const uint64_t large[] = {UINT64_C(1) << 29, UINT64_C(1) << 44, UINT64_C(1) << 63, UINT64_MAX};
+    for (unsigned i = 0; i < ARRAY_LEN(large); i++) {
+        struct engine_point points[] = {good, {0, large[i], ENGINE_POINT_READ}};
+        CHECK_EQ(ops->set_points(w.engine, points, 2, &err), -ENOSPC);
+        points[1].linear = 0x5000;
+        CHECK_EQ(ops->set_points(w.engine, points, 2, &err), large[i] == UINT64_MAX ? -EINVAL : -ENOSPC);
+    }
+    CHECK_EQ(go(&w, 0, 0), ENGINE_EXIT_DEBUG);
+    CHECK_EQ(state_of(&w).rip, ADD);
+    struct engine_point many[5];
+    for (unsigned i = 0; i < 5; i++)
+        many[i] = (struct engine_point){i << 26, 1 << 26, ENGINE_POINT_WRITE};
+    CHECK_EQ(ops->set_points(w.engine, many, 5, &err), -ENOSPC);
+    set(&w, many, 3);
+    const struct points last = {&(struct cpu_point){UINT64_MAX - 1, 2, CPU_POINT_WRITE}, .count = 1};
+    CHECK(points_watch(&last, UINT64_MAX, 1));
+    CHECK(!points_watch(&last, UINT64_MAX - 9, 8));
+    world_destroy(&w);
+}
+
 /* mov ax, ss; sti; mov ss, ax; 1: nop; jmp 1b */
 static const uint8_t shadow[] = {0x66, 0x8c, 0xd0, 0xfb, 0x90, 0x90, 0xeb, 0xfd, 0xf4};
 
@@ -234,6 +265,7 @@ int main(void)
 {
     test_breakpoints();
     test_watchpoints();
+    test_bounds();
     test_interrupts_wait_for_the_debugger();
     test_a_halt_ends_steps();
     test_translation();

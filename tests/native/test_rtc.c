@@ -2,13 +2,12 @@
 /* needs: dev/rtc.c base/timer.c base/clock*.c base/host_tsc.c */
 #include "check.h"
 #include "dev/rtc.h"
+#include "virtual_time.h"
 
 #define SECOND UINT64_C(1000000000)
 /* Friday, 31 December 1999, 23:59:58.25 */
 #define EVE_NS (INT64_C(946684798) * 1000000000 + 250000000)
 
-static struct clock virtual_clock;
-static struct timer_queue queue;
 static struct rtc rtc;
 static bool line;
 static unsigned edges;
@@ -34,22 +33,10 @@ static void out(uint8_t index, uint8_t value)
 
 static void start(int64_t utc_ns)
 {
-    clock_init_virtual(&virtual_clock);
-    timer_queue_init(&queue, &virtual_clock);
+    begin_time();
     rtc_init(&rtc, &queue, utc_ns, (struct irq_line){.set = on_irq});
     line = false;
     edges = 0;
-}
-
-static void pass(uint64_t ns)
-{
-    uint64_t target = timer_queue_now_ns(&queue) + ns;
-    for (uint64_t next; (next = timer_queue_next_ns(&queue)) <= target;) {
-        uint64_t now = timer_queue_now_ns(&queue);
-        clock_advance(&virtual_clock, next > now ? next - now : 0);
-        timer_queue_run(&queue);
-    }
-    clock_advance(&virtual_clock, target - timer_queue_now_ns(&queue));
 }
 
 /* century, year, month, day, hour, minute, second as one decimal-looking number: BCD reads as it looks */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: machine/*.c backend/soft.c backend/alarm.c arch/*.c base/*.c mem/*.c dev/*.c dev/pci/*.c dev/virtio/*.c block/*.c */
+/* needs: machine/*.c backend/soft*.c backend/alarm.c arch/*.c base/*.c mem/*.c dev/*.c dev/pci/*.c dev/virtio/*.c block/*.c */
 /* needs: cpu/decode/*.c cpu/exec/*.c cpu/mmu/*.c cpu/jit/*.c */
 /* libs: z zstd */
 /* Processors that share memory, with the translator. */

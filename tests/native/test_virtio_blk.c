@@ -113,6 +113,7 @@ static void test_requests(uint64_t features)
     struct virtio_blk_stats stats;
     virtio_blk_stats(g->device, &stats);
     CHECK_EQ(stats.errors, 10);
+    CHECK_EQ(stats.host_errors, 3); /* the others were the driver's fault */
     CHECK_EQ(stats.first_error.code, -EIO);
     CHECK(!strcmp(stats.first_error.message, "bad sector"));
     disk_destroy(&d);

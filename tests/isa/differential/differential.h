@@ -21,6 +21,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "../rng.h"
 #include "arch/state.h"
 #include "arch/x86.h"
 #include "base/bits.h"
@@ -104,25 +105,6 @@ struct batch {
 };
 
 /* ---- generate.c, operands.c ---- */
-
-struct rng {
-    uint64_t state;
-};
-static inline uint64_t rng_next(struct rng *rng)
-{
-    uint64_t z = rng->state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-static inline unsigned rng_below(struct rng *rng, unsigned bound)
-{
-    return (unsigned)((rng_next(rng) >> 32) * bound >> 32);
-}
-static inline bool rng_percent(struct rng *rng, unsigned percent)
-{
-    return rng_below(rng, 100) < percent;
-}
 
 /* Case `number` of a run: everything follows from seed, number, row and mode. */
 void generate(struct diff_case *c, uint64_t seed, uint64_t number, uint16_t row, enum insn_mode mode);

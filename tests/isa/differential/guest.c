@@ -7,6 +7,7 @@
 #include "cpu/exec/exec.h"
 #include "cpu/jit/jit.h"
 #include "differential.h"
+#include "native/quiet_world.h"
 
 #define RAM_BYTES (4u << 20)
 #define GPA_TABLES 0x10000u /* PML4, PDPT, PD, PT of the user's pages; PDPT, PD of the kernel's */
@@ -27,59 +28,6 @@ struct guest {
     uint64_t *data, pristine[DATA_BYTES / 8];
     uint64_t now;
     bool translate;
-};
-
-static uint32_t port_read(void *opaque, uint16_t port, unsigned size)
-{
-    (void)opaque, (void)port, (void)size;
-    return ~0u;
-}
-static void port_write(void *opaque, uint16_t port, unsigned size, uint32_t value)
-{
-    (void)opaque, (void)port, (void)size, (void)value;
-}
-static uint64_t mmio_read(void *opaque, uint64_t gpa, unsigned size)
-{
-    (void)opaque, (void)gpa, (void)size;
-    return ~UINT64_C(0);
-}
-static void mmio_write(void *opaque, uint64_t gpa, unsigned size, uint64_t value)
-{
-    (void)opaque, (void)gpa, (void)size, (void)value;
-}
-static int acknowledge(void *opaque)
-{
-    (void)opaque;
-    return -1;
-}
-static bool msr_read(void *opaque, uint32_t index, uint64_t *value)
-{
-    (void)opaque, (void)index;
-    *value = 0;
-    return true;
-}
-static bool msr_write(void *opaque, uint32_t index, uint64_t value)
-{
-    (void)opaque, (void)index, (void)value;
-    return true;
-}
-static uint64_t cr8_read(void *opaque)
-{
-    (void)opaque;
-    return 0;
-}
-static void cr8_write(void *opaque, uint64_t value)
-{
-    (void)opaque, (void)value;
-}
-static uint64_t time_ns(void *opaque)
-{
-    return ((struct guest *)opaque)->now += 10;
-}
-static const struct cpu_callbacks callbacks = {
-    .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write,
-    .interrupt_acknowledge = acknowledge, .msr_read = msr_read, .msr_write = msr_write, .cr8_read = cr8_read,
-    .cr8_write = cr8_write, .time_ns = time_ns,
 };
 
 static void put64(struct guest *g, uint64_t gpa, uint64_t value)
@@ -172,7 +120,7 @@ struct guest *guest_start(bool translate)
         return NULL;
     memset(g, 0, sizeof *g);
     if (cpu_install_trap_handlers(&err) || guest_mem_init(&g->mem, &err) || guest_mem_add(&g->mem, 0, RAM_BYTES, false, &err) ||
-        !(g->cpu = cpu_create(&callbacks, g, &g->mem, &options, &err)))
+        !(g->cpu = cpu_create(&quiet_callbacks, &g->now, &g->mem, &options, &err)))
         return NULL;
     build_tables(g);
     build_descriptors(g);

@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../rng.h"
 #include "arch/cpu_feature.h"
 #include "arch/state.h"
 #include "base/bits.h"
@@ -107,26 +108,6 @@ struct result {
 /* What is outside: the same answers for both. */
 uint64_t outside_read(struct result *r, uint32_t kind, uint64_t address, unsigned size);
 void outside_write(struct result *r, uint32_t kind, uint64_t address, unsigned size, uint64_t value);
-
-struct rng {
-    uint64_t state;
-};
-static inline uint64_t rng_next(struct rng *rng)
-{
-    uint64_t z = rng->state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-static inline unsigned rng_below(struct rng *rng, unsigned bound)
-{
-    return (unsigned)((rng_next(rng) >> 32) * bound >> 32);
-}
-static inline bool rng_percent(struct rng *rng, unsigned percent)
-{
-    return rng_below(rng, 100) < percent;
-}
-#define PICK(rng, array) ((array)[rng_below(rng, ARRAY_LEN(array))])
 
 /* world.c */
 void world_memory(uint8_t *memory, bool long_mode); /* all of it, MEMORY_BYTES */

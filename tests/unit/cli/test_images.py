@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import shutil
 import subprocess
@@ -43,6 +44,33 @@ def test_result_file(image_of: Images, tmp_path: Path) -> None:
     assert found["instructions"] > 0
     assert found["seconds"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel", "result.json", "small.img"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no /dev/full")
+def test_what_could_not_be_written_is_told(image_of: Images) -> None:
+    run = [sys.executable, "-m", "imgvm", "-q", "run", str(image_of(say("lost\n") + leave(3))), "--accel", "interp"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (3, "imgvm: the rest of the guest's output could not be written: No space left on device\n")
+        done = subprocess.run([*run, "--trace", "ports", "--trace-file", "/dev/full"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "lost\n")
+    assert done.stderr == "imgvm: the trace is not whole: No space left on device\n"
+
+
+def test_a_result_file_that_is_none_stays_what_it_is(image_of: Images, tmp_path: Path) -> None:
+    """/dev/stdout, say: a link, to a pipe perhaps."""
+    image, pipe, link = str(image_of(leave(3))), tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("result.json")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert main(["-q", "run", image, "--result-file", str(pipe)]) == 3
+        assert json.loads(os.read(reader, 1 << 16))["status"] == 3
+    finally:
+        os.close(reader)
+    assert main(["-q", "run", image, "--result-file", str(link)]) == 3
+    assert pipe.is_fifo() and link.is_symlink()
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == 3
 
 
 def test_stats(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +141,21 @@ def test_trace_of_unknown_events(image_of: Images, capfd: pytest.CaptureFixture[
 def test_a_triple_fault_is_255_and_says_where(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([str(image_of(TRIPLE_FAULT))]) == 255
     assert "imgvm: the guest's processor stopped on a triple fault: " in capfd.readouterr().err
+
+
+def test_translated_code_needs_a_timer(image_of: Images) -> None:
+    """Without one it would never look up, and the guest hang."""
+    image = str(image_of(SPIN))
+    for accel, timeout, status in (("jit", "60s", 125), ("interp", "200ms", 124)):
+        done = subprocess.run(
+            [sys.executable, "-m", "imgvm", "-q", "run", image, "--accel", accel, "--timeout", timeout],
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, 0)),
+        )
+        assert done.returncode == status, done.stderr
+        told = "processor 0 cannot have a timer: Resource temporarily unavailable" in done.stderr
+        assert told == (status == 125)
 
 
 def test_timeout_is_124(image_of: Images, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.boot,
     pytest.mark.skipif(QEMU is None, reason="QEMU is not installed"),
 ]
-SECONDS = 120
+SECONDS = 300
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from hashlib import sha256
@@ -15,6 +16,7 @@ from builders import kernel, module_tree
 from imgvm.cli import main
 from imgvm.errors import PackError
 from imgvm.pack import lock
+from imgvm.pack.output import Replacement
 from imgvm.pack.sources import Source
 from imgvm.qcow2 import Image
 
@@ -115,6 +117,22 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     assert lock.write(tmp_path / "x.lock", rows)
     assert not lock.write(tmp_path / "x.lock", rows)
     assert lock.read(tmp_path / "x.lock") == rows
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    """As /dev/null is not, for one who wants no lock and is root."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert lock.write(pipe, [])
+        assert os.read(reader, 4096) == lock.text_of([]).encode()
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    with pytest.raises(PackError, match="no ordinary file"), Replacement(pipe):
+        pass
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_where_no_lock_belongs(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -198,6 +198,9 @@ def test_software_watches_as_much_as_it_is_asked_to(interp: Callable[..., Proces
     assert (stop.reason, stop.address, stop.access) == ("watchpoint", 0x11000, "w")
     assert cpu.regs.rdi == 0x11001  # the first such byte
     assert cpu.run().address == 0x11001
+    with pytest.raises(EngineError, match="can watch 256 MiB, not more"):
+        cpu.watchpoints.add(0, 1 << 44)
+    assert len(cpu.watchpoints) == 1
     cpu.watchpoints.clear()
     assert cpu.run().reason == "halt"
     assert cpu.memory[0x10000:0x13000] == cpu.memory[0x20000:0x23000]

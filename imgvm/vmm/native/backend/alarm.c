@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "alarm.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -11,7 +12,7 @@
 
 static int alarm_signal(void)
 {
-    return SIGRTMIN + 5; /* not that of kvm.c */
+    return SIGRTMIN + 5; /* not that of kvm_run.c */
 }
 
 static void on_alarm(int signal, siginfo_t *info, void *context)
@@ -31,7 +32,7 @@ static void install(void)
 /* Signal dispositions belong to the process. */
 static pthread_once_t installed = PTHREAD_ONCE_INIT;
 
-void alarm_start(struct alarm *alarm, struct cpu *cpu)
+int alarm_start(struct alarm *alarm, struct cpu *cpu)
 {
     pthread_once(&installed, install);
     struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = alarm_signal(), .sigev_value.sival_ptr = cpu};
@@ -40,8 +41,9 @@ void alarm_start(struct alarm *alarm, struct cpu *cpu)
     sigemptyset(&mine);
     sigaddset(&mine, alarm_signal());
     pthread_sigmask(SIG_UNBLOCK, &mine, NULL);
-    alarm->started = timer_create(CLOCK_MONOTONIC, &event, &alarm->timer) == 0;
     alarm->due_ns = UINT64_MAX;
+    alarm->started = timer_create(CLOCK_MONOTONIC, &event, &alarm->timer) == 0;
+    return alarm->started ? 0 : -errno;
 }
 
 void alarm_stop(struct alarm *alarm)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Shared by kvm.c, kvm_cpuid.c and kvm_state.c, the only files that see <linux/kvm.h>. */
+/* Shared by the files kvm*.c, the only ones that see <linux/kvm.h>. */
 #ifndef IMGVM_BACKEND_KVM_H
 #define IMGVM_BACKEND_KVM_H
 
@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "../base/bits.h"
 #include "backend.h"
 #include "handover.h"
 
@@ -60,6 +61,26 @@ struct kvm_engine {
     struct kvm_cpu cpu[ENGINE_CPUS_MAX];
 };
 
+static inline struct kvm_engine *kvm_of(struct engine *engine)
+{
+    return container_of(engine, struct kvm_engine, engine);
+}
+
+/* kvm_run.c */
+enum engine_exit kvm_run_cpu(struct engine *engine, unsigned id);
+void kvm_kick(struct engine *engine, unsigned id);
+/* Before its first run. */
+int kvm_let_kicks_through(struct kvm_cpu *cpu, imgvm_error *err);
+
+/* kvm_irq.c */
+void kvm_set_irq(struct engine *engine, unsigned gsi, bool level);
+void kvm_send_msi(struct engine *engine, uint64_t address, uint32_t data);
+int kvm_add_doorbell(struct engine *engine, uint64_t gpa, int eventfd, imgvm_error *err);
+int kvm_remove_doorbell(struct engine *engine, uint64_t gpa, int eventfd, imgvm_error *err);
+/* Tells the kernel which GSI leads where, messages among them. */
+int kvm_route(struct kvm_engine *kvm, imgvm_error *err);
+
+/* kvm_state.c */
 int kvm_state_get(struct kvm_engine *kvm, unsigned cpu, struct x86_state *state, imgvm_error *err);
 int kvm_state_set(struct kvm_engine *kvm, unsigned cpu, const struct x86_state *state, imgvm_error *err);
 /* The interrupt controllers back to power-on. */
@@ -76,6 +97,7 @@ void kvm_cpuid_set_vendor(struct kvm_cpuid2 *cpuid, enum cpu_vendor vendor);
 void kvm_cpuid_features(struct kvm_cpuid2 *cpuid, struct feature_set *out);
 /* Clears what is not granted; only_known: also all that cpuid.def has no row for. */
 void kvm_cpuid_limit(struct kvm_cpuid2 *cpuid, const struct feature_set *granted, bool only_known);
+
 /* kvm_debug.c */
 int kvm_debug_set_points(struct kvm_engine *kvm, const struct engine_point *points, unsigned count, imgvm_error *err);
 void kvm_debug_set_steps(struct kvm_engine *kvm, unsigned cpu, uint64_t steps, uint32_t go);

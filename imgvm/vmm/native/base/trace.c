@@ -16,6 +16,7 @@
 struct trace {
     uint32_t kinds; /* a bit each */
     FILE *out;
+    int failed; /* errno of the first write that did; 0: none. With the stream's lock */
 };
 
 static const char *const names[] = {
@@ -96,10 +97,16 @@ void trace_close(struct trace *trace)
     free(trace);
 }
 
-void trace_flush(struct trace *trace)
+int trace_flush(struct trace *trace)
 {
-    if (trace)
-        fflush(trace->out);
+    if (!trace)
+        return 0;
+    flockfile(trace->out);
+    if (fflush(trace->out) && !trace->failed)
+        trace->failed = errno;
+    int failed = trace->failed;
+    funlockfile(trace->out);
+    return -failed;
 }
 
 uint32_t trace_kinds(const struct trace *trace)
@@ -121,6 +128,8 @@ void trace_line(struct trace *trace, uint64_t time_ns, unsigned cpu, const char 
             (unsigned long long)(time_ns / 1000u % 1000000u), cpu);
     vfprintf(trace->out, format, arguments);
     putc_unlocked('\n', trace->out);
+    if (ferror_unlocked(trace->out) && !trace->failed)
+        trace->failed = errno;
     funlockfile(trace->out);
     va_end(arguments);
 }

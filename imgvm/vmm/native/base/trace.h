@@ -33,7 +33,7 @@ int trace_check(const char *kinds, imgvm_error *err);
 /* Lines go to a copy of fd. */
 int trace_open(struct trace **out, const char *kinds, int fd, imgvm_error *err);
 void trace_close(struct trace *trace); /* NULL: nothing */
-void trace_flush(struct trace *trace);
+int trace_flush(struct trace *trace); /* 0, or -errno: it is not whole */
 uint32_t trace_kinds(const struct trace *trace); /* a bit each */
 /* `trace` NULL: none. */
 bool trace_wants(const struct trace *trace, enum trace_kind kind);

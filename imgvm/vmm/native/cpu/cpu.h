@@ -154,7 +154,9 @@ struct cpu_hit {
     uint32_t kinds;  /* how */
 };
 
-/* Replaces all break- and watchpoints, which the guest does not see. At one, cpu_run ends with CPU_EXIT_REQUEST: before
+#define CPU_WATCHED_PAGES_MAX 65536u
+
+/* Replaces all break- and watchpoints (-ENOSPC: too much to watch, and all stays as it was), which the guest does not see. At one, cpu_run ends with CPU_EXIT_REQUEST: before
  * the instruction that a breakpoint is on, after the one that touched a watched byte. They cost nothing while unset. */
 int cpu_set_points(struct cpu *cpu, const struct cpu_point *points, unsigned count, imgvm_error *err);
 /* Whether that is why it ended; asked once a hit. */

@@ -203,8 +203,10 @@ typedef struct {
     uint64_t handovers;    /* times that KVM could not go on and the software processor did */
     uint64_t run_ns;       /* from start to end */
     char message[4000];
-    uint64_t disk_errors;   /* requests of the guest's first faulty disk that failed on the host's side */
-    char disk_message[480]; /* the first one */
+    uint64_t disk_errors;   /* the guest's requests that failed on the host's side, of all disks */
+    char disk_message[480]; /* of the first disk that has some: why its first one did */
+    int32_t output_errno;   /* why the rest of the guest's output could not be written; 0: all was */
+    int32_t trace_errno;    /* the same of the trace */
 } imgvm_result;
 
 /* 0 when the engine can run here; else -errno and err says why (absent, no permission, ...). */

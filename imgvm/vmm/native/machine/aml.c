@@ -228,13 +228,3 @@ void aml_memory_window(struct aml *aml, uint32_t first, uint32_t last)
     dword(aml, 0);
     dword(aml, last - first + 1);
 }
-
-void aml_memory64_window(struct aml *aml, uint64_t first, uint64_t last)
-{
-    window_head(aml, 0x8a, 43, 0, 1);
-    qword(aml, 0);
-    qword(aml, first);
-    qword(aml, last);
-    qword(aml, 0);
-    qword(aml, last - first + 1);
-}

@@ -114,10 +114,7 @@ static int write_acpi(struct board *board, imgvm_error *err)
 /* What firmware leaves in the CMOS RAM about memory, in the places that everybody agrees on. */
 static void write_cmos(struct board *board)
 {
-    uint64_t low = MIN(board->mem.ram_bytes + (ONE_MIB - LOW_MEMORY), LOW_LIMIT);
-    for (unsigned i = 0; i < board->mem.count; i++)
-        if (board->mem.regions[i].gpa == ONE_MIB)
-            low = ONE_MIB + board->mem.regions[i].size;
+    uint64_t low = board->map.low_top + ACPI_TABLES_BYTES;
     uint64_t extended_kib = MIN((low - ONE_MIB) >> 10, UINT64_C(0xffff));
     uint64_t above_16_64kib = low > 16 * ONE_MIB ? MIN((low - 16 * ONE_MIB) >> 16, UINT64_C(0xffff)) : 0;
     const struct {

@@ -41,7 +41,6 @@
 #define HDR_CODE32_START 0x214
 #define HDR_RAMDISK_IMAGE 0x218
 #define HDR_RAMDISK_SIZE 0x21c
-#define HDR_HEAP_END_PTR 0x224
 #define HDR_CMD_LINE_PTR 0x228
 #define HDR_INITRD_ADDR_MAX 0x22c
 #define HDR_KERNEL_ALIGNMENT 0x230
@@ -183,9 +182,10 @@ int boot_linux(struct guest_mem *mem, const struct memory_map *map, struct boot_
         return error_set(err, ENOEXEC, "the kernel wants to lie at %#" PRIx64 ", where the boot protocol's own data is", place.low);
 
     size_t cmdline_bytes = strlen(cmdline);
-    if (cmdline_bytes > MIN(place.cmdline_max, (uint64_t)CMDLINE_MAX - 1))
+    uint64_t most = MIN(place.cmdline_max, (uint64_t)CMDLINE_MAX - 1);
+    if (cmdline_bytes > most)
         return error_set(err, E2BIG, "the kernel's command line has %zu characters, and it takes at most %" PRIu64,
-                         cmdline_bytes, place.cmdline_max);
+                         cmdline_bytes, most);
     guest_mem_write(mem, CMDLINE, cmdline, cmdline_bytes + 1);
     store_le32(zero_page + HDR_CMD_LINE_PTR, CMDLINE);
     if ((result = place_initrd(mem, map, initrd, &place, zero_page, err)) < 0)

@@ -94,8 +94,10 @@ void console_write_some(struct console *console)
         return;
     ssize_t written = write(console->output_fd, piece, size);
     if (written < 0) {
-        if (errno != EINTR && errno != EAGAIN)
+        if (errno != EINTR && errno != EAGAIN) {
+            console->write_errno = errno == EPIPE ? 0 : errno;
             console_close(console);
+        }
         return;
     }
     pthread_mutex_lock(&console->lock);

@@ -24,6 +24,7 @@ struct console {
     uint8_t *output;
     size_t used, capacity;
     bool closed;             /* nobody reads any more: output is dropped */
+    int write_errno;         /* why; 0: the run has ended, or a reader has seen enough */
     bool released;           /* the run is ending: nobody waits */
     bool after_escape;       /* event loop only, like all that follows */
     bool input_ended;

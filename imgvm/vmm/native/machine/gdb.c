@@ -38,7 +38,9 @@ static int listen_tcp(struct gdb *gdb, const char *host, const char *port, imgvm
 {
     const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     struct addrinfo *found = NULL;
-    int one = 1, code = getaddrinfo(*host ? host : "127.0.0.1", port, &hints, &found);
+    int one = 1, code = EAI_SERVICE;
+    if (strtoul(port, NULL, 10) <= UINT16_MAX) /* getaddrinfo takes the low 16 bits of any number */
+        code = getaddrinfo(*host ? host : "127.0.0.1", port, &hints, &found);
     if (code) {
         error_set(err, EINVAL, "cannot listen for a debugger at %s:%s: %s", host, port, gai_strerror(code));
         return error_hint(err, "give HOST:PORT, PORT, or unix:PATH");

@@ -130,40 +130,50 @@ static unsigned description_bits(struct gdb *gdb)
     return gdb->bits;
 }
 
+struct listing {
+    struct gdb_register row[GDB_REGISTERS_MAX];
+    unsigned end; /* of those asked for */
+    struct x86_state state;
+};
+
+/* false: there are none, which has been answered. */
+static bool list_registers(struct gdb *gdb, struct answer *answer, unsigned first, unsigned count, struct listing *list)
+{
+    unsigned all = gdb_registers(description_bits(gdb), list->row);
+    if (first >= all || !get_state(gdb, &list->state)) {
+        put(answer, "E01");
+        return false;
+    }
+    list->end = first + MIN(count, all - first);
+    return true;
+}
+
 static void read_registers(struct gdb *gdb, struct answer *answer, unsigned first, unsigned count)
 {
-    struct gdb_register list[GDB_REGISTERS_MAX];
-    unsigned all = gdb_registers(description_bits(gdb), list);
-    struct x86_state state;
-    if (first >= all || !get_state(gdb, &state)) {
-        put(answer, "E01");
+    struct listing list;
+    if (!list_registers(gdb, answer, first, count, &list))
         return;
-    }
-    for (unsigned i = first; i < all && i - first < count; i++) {
+    for (unsigned i = first; i < list.end; i++) {
         uint8_t value[REGISTER_BYTES_MAX] = {0};
-        register_read(&state, list[i].row, value);
-        put_hex(answer, value, list[i].bytes);
+        register_read(&list.state, list.row[i].row, value);
+        put_hex(answer, value, list.row[i].bytes);
     }
 }
 
 static void write_registers(struct gdb *gdb, struct answer *answer, unsigned first, unsigned count, const char *hex)
 {
-    struct gdb_register list[GDB_REGISTERS_MAX];
-    unsigned all = gdb_registers(description_bits(gdb), list);
-    struct x86_state state;
-    if (first >= all || !get_state(gdb, &state)) {
-        put(answer, "E01");
+    struct listing list;
+    if (!list_registers(gdb, answer, first, count, &list))
         return;
-    }
-    for (unsigned i = first; i < all && i - first < count; i++) {
+    for (unsigned i = first; i < list.end; i++) {
         uint8_t before[REGISTER_BYTES_MAX] = {0}, value[REGISTER_BYTES_MAX] = {0};
-        if (take_hex(&hex, value, list[i].bytes) != list[i].bytes)
+        if (take_hex(&hex, value, list.row[i].bytes) != list.row[i].bytes)
             break;
-        register_read(&state, list[i].row, before);
-        if (memcmp(before, value, list[i].bytes)) /* what a short view hides stays, and so do segments' bases */
-            register_write(&state, list[i].row, value);
+        register_read(&list.state, list.row[i].row, before);
+        if (memcmp(before, value, list.row[i].bytes)) /* what a short view hides stays, and so do segments' bases */
+            register_write(&list.state, list.row[i].row, value);
     }
-    put(answer, set_state(gdb, &state) ? "OK" : "E02");
+    put(answer, set_state(gdb, &list.state) ? "OK" : "E02");
 }
 
 /* ---- memory ---- */
@@ -266,7 +276,7 @@ static unsigned take_thread(struct gdb *gdb, const char **text, unsigned any)
 {
     uint64_t id = 0;
     if (**text == '-') {
-        *text += 2;
+        *text += (*text)[1] ? 2 : 1;
         return any;
     }
     if (!take_number(text, 0, &id) || !id)

@@ -3,44 +3,14 @@
  * it does to ports and to addresses beyond its memory is written down; a port answers with what it was told to. */
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "../base/bits.h"
-#include "../base/clock.h"
 #include "inspect.h"
-#include "registers.h"
+#include "processor_internal.h"
 
-#define ACCESSES_KEPT 1024u
 #define APIC_BASE 0x1bu
-
-struct imgvm_processor {
-    struct guest_mem mem;
-    struct engine *engine;
-    struct clock clock;
-    struct x86_state state; /* the engine's when `fresh`; to be given back to it when `changed` */
-    bool fresh, changed;
-    const struct register_row *rip;
-    uint64_t cr8;
-    struct engine_point *points;
-    unsigned point_count;
-    bool points_changed, stopped_before; /* the last run ended, so that a breakpoint here has been seen */
-    uint32_t *port_value; /* of all 65536, once one was set */
-    imgvm_access access[ACCESSES_KEPT];
-    uint64_t accesses;
-
-    /* The watchdog, a thread that the first run starts, ends a run in time. It sleeps until the end of the time that
-     * was the run's when it went to sleep: runs that are over before cost it nothing. */
-    pthread_t watchdog;
-    bool has_watchdog;
-    pthread_mutex_t lock; /* of what follows */
-    pthread_cond_t changed_state;
-    bool running, expired, asked, closing, idle; /* idle: the watchdog waits for a run */
-    struct timespec until, wakes;
-};
 
 /* ---- the world around it ---- */
 
@@ -131,20 +101,12 @@ void imgvm_processor_destroy(imgvm_processor *p)
 {
     if (!p)
         return;
-    if (p->has_watchdog) {
-        pthread_mutex_lock(&p->lock);
-        p->closing = true;
-        pthread_cond_signal(&p->changed_state);
-        pthread_mutex_unlock(&p->lock);
-        pthread_join(p->watchdog, NULL);
-    }
+    processor_end_watch(p);
     if (p->engine)
         p->engine->ops->destroy(p->engine);
     guest_mem_destroy(&p->mem);
     free(p->points);
     free(p->port_value);
-    pthread_cond_destroy(&p->changed_state);
-    pthread_mutex_destroy(&p->lock);
     free(p);
 }
 
@@ -164,12 +126,7 @@ int imgvm_processor_create(const imgvm_processor_config *config, imgvm_processor
     struct imgvm_processor *p = calloc(1, sizeof *p);
     if (!p)
         return error_set(err, ENOMEM, "out of memory for a processor");
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->changed_state, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    processor_begin_watch(p);
     p->rip = register_find("rip");
     clock_init_real(&p->clock);
     const struct engine_host host = {
@@ -204,7 +161,7 @@ int imgvm_processor_reset(imgvm_processor *p, imgvm_error *err)
 
 /* ---- registers and memory ---- */
 
-static int fetch_state(struct imgvm_processor *p, imgvm_error *err)
+int processor_fetch_state(struct imgvm_processor *p, imgvm_error *err)
 {
     if (p->fresh)
         return 0;
@@ -213,7 +170,7 @@ static int fetch_state(struct imgvm_processor *p, imgvm_error *err)
     return result;
 }
 
-static int return_state(struct imgvm_processor *p, imgvm_error *err)
+int processor_return_state(struct imgvm_processor *p, imgvm_error *err)
 {
     if (!p->changed)
         return 0;
@@ -244,7 +201,7 @@ int imgvm_processor_get(imgvm_processor *p, const char *name, uint8_t value[16],
     const struct register_row *row = find(name, err);
     if (!row)
         return -ENOENT;
-    int result = fetch_state(p, err);
+    int result = processor_fetch_state(p, err);
     if (result < 0)
         return result;
     memset(value, 0, REGISTER_BYTES_MAX);
@@ -269,7 +226,7 @@ int imgvm_processor_set(imgvm_processor *p, const char *name, const uint8_t valu
     const struct register_row *row = find(name, err);
     if (!row)
         return -ENOENT;
-    int result = fetch_state(p, err);
+    int result = processor_fetch_state(p, err);
     if (result < 0)
         return result;
     for (unsigned i = row->bytes; i < REGISTER_BYTES_MAX; i++)
@@ -293,7 +250,7 @@ static const struct register_row *row_of(const imgvm_register_part *part, imgvm_
 static int move_parts(struct imgvm_processor *p, const imgvm_register_part *parts, uint32_t count, uint8_t *values, bool write,
                       imgvm_error *err)
 {
-    int result = fetch_state(p, err);
+    int result = processor_fetch_state(p, err);
     for (const imgvm_register_part *part = parts; part < parts + count && result == 0; values += part->bytes, part++) {
         uint8_t value[REGISTER_BYTES_MAX] = {0};
         const struct register_row *row = row_of(part, err);
@@ -326,7 +283,7 @@ int imgvm_processor_set_parts(imgvm_processor *p, const imgvm_register_part *par
 
 int imgvm_processor_code_bits(imgvm_processor *p, uint64_t *linear_pc, imgvm_error *err)
 {
-    int result = fetch_state(p, err);
+    int result = processor_fetch_state(p, err);
     if (result < 0)
         return result;
     *linear_pc = register_linear_pc(&p->state);
@@ -336,7 +293,7 @@ int imgvm_processor_code_bits(imgvm_processor *p, uint64_t *linear_pc, imgvm_err
 static int transfer(struct imgvm_processor *p, uint64_t address, void *data, uint64_t size, bool physical, bool write,
                     imgvm_error *err)
 {
-    int result = physical ? 0 : return_state(p, err); /* the page tables are the engine's to walk */
+    int result = physical ? 0 : processor_return_state(p, err); /* the page tables are the engine's to walk */
     if (result < 0)
         return result;
     const struct inspect inspect = {p->engine, &p->mem, 0, physical};
@@ -439,134 +396,4 @@ int imgvm_processor_remove_point(imgvm_processor *p, uint64_t address, uint64_t 
         return p->engine->ops->set_points(p->engine, p->points, --p->point_count, err);
     }
     return error_set(err, ENOENT, "there is no such point at %#" PRIx64, address);
-}
-
-/* ---- running ---- */
-
-static bool is_before(const struct timespec *a, const struct timespec *b)
-{
-    return a->tv_sec != b->tv_sec ? a->tv_sec < b->tv_sec : a->tv_nsec < b->tv_nsec;
-}
-
-static void *watchdog(void *opaque)
-{
-    struct imgvm_processor *p = opaque;
-    pthread_mutex_lock(&p->lock);
-    while (!p->closing) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        bool over = p->running && !is_before(&now, &p->until);
-        if (over && !p->expired) {
-            p->expired = true;
-            p->engine->ops->kick(p->engine, 0);
-        }
-        p->idle = !p->running || over;
-        p->wakes = p->until;
-        if (p->idle)
-            pthread_cond_wait(&p->changed_state, &p->lock);
-        else
-            pthread_cond_timedwait(&p->changed_state, &p->lock, &p->wakes);
-    }
-    pthread_mutex_unlock(&p->lock);
-    return NULL;
-}
-
-static void set_deadline(struct imgvm_processor *p, int timeout_ms)
-{
-    clock_gettime(CLOCK_MONOTONIC, &p->until);
-    p->until.tv_sec += timeout_ms < 0 ? 1000000000 : timeout_ms / 1000;
-    p->until.tv_nsec += timeout_ms < 0 ? 0 : timeout_ms % 1000 * 1000000L;
-    p->until.tv_sec += p->until.tv_nsec / 1000000000;
-    p->until.tv_nsec %= 1000000000;
-}
-
-static int begin_run(struct imgvm_processor *p, int timeout_ms, imgvm_error *err)
-{
-    pthread_mutex_lock(&p->lock);
-    set_deadline(p, timeout_ms);
-    p->running = true;
-    p->expired = false;
-    if (p->has_watchdog && (p->idle || is_before(&p->until, &p->wakes)))
-        pthread_cond_signal(&p->changed_state);
-    pthread_mutex_unlock(&p->lock);
-    if (p->has_watchdog)
-        return 0;
-    int code = pthread_create(&p->watchdog, NULL, watchdog, p);
-    p->has_watchdog = !code;
-    p->running = !code;
-    return code ? error_set(err, code, "cannot start a thread: %s", strerror(code)) : 0;
-}
-
-static void explain(struct imgvm_processor *p, enum engine_exit exit, bool expired, imgvm_stop *out)
-{
-    struct engine_stop stop;
-    switch (exit) {
-    case ENGINE_EXIT_DEBUG:
-        stop = p->engine->ops->stop_of(p->engine, 0);
-        out->reason = stop.reason == ENGINE_STOP_STEPS       ? IMGVM_STOP_STEPS
-                      : stop.reason == ENGINE_STOP_HALT      ? IMGVM_STOP_HALT
-                      : stop.reason == ENGINE_STOP_EXCEPTION ? IMGVM_STOP_EXCEPTION
-                      : stop.kinds & ENGINE_POINT_EXECUTE ? IMGVM_STOP_BREAKPOINT : IMGVM_STOP_WATCHPOINT;
-        out->address = stop.linear;
-        out->kinds = stop.kinds;
-        out->vector = stop.vector;
-        out->error_code = stop.error_code;
-        out->has_error_code = stop.has_error_code;
-        break;
-    case ENGINE_EXIT_SHUTDOWN:
-        out->reason = IMGVM_STOP_SHUTDOWN;
-        snprintf(out->message, sizeof out->message, "%s", p->engine->ops->message(p->engine, 0));
-        break;
-    case ENGINE_EXIT_KICKED:
-        /* KVM keeps a halted processor to itself */
-        out->reason = p->state.activity == X86_HALTED ? IMGVM_STOP_HALT : expired ? IMGVM_STOP_TIMEOUT : IMGVM_STOP_ASKED;
-        break;
-    default:
-        out->reason = IMGVM_STOP_INTERNAL;
-        snprintf(out->message, sizeof out->message, "%s", p->engine->ops->message(p->engine, 0));
-    }
-}
-
-int imgvm_processor_run(imgvm_processor *p, uint64_t instructions, int timeout_ms, imgvm_stop *out, imgvm_error *err)
-{
-    const struct engine_ops *ops = p->engine->ops;
-    int result = return_state(p, err);
-    if (result < 0)
-        return result;
-    memset(out, 0, sizeof *out);
-    /* A breakpoint where the last run stopped was told then. */
-    ops->set_steps(p->engine, 0, instructions ? instructions : ENGINE_STEPS_TO_HALT, p->stopped_before ? ENGINE_GO_PASS : 0);
-    uint64_t before = ops->instructions(p->engine);
-    if ((result = begin_run(p, timeout_ms, err)) < 0)
-        return result;
-    enum engine_exit exit;
-    bool over;
-    do { /* a kick may be left from the end of an earlier run */
-        exit = ops->run(p->engine, 0);
-        pthread_mutex_lock(&p->lock);
-        over = exit != ENGINE_EXIT_KICKED || p->expired || p->asked;
-        pthread_mutex_unlock(&p->lock);
-    } while (!over);
-    pthread_mutex_lock(&p->lock);
-    p->running = p->asked = false;
-    bool expired = p->expired;
-    pthread_mutex_unlock(&p->lock);
-    p->fresh = false;
-    if ((result = fetch_state(p, err)) < 0)
-        return result;
-    out->instructions = ops->instructions(p->engine) - before;
-    explain(p, exit, expired, out);
-    if (out->reason == IMGVM_STOP_STEPS)
-        out->instructions = instructions; /* KVM does not count */
-    p->stopped_before = true;
-    return 0;
-}
-
-void imgvm_processor_stop(imgvm_processor *p)
-{
-    pthread_mutex_lock(&p->lock);
-    p->asked = p->running;
-    if (p->asked)
-        p->engine->ops->kick(p->engine, 0);
-    pthread_mutex_unlock(&p->lock);
 }

@@ -180,6 +180,11 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
     vm->config.cpu_model = vm->config.cpu_features = vm->config.cpu_vendor = vm->config.trace = NULL; /* the caller's, for this call */
     console_init(&vm->console);
     vm->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (vm->wake_fd < 0) {
+        result = error_set(err, errno, "cannot create an eventfd: %s", strerror(errno));
+        imgvm_vm_destroy(vm);
+        return result;
+    }
     if (config->trace && (result = trace_open(&vm->trace, config->trace, config->trace_fd, err)) < 0) {
         imgvm_vm_destroy(vm);
         return result;
@@ -191,10 +196,7 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
         .host = {on_power_off, on_reset, on_debug_exit, on_exec_status, on_panic, on_serial_output, on_serial_ready,
                  on_throttle, vm},
     };
-    result = board_init(&vm->board, &board, err);
-    if (result == 0 && vm->wake_fd < 0)
-        result = error_set(err, errno, "cannot create an eventfd: %s", strerror(errno));
-    if (result < 0) {
+    if ((result = board_init(&vm->board, &board, err)) < 0) {
         imgvm_vm_destroy(vm);
         return result;
     }
@@ -309,6 +311,21 @@ int vm_boot(struct imgvm_vm *vm, imgvm_error *err)
                           &vm->boot_state, err);
 }
 
+/* For resets. */
+static int keep_boot(struct imgvm_vm *vm, struct boot_blob kernel, struct boot_blob initrd, const char *cmdline,
+                     imgvm_error *err)
+{
+    int result = copy_blob(&vm->kernel, kernel.data, kernel.size, err);
+    if (result == 0)
+        result = copy_blob(&vm->initrd, initrd.data, initrd.size, err);
+    vm->cmdline = strdup(cmdline ? cmdline : "");
+    if (result == 0 && !vm->cmdline)
+        result = error_set(err, ENOMEM, "out of memory for the command line");
+    if (result < 0)
+        forget_boot(vm);
+    return result;
+}
+
 static int load(struct imgvm_vm *vm, enum vm_boot_kind kind, struct boot_blob kernel, struct boot_blob initrd,
                 const char *cmdline, imgvm_error *err)
 {
@@ -324,19 +341,13 @@ static int load(struct imgvm_vm *vm, enum vm_boot_kind kind, struct boot_blob ke
     result = vm_boot(vm, err);
     vm->kernel = vm->initrd = (struct boot_blob){0}; /* they were the caller's */
     vm->cmdline = NULL;
-    if (result < 0) {
+    if (result == 0 && !vm->config.reset_is_exit)
+        result = keep_boot(vm, kernel, initrd, cmdline, err);
+    if (result < 0)
         vm->boot_kind = VM_BOOT_NONE;
-        return result;
-    }
-    if (vm->config.reset_is_exit) {
+    else if (vm->config.reset_is_exit)
         forget_boot(vm);
-        return 0;
-    }
-    if ((result = copy_blob(&vm->kernel, kernel.data, kernel.size, err)) < 0 ||
-        (result = copy_blob(&vm->initrd, initrd.data, initrd.size, err)) < 0)
-        return result;
-    vm->cmdline = strdup(cmdline ? cmdline : "");
-    return vm->cmdline ? 0 : error_set(err, ENOMEM, "out of memory for the command line");
+    return result;
 }
 
 int imgvm_vm_load_linux(imgvm_vm *vm, const void *kernel, uint64_t kernel_bytes, const void *initrd,

@@ -193,15 +193,16 @@ static void drain_output(struct imgvm_vm *vm)
 /* What went wrong with the disks: the guest has seen an I/O error, but cannot know why. */
 static void describe_disk_errors(struct imgvm_vm *vm)
 {
-    struct virtio_blk_stats stats = {0};
+    imgvm_result *result = &vm->result;
     pthread_mutex_lock(&vm->board.lock);
-    for (unsigned i = 0; i < vm->disk_count && !stats.first_error.code; i++)
+    for (unsigned i = 0; i < vm->disk_count; i++) {
+        struct virtio_blk_stats stats;
         virtio_blk_stats(vm->disks[i], &stats);
+        if (stats.host_errors && !result->disk_errors)
+            snprintf(result->disk_message, sizeof result->disk_message, "%s", stats.first_error.message);
+        result->disk_errors += stats.host_errors;
+    }
     pthread_mutex_unlock(&vm->board.lock);
-    if (!stats.first_error.code)
-        return;
-    vm->result.disk_errors = stats.errors;
-    snprintf(vm->result.disk_message, sizeof vm->result.disk_message, "%s", stats.first_error.message);
 }
 
 static void finish_run(struct imgvm_vm *vm)
@@ -211,7 +212,8 @@ static void finish_run(struct imgvm_vm *vm)
         pthread_join(vm->cpu[i].thread, NULL);
     drain_output(vm);
     describe_disk_errors(vm);
-    trace_flush(vm->trace);
+    vm->result.output_errno = vm->console.write_errno;
+    vm->result.trace_errno = -trace_flush(vm->trace);
     if (vm->gdb)
         gdb_run_ended(vm->gdb, &vm->result);
     pthread_mutex_lock(&vm->lock);

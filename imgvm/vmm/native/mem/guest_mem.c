@@ -73,7 +73,6 @@ int guest_mem_add(struct guest_mem *mem, uint64_t gpa, uint64_t size, bool read_
         return error_set(err, ENOMEM, "out of memory");
     }
     mem->regions[mem->count++] = region;
-    mem->ram_bytes += size;
     return 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Guest physical memory: a few regions of RAM and ROM. Everything else is MMIO.
  *
- * Two rules keep cached code honest (engine.md 4.5): whoever decodes instructions marks the
+ * Two rules keep cached code honest (docs/engine.md, "Code that is written"): whoever decodes instructions marks the
  * 128-byte granules they came from; whoever writes guest memory outside the processor's own
  * store path (DMA, loaders, KVM hand-over) goes through guest_mem_write or calls
  * guest_mem_written afterwards. */
@@ -30,7 +30,6 @@ struct guest_region {
 struct guest_mem {
     struct guest_region regions[GUEST_MEM_REGIONS];
     unsigned count;
-    uint64_t ram_bytes;
     _Atomic uint32_t *code_epoch; /* one word: bumped with any page's code_generation */
     _Atomic uint32_t code_settling; /* pages that have become code, and not all processors have seen it yet */
     /* Called after code_epoch was bumped, on whatever thread did it; NULL: nobody asks. */
@@ -55,7 +54,7 @@ bool guest_mem_write(struct guest_mem *mem, uint64_t gpa, const void *data, uint
 bool guest_mem_load(struct guest_mem *mem, uint64_t gpa, const void *data, uint64_t size);
 /* [gpa, gpa+size) was changed: cached code from there is stale. */
 void guest_mem_written(const struct guest_mem *mem, uint64_t gpa, uint64_t size);
-/* The same for a processor's store, before it is made (engine.md, "Code that is written"), inside one page. true: there was
+/* The same for a processor's store, before it is made (docs/engine.md, "Code that is written"), inside one page. true: there was
  * some. */
 bool guest_mem_drop_code(const struct guest_mem *mem, const struct guest_region *region, uint64_t gpa, uint32_t size);
 /* Anything may have been changed by somebody who does not tell (KVM's guest): all cached code is stale. */

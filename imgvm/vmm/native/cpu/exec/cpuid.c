@@ -78,11 +78,6 @@ void cpuid_announce(struct cpuid_config *config, enum cpu_feature feature)
     feature_set_add(&config->announced, feature);
 }
 
-void cpuid_withdraw(struct cpuid_config *config, enum cpu_feature feature)
-{
-    feature_set_remove(&config->announced, feature);
-}
-
 void cpuid_init(struct cpuid_config *config, uint32_t apic_id, uint32_t count)
 {
     bool exists[FEATURE_COUNT] = {false}, native[FEATURE_COUNT] = {false};

@@ -62,8 +62,6 @@ struct cpuid_memo {
 void cpuid_init(struct cpuid_config *config, uint32_t apic_id, uint32_t count);
 /* The engine has it: system features, in the caller's hands. */
 void cpuid_announce(struct cpuid_config *config, enum cpu_feature feature);
-/* The machine is not to have it. Features that stand on it go too (AVX takes AVX2, FMA, F16C... with it). */
-void cpuid_withdraw(struct cpuid_config *config, enum cpu_feature feature);
 /* An instruction whose feature is not announced is #UD. */
 static inline bool cpuid_has(const struct cpuid_config *config, enum cpu_feature feature)
 {

@@ -12,14 +12,14 @@ static inline uint8_t shift_count(const struct cpu *cpu, const struct uop *u)
     return count & (u->in.osize == 8 ? 63 : 31);
 }
 
-/* A 32-bit register is written (upper half cleared) even when the count is zero. */
-#define SHIFT_SIZE(name, bits)                                                                        \
+/* A 32-bit register is written (upper half cleared) even when the count is zero. SHLD and SHRD have a further source. */
+#define SIZE(name, bits, ...)                                                                         \
     static void name##_r##bits(struct cpu *cpu, const struct uop *u)                                  \
     {                                                                                                 \
         uint8_t count = shift_count(cpu, u);                                                          \
         uint##bits##_t a = GET(bits, u->in.rm);                                                       \
         if (likely(count))                                                                            \
-            a = alu_##name##_##bits(a, count, &cpu->cc);                                              \
+            a = alu_##name##_##bits(a, ##__VA_ARGS__, count, &cpu->cc);                               \
         reg_write(cpu, u->in.rm, bits / 8, a);                                                        \
         NEXT;                                                                                         \
     }                                                                                                 \
@@ -28,12 +28,12 @@ static inline uint8_t shift_count(const struct cpu *cpu, const struct uop *u)
         uint8_t count = shift_count(cpu, u);                                                          \
         uint##bits##_t *p = mem_modify_ptr(cpu, u, operand_linear(cpu, u, bits / 8, true), bits / 8, true); \
         if (likely(count))                                                                            \
-            *p = alu_##name##_##bits(*p, count, &cpu->cc);                                            \
+            *p = alu_##name##_##bits(*p, ##__VA_ARGS__, count, &cpu->cc);                             \
         mem_done(cpu, u, p, bits / 8);                                                                \
         NEXT;                                                                                         \
     }
 #define SHIFT(name)                                                                                   \
-    SHIFT_SIZE(name, 8) SHIFT_SIZE(name, 16) SHIFT_SIZE(name, 32) SHIFT_SIZE(name, 64)                \
+    SIZE(name, 8) SIZE(name, 16) SIZE(name, 32) SIZE(name, 64)                                        \
     static const exec_set name##_set = {{name##_r8, name##_r16, name##_r32, name##_r64},              \
                                         {name##_m8, name##_m16, name##_m32, name##_m64}};
 
@@ -45,27 +45,8 @@ SHIFT(shl)
 SHIFT(shr)
 SHIFT(sar)
 
-#define DOUBLE_SIZE(name, bits)                                                                       \
-    static void name##_r##bits(struct cpu *cpu, const struct uop *u)                                  \
-    {                                                                                                 \
-        uint8_t count = shift_count(cpu, u);                                                          \
-        uint##bits##_t a = GET(bits, u->in.rm);                                                       \
-        if (likely(count))                                                                            \
-            a = alu_##name##_##bits(a, GET(bits, u->in.reg), count, &cpu->cc);                        \
-        reg_write(cpu, u->in.rm, bits / 8, a);                                                        \
-        NEXT;                                                                                         \
-    }                                                                                                 \
-    static void name##_m##bits(struct cpu *cpu, const struct uop *u)                                  \
-    {                                                                                                 \
-        uint8_t count = shift_count(cpu, u);                                                          \
-        uint##bits##_t *p = mem_modify_ptr(cpu, u, operand_linear(cpu, u, bits / 8, true), bits / 8, true); \
-        if (likely(count))                                                                            \
-            *p = alu_##name##_##bits(*p, GET(bits, u->in.reg), count, &cpu->cc);                      \
-        mem_done(cpu, u, p, bits / 8);                                                                \
-        NEXT;                                                                                         \
-    }
 #define DOUBLE(name)                                                                                  \
-    DOUBLE_SIZE(name, 16) DOUBLE_SIZE(name, 32) DOUBLE_SIZE(name, 64)                                 \
+    SIZE(name, 16, GET(16, u->in.reg)) SIZE(name, 32, GET(32, u->in.reg)) SIZE(name, 64, GET(64, u->in.reg)) \
     static const exec_set name##_set = {{NULL, name##_r16, name##_r32, name##_r64},                   \
                                         {NULL, name##_m16, name##_m32, name##_m64}};
 

@@ -2,6 +2,7 @@
 #include "points.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +18,7 @@ bool points_on_page(const struct points *points, uint64_t linear)
 
 static bool overlaps(const struct cpu_point *point, uint64_t linear, unsigned size)
 {
-    return linear + size > point->linear && point->linear + point->size > linear;
+    return linear + size - 1 >= point->linear && point->linear + point->size - 1 >= linear;
 }
 
 bool points_watch(const struct points *points, uint64_t linear, unsigned size)
@@ -71,21 +72,39 @@ void points_meet_data(struct cpu *cpu, const struct uop *u, uint64_t linear, uns
 
 /* ---- the outside's calls ---- */
 
+/* Of the pages that are watched, or -errno: a point that begins and ends within pages has two more than its size says. */
+static int room_for(const struct cpu_point *list, unsigned count, imgvm_error *err)
+{
+    uint64_t room = 0;
+    for (unsigned i = 0; i < count; i++) {
+        if (!list[i].size || list[i].linear + list[i].size - 1 < list[i].linear)
+            return error_set(err, EINVAL, "no addresses are %#" PRIx64 " and the %" PRIu64 " bytes from there on",
+                             list[i].linear, list[i].size);
+        if (list[i].kinds & ~CPU_POINT_EXECUTE)
+            room += MIN(list[i].size / GUEST_PAGE_SIZE + 2, (uint64_t)CPU_WATCHED_PAGES_MAX + 1);
+        if (room > CPU_WATCHED_PAGES_MAX)
+            return error_set(err, ENOSPC, "the software processor can watch %u MiB, not more",
+                             CPU_WATCHED_PAGES_MAX / (1024 * 1024 / GUEST_PAGE_SIZE));
+    }
+    return (int)room;
+}
+
 int cpu_set_points(struct cpu *cpu, const struct cpu_point *list, unsigned count, imgvm_error *err)
 {
     struct points *points = &cpu->points;
     struct cpu_point *copy = NULL;
     uint64_t *pages = NULL;
-    unsigned page_count = 0, room = 0, code = 0, data = 0;
+    unsigned page_count = 0, code = 0, data = 0;
+    int room = room_for(list, count, err);
+    if (room < 0)
+        return room;
     for (unsigned i = 0; i < count; i++) {
         code += (list[i].kinds & CPU_POINT_EXECUTE) != 0;
         data += (list[i].kinds & ~CPU_POINT_EXECUTE) != 0;
-        if (list[i].kinds & ~CPU_POINT_EXECUTE)
-            room += (unsigned)(list[i].size / GUEST_PAGE_SIZE) + 2;
     }
     if (count && !(copy = malloc(count * sizeof *copy)))
         return error_set(err, ENOMEM, "out of memory for %u breakpoints", count);
-    if (room && !(pages = malloc(room * sizeof *pages))) {
+    if (room && !(pages = malloc((size_t)room * sizeof *pages))) {
         free(copy);
         return error_set(err, ENOMEM, "out of memory for %u breakpoints", count);
     }

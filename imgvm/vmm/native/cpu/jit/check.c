@@ -98,13 +98,14 @@ uint32_t check_addend(const struct emitter *e, const struct check *check)
     return check->pages == ONE_PAGE ? addend_at(e, check->slot) : check->lead;
 }
 
-/* The slots may hold other pages now. */
+/* The slots may hold other pages from here on, and T1 is no addend. */
 static void forget_slots(struct emitter *e, const struct check *check)
 {
     unsigned count = check->pages == FEW_PAGES ? FEW : 1;
     for (unsigned g = 0; g < GROUPS; g++)
         if (e->groups[g].slot - check->slot < count)
             e->groups[g].valid = false;
+    e->held_at = NULL;
 }
 
 /* Before the address is made: counts the accesses of a check on trial. */
@@ -158,6 +159,16 @@ static void hold_addend(struct emitter *e, const struct check *check)
     e->held_at = e->a.p;
 }
 
+/* T1: linear; the addend from here on, unless it was added to T0. */
+static void put_slot_check(struct emitter *e, unsigned i, const struct insn *in, const struct check *check)
+{
+    put_compare(e, check->slot, check->bytes);
+    struct cold *cold = put_miss(e, i, in, check);
+    op_cpu(&e->a, check->adds ? OPCW(0x03) : OPCW(0x8b), check->adds ? T0 : T1, addend_at(e, check->slot));
+    cold->done = e->a.p;
+}
+
+/* T0: linear, and lost; T1 is the addend from here on. */
 static void put_tlb_check(struct emitter *e, unsigned i, const struct insn *in, const struct check *check)
 {
     struct assembler *a = &e->a;
@@ -176,7 +187,6 @@ struct place check_put_direct(struct emitter *e, unsigned i, const struct insn *
 {
     struct assembler *a = &e->a;
     forget_slots(e, check);
-    e->held_at = NULL;
     check->remade = true;
     if (check->pages == MANY_PAGES) {
         memory_offset(e, in, check->low);
@@ -187,10 +197,7 @@ struct place check_put_direct(struct emitter *e, unsigned i, const struct insn *
             op_rm(a, OPCW(0x8d), T1, base, (int32_t)check->low);
         else
             mov_rr(a, T1, base);
-        put_compare(e, check->slot, check->bytes);
-        struct cold *cold = put_miss(e, i, in, check);
-        op_cpu(a, OPCW(0x8b), T1, addend_at(e, check->slot));
-        cold->done = a->p;
+        put_slot_check(e, i, in, check);
     }
     hold_addend(e, check);
     return beside_base(in, check);
@@ -227,7 +234,6 @@ struct place check_put(struct emitter *e, unsigned i, const struct insn *in, str
 {
     struct assembler *a = &e->a;
     forget_slots(e, check);
-    e->held_at = NULL;
     check->adds = check->pages == ONE_PAGE;
     check->remade = check->pages == MANY_PAGES;
     if (check->remade) {
@@ -235,10 +241,7 @@ struct place check_put(struct emitter *e, unsigned i, const struct insn *in, str
         memory_offset(e, in, check->low);
     } else {
         mov_rr(a, T1, T0);
-        put_compare(e, check->slot, check->bytes);
-        struct cold *cold = put_miss(e, i, in, check);
-        op_cpu(a, check->adds ? OPCW(0x03) : OPCW(0x8b), check->adds ? T0 : T1, addend_at(e, check->slot));
-        cold->done = a->p;
+        put_slot_check(e, i, in, check);
     }
     if (check->adds)
         return (struct place){T0, NO_REG, 0, 0};

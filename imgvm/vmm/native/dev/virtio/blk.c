@@ -225,6 +225,7 @@ static void count(struct virtio_blk *blk, uint32_t type, const struct outcome *o
     stats->writes += type == VIRTIO_BLK_T_OUT;
     stats->flushes += type == VIRTIO_BLK_T_FLUSH;
     stats->errors += outcome->status != VIRTIO_BLK_S_OK;
+    stats->host_errors += outcome->error.code != 0;
     if (outcome->error.code && !stats->first_error.code)
         stats->first_error = outcome->error;
 }

@@ -24,7 +24,8 @@ struct virtio_blk_config {
 };
 
 struct virtio_blk_stats {
-    uint64_t reads, writes, flushes, errors;
+    uint64_t reads, writes, flushes;
+    uint64_t errors, host_errors; /* not answered with OK; those of them that are not the driver's fault */
     imgvm_error first_error; /* code 0: none yet */
 };
 

@@ -12,13 +12,9 @@
 #include "../../mem/guest_mem.h"
 #include "queue.h"
 
-#define VIRTIO_ID_NET 1
 #define VIRTIO_ID_BLOCK 2
-#define VIRTIO_ID_CONSOLE 3
 #define VIRTIO_ID_ENTROPY 4
 #define VIRTIO_ID_BALLOON 5
-#define VIRTIO_ID_9P 9
-#define VIRTIO_ID_VSOCK 19
 
 #define VIRTIO_F_INDIRECT_DESC 28
 #define VIRTIO_F_EVENT_IDX 29
