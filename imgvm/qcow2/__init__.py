@@ -43,6 +43,7 @@ class ImageInfo(Record):
     compatible: int
     autoclear: int
     backing_file: str | None
+    base_id: bytes  # what an overlay was laid over, as its maker calls it; zeros: it does not say
 
     @property
     def format(self) -> str:
@@ -84,7 +85,7 @@ class Image:
 
     def __init__(self, handle: Any, path: str, *, writable: bool) -> None:
         self._handle = handle
-        self._disks: list[Image] = []  # open further disks
+        self._disks: list[Image] = []  # what lies in it or over it, and is closed first
         self._owner: Image | None = None  # of a further disk: what it lies in, which lives as long
         self._below: Image | None = None  # what it was laid over, and closes behind itself
         self.path = path
@@ -104,6 +105,7 @@ class Image:
         compression: str = "zlib",
         backing_file: str | None = None,
         backing_format: str | None = None,
+        base_id: bytes | None = None,
         data_file: str | None = None,
         data_file_raw: bool = False,
     ) -> Self:
@@ -121,6 +123,8 @@ class Image:
         ffi = binding.ffi()
         texts = {"backing_file": backing_file, "backing_format": backing_format, "data_file": data_file}
         kept = {key: ffi.new("char[]", binding.path_bytes(text)) for key, text in texts.items() if text}
+        if base_id is not None:
+            kept["base_id"] = ffi.new("uint8_t[32]", base_id)
         options = ffi.new(
             "imgvm_image_options *",
             {
@@ -183,6 +187,18 @@ class Image:
         layer._below = self
         return layer
 
+    def open_over(self, path: str | os.PathLike[str], *, writable: bool = False) -> Image:
+        """An overlay that is there, over this image, whatever its header names. Either closes both."""
+        lib, name = binding.lib(), os.fspath(path)
+        mode = lib.IMGVM_IMAGE_READ_WRITE if writable else lib.IMGVM_IMAGE_READ_ONLY
+        handle = binding.open_handle(
+            ImageError, "imgvm_image_open_over", self.handle, binding.path_bytes(name), mode
+        )
+        overlay = Image(handle, name, writable=writable)
+        overlay._below = self
+        self._disks.append(overlay)
+        return overlay
+
     @property
     def handle(self) -> Any:
         """The core's `imgvm_image *`, for a machine that borrows the image while it lives."""
@@ -192,17 +208,18 @@ class Image:
 
     def close(self) -> None:
         """Flush and close, further disks too; the handle is gone even if that fails."""
-        if self._handle is not None:
-            disks, self._disks = self._disks, []
-            for disk in reversed(disks):
-                disk.close()
-            handle, self._handle = self._handle, None
-            below, self._below = self._below, None
-            try:
-                binding.call(ImageError, "imgvm_image_close", handle)
-            finally:
-                if below is not None:
-                    below.close()
+        disks, self._disks = self._disks, []
+        for disk in reversed(disks):
+            disk.close()
+        handle, self._handle = self._handle, None
+        below, self._below = self._below, None
+        if handle is None:
+            return
+        try:
+            binding.call(ImageError, "imgvm_image_close", handle)
+        finally:
+            if below is not None:
+                below.close()
 
     def __enter__(self) -> Self:
         return self
@@ -235,6 +252,7 @@ class Image:
             compatible=out.compatible,
             autoclear=out.autoclear,
             backing_file=binding.text(out.backing_file) or None,
+            base_id=bytes(binding.ffi().buffer(out.base_id)),
         )
 
     def read(self, offset: int, size: int) -> bytes:

@@ -290,7 +290,7 @@ int imgvm_image_open_disk(imgvm_image *image, const char *name, imgvm_image **ou
         error_set(err, ENOENT, "%s has no disk %s in it", image->file.path, name);
         return error_hint(err, "`imgvm pack` puts it there; other programs' copies leave it out");
     }
-    if (!result && image->writable && !found->writable) {
+    if (!result && image->writable && found->map->holder != image) {
         /* An overlay gets one of its own above it. */
         uint64_t bytes = found->disk_bytes;
         image_close_chain(found, NULL);

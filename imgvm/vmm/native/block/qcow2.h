@@ -92,6 +92,7 @@ struct qcow2 {
     uint32_t bitmaps_count;
     char data_file[1024];
     char backing_file[1024];
+    uint8_t base_id[BASE_ID_BYTES];
 
     struct offset_table l1, refcounts;
     uint64_t refcount_clusters_on_disk; /* as the header says; smaller than refcounts needs while it moves */

@@ -60,6 +60,7 @@ typedef struct {
     uint32_t snapshots;
     uint64_t incompatible, compatible, autoclear; /* feature bits */
     char backing_file[1024];
+    uint8_t base_id[32];   /* what the image was laid over, as its maker called it; zeros: it does not say */
 } imgvm_image_info;
 
 typedef struct {
@@ -78,12 +79,15 @@ typedef struct {
     uint32_t cluster_bytes, version, refcount_bits; /* 65536, 3, 16 */
     bool extended_l2, lazy_refcounts, zstd, data_file_raw;
     const char *backing_file, *backing_format, *data_file;
+    const uint8_t *base_id; /* 32 bytes: imgvm_image_info.base_id; NULL: none */
 } imgvm_image_options;
 int imgvm_image_create_with(const char *path, const imgvm_image_options *options, imgvm_error *err);
 int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error *err);
 /* A new image at `path` in which only what differs from `below` is kept; the file does not say so: it is of use with this
  * handle alone. `below`, an image or a further disk of one, stays its owner's, who closes it later. */
 int imgvm_image_lay_over(imgvm_image *below, const char *path, imgvm_image **out, imgvm_error *err);
+/* An overlay that is there, over the open image that it was made of, whatever its header names. `below` stays its owner's. */
+int imgvm_image_open_over(imgvm_image *below, const char *path, int mode, imgvm_image **out, imgvm_error *err);
 /* Flushes; the handle is gone whatever is returned. */
 int imgvm_image_close(imgvm_image *image, imgvm_error *err);
 int imgvm_image_get_info(imgvm_image *image, imgvm_image_info *out);
