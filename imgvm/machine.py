@@ -42,6 +42,19 @@ class Firmware(Record):
         return self.path is not None or self.kind == "bios"
 
 
+class Smbios(Record):
+    """`machine.smbios`; "": the default, or nothing."""
+
+    manufacturer: str = ""
+    product: str = ""
+    version: str = ""
+    serial: str = ""
+    sku: str = ""
+    family: str = ""
+    asset_tag: str = ""
+    oem_strings: tuple[str, ...] = ()
+
+
 class Hardware(Record):
     """`machine:` in the config."""
 
@@ -51,6 +64,8 @@ class Hardware(Record):
     entropy: bool = True  # a virtio-rng device
     cpu: Cpu = Cpu()
     firmware: Firmware = Firmware()
+    uuid: str = ""
+    smbios: Smbios = Smbios()
 
 
 class Kernel(Record):
@@ -149,7 +164,24 @@ class CloudInit(Record):
     meta_data: str = ""
     network_config: str = ""
     vendor_data: str = ""
-    attach: str = "iso"  # iso | vfat
+    attach: str = "iso"  # iso | vfat | smbios
+    seed_from: str = ""  # of attach: smbios
+
+    @property
+    def is_disk(self) -> bool:
+        return self.attach != "smbios"
+
+    def serial(self, hostname: str) -> str:
+        """The machine's serial number that `attach: smbios` makes, as NoCloud reads it. A default would talk
+        down the meta-data at `seed_from`."""
+        if self.meta_data:
+            facts = json.loads(self.meta_data)
+        else:
+            names = {"instance-id": f"iid-{hostname}", "local-hostname": hostname}
+            facts = {} if self.seed_from else names
+        if self.seed_from:
+            facts["seedfrom"] = self.seed_from
+        return ";".join(["ds=nocloud", *(f"{key}={value}" for key, value in facts.items())])
 
 
 class Console(Record):
@@ -209,6 +241,19 @@ class Machine(Record):
         return self.rootfs if self.rootfs is not None and self.rootfs.is_disk else None
 
     @property
+    def seed_on_disk(self) -> CloudInit | None:
+        """`cloud_init`, unless that is a serial number."""
+        return self.cloud_init if self.cloud_init is not None and self.cloud_init.is_disk else None
+
+    @property
+    def smbios(self) -> Smbios:
+        """What SMBIOS says: `machine.smbios`, and in its serial number what cloud-init is told there."""
+        texts = self.hardware.smbios
+        if self.cloud_init is None or self.cloud_init.is_disk:
+            return texts
+        return Smbios(**{**vars(texts), "serial": self.cloud_init.serial(self.name)})
+
+    @property
     def own_disk(self) -> Disk | None:
         """The image's own: that of the root file system, else the first of `disks`."""
         if self.root_on_disk is not None:
@@ -219,7 +264,7 @@ class Machine(Record):
     def further_disks(self) -> tuple[Disk, ...]:
         """Those behind it: the others of `disks`, and the seed."""
         others = self.disks[1:] if self.root_on_disk is None else self.disks
-        return (*others, *([SEED_DISK] if self.cloud_init is not None else []))
+        return (*others, *([SEED_DISK] if self.seed_on_disk is not None else []))
 
     @property
     def attached(self) -> tuple[Disk, ...]:
@@ -239,7 +284,7 @@ class Machine(Record):
                 further.append(f"root={root.device}")
             if not {"ro", "rw"} & set(words):
                 further.append("ro" if root.is_read_only else "rw")
-        if self.cloud_init is not None and not any(word.startswith("ds=") for word in words):
+        if self.seed_on_disk is not None and not any(word.startswith("ds=") for word in words):
             further.append("ds=nocloud")  # which spares it the search for other clouds
         return " ".join(filter(None, [self.boot.cmdline, *further]))
 
@@ -276,7 +321,13 @@ def _hardware(doc: Document) -> Hardware:
         entropy=doc.get("entropy", True),
         cpu=_cpu(doc.get("cpu", {})),
         firmware=_firmware(doc.get("firmware", "auto")),
+        uuid=doc.get("uuid", "").lower(),
+        smbios=_smbios(doc.get("smbios", {})),
     )
+
+
+def _smbios(doc: Document) -> Smbios:
+    return Smbios(**{**doc, "oem_strings": tuple(doc.get("oem_strings", ()))})
 
 
 def _firmware(value: str | Document) -> Firmware:
@@ -381,6 +432,7 @@ def _cloud_init(doc: Document) -> CloudInit:
         network_config=text("network_config"),
         vendor_data=text("vendor_data", "#cloud-config\n"),
         attach=doc.get("attach", CloudInit.attach),
+        seed_from=doc.get("seed_from", CloudInit.seed_from),
     )
 
 
@@ -435,6 +487,8 @@ def to_document(machine: Machine) -> Document:
             "vendor": hardware.cpu.vendor,
         },
         "firmware": _firmware_document(hardware.firmware),
+        **({"uuid": hardware.uuid} if hardware.uuid else {}),
+        "smbios": _smbios_document(hardware.smbios),
     }
     doc["boot"] = {} if machine.boot is None else _boot_document(machine.boot)
     if machine.boot is None or machine.boot_order != BOOT_ORDER:
@@ -451,6 +505,7 @@ def to_document(machine: Machine) -> Document:
             "network_config": seed.network_config or None,
             "vendor_data": seed.vendor_data or None,
             "attach": seed.attach,
+            "seed_from": seed.seed_from or None,
         })
     doc["console"] = {"device": machine.console.device, "escape": machine.console.escape}
     debug_exit = machine.debug_exit
@@ -478,6 +533,11 @@ def to_document(machine: Machine) -> Document:
 
 def _without_none(doc: Document) -> Document:
     return {key: value for key, value in doc.items() if value is not None}
+
+
+def _smbios_document(smbios: Smbios) -> Document:
+    texts = {key: value for key, value in vars(smbios).items() if value and key != "oem_strings"}
+    return {**texts, "oem_strings": list(smbios.oem_strings)}
 
 
 def _firmware_document(firmware: Firmware) -> str | Document:

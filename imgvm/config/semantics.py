@@ -4,6 +4,8 @@ passed the schema."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +21,9 @@ MAX_MEMORY_BYTES = units.TIB
 PAGE_BYTES = 4096
 SECTOR_BYTES = 512
 MAX_DISK_BYTES = 256 * units.TIB
+MAX_OEM_BYTES = 48 * units.KIB  # of 56 that the tables have room for
+_SERIAL_KEY = re.compile(r"[a-z0-9_-]+")
+_SERIAL_VALUE = re.compile(r"[!#-&(-:<-~]+")
 USER_DATA_BEGINNINGS = ("#", "Content-Type:", "MIME-Version:", "From ")
 MAX_CMDLINE_BYTES = 2047  # what Linux on x86 keeps (COMMAND_LINE_SIZE with the final NUL)
 
@@ -27,6 +32,7 @@ def check(tree: Tree) -> list[Problem]:
     return [
         *_sizes(tree),
         *_cpu(tree),
+        *_smbios(tree),
         *_boot(tree),
         *_rootfs(tree),
         *_disks(tree),
@@ -93,10 +99,18 @@ def _cpu(tree: Tree) -> Iterator[Problem]:
         seen.setdefault(name, sign)
 
 
+def _smbios(tree: Tree) -> Iterator[Problem]:
+    path: Path = ("machine", "smbios", "oem_strings")
+    strings = _get(tree.data, path) or ()
+    if sum(len(text) + 1 for text in strings) > MAX_OEM_BYTES:
+        message = f"have together more than {units.format_size(MAX_OEM_BYTES)}"
+        yield tree.problem(path, message, "put long texts on a disk")
+
+
 def _disks(tree: Tree) -> Iterator[Problem]:
     seen: dict[str, int] = {}
     taken = {ROOT_DISK: "rootfs"} if _root_is_disk(tree) else {}
-    if "cloud_init" in tree.data:
+    if _get(tree.data, ("cloud_init", "attach")) != "smbios" and "cloud_init" in tree.data:
         taken[SEED_DISK.name] = "cloud_init"
     for index, disk in enumerate(tree.data.get("disks", [])):
         at: Path = ("disks", index)
@@ -130,11 +144,39 @@ def _cloud_init(tree: Tree) -> Iterator[Problem]:
     seed = tree.data.get("cloud_init")
     if seed is None:
         return
+    if seed.get("attach") == "smbios":
+        yield from _seed_in_smbios(tree, seed)
+    elif "seed_from" in seed:
+        message = "is said in a serial number, and the seed is a disk"
+        yield tree.problem(("cloud_init", "seed_from"), message, "attach: smbios", key=True)
     for key in ("user_data", "vendor_data"):
         text = seed.get(key)
         if isinstance(text, str) and not text.startswith(USER_DATA_BEGINNINGS):
             hint = "begin it with #cloud-config or #!, or write it as a map"
             yield tree.problem(("cloud_init", key), "is text that cloud-init would pass over", hint)
+
+
+def _seed_in_smbios(tree: Tree, seed: dict[str, Any]) -> Iterator[Problem]:
+    for key in ("user_data", "vendor_data", "network_config"):
+        if key in seed:
+            hint = "attach: iso; or lay it where seed_from says"
+            yield tree.problem(("cloud_init", key), "does not go into a serial number", hint, key=True)
+    if _get(tree.data, ("machine", "smbios", "serial")) is not None:
+        at: Path = ("machine", "smbios", "serial")
+        yield tree.problem(at, "is what cloud_init.attach: smbios makes it", "take one of them out", key=True)
+    facts = seed.get("meta_data", {})
+    if isinstance(facts, str):  # as the resolved config has it
+        try:
+            facts = json.loads(facts)
+        except (ValueError, RecursionError):
+            facts = None
+    if not isinstance(facts, dict):
+        yield tree.problem(("cloud_init", "meta_data"), "must be a map where it is a serial number")
+        return
+    for key, value in facts.items():
+        if not _SERIAL_KEY.fullmatch(key) or not isinstance(value, str) or not _SERIAL_VALUE.fullmatch(value):
+            message = f"{key} must be text without spaces, quotes and semicolons where it is a serial number"
+            yield tree.problem(("cloud_init", "meta_data"), message)
 
 
 def _timeout(tree: Tree) -> Iterator[Problem]:

@@ -303,7 +303,7 @@ class Packer:
         busybox, source = initramfs.find_busybox(self._cache, parts.distro, pin)
         self._sources.append(source)
         entropy = ENTROPY_MODULES if self._machine.hardware.entropy else ()
-        seed = SEED_MODULES[self._machine.cloud_init.attach] if self._machine.cloud_init else ()
+        seed = SEED_MODULES[self._machine.seed_on_disk.attach] if self._machine.seed_on_disk else ()
         made = {wish.filesystem for wish in self._machine.disks} - {"none", "swap"}
         wanted = [*DEVICE_MODULES, *entropy, *seed, *sorted(made), *LATE_MODULES]
         modules = []

@@ -166,6 +166,14 @@ typedef struct imgvm_vm imgvm_vm;
 #define IMGVM_DEBUG_EXIT_RAW 1  /* status = value written */
 #define IMGVM_DEBUG_EXIT_QEMU 2 /* status = (value << 1) | 1 */
 
+/* What SMBIOS tells the guest of its machine. Texts are printable ASCII; NULL or "": nothing is said. */
+typedef struct {
+    const char *manufacturer, *product, *version, *serial, *sku, *family, *asset_tag;
+    uint8_t uuid[16]; /* as its text has them; zeros: none */
+    const char *const *oem_strings;
+    uint32_t oem_count; /* at most 255 */
+} imgvm_smbios;
+
 typedef struct {
     uint32_t abi;          /* IMGVM_ABI */
     uint32_t engine;       /* IMGVM_ENGINE_* */
@@ -185,6 +193,7 @@ typedef struct {
     const char *trace; /* kinds of events, with commas between (base/trace.h), of which each is a line on trace_fd; or NULL */
     int trace_fd;
     int perf_map_fd; /* IMGVM_ENGINE_JIT: an open /tmp/perf-PID.map, where translated code is named for Linux perf; 0: none */
+    const imgvm_smbios *smbios; /* NULL: nothing but what the machine has */
 } imgvm_vm_config;
 
 #define IMGVM_UNCOUNTED 0xffffffffffffffff
