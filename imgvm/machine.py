@@ -120,6 +120,7 @@ class Rootfs(Record):
     exclude: tuple[str, ...] = ()
     files: tuple[File, ...] = ()
     read_only: bool = False
+    persist: str = "image"  # as Disk.persist
 
     @property
     def is_disk(self) -> bool:
@@ -146,12 +147,17 @@ class Disk(Record):
     serial: str = ""  # the name, unless given
     cache: str = "writeback"  # writeback | writethrough | unsafe
     embed: bool = True  # False: the source is a file of the host that runs it
-    persist: str = "image"  # image | discard: what becomes of what the guest writes
+    persist: str = "image"  # image | overlay | discard: what becomes of what the guest writes
 
     @property
     def is_kept(self) -> bool:
         """Whether what the guest writes is still there after the run."""
-        return not self.read_only and self.persist == "image"
+        return not self.read_only and self.persist != "discard"
+
+    @property
+    def is_overlaid(self) -> bool:
+        """Whether it goes to the overlay beside the image."""
+        return not self.read_only and self.persist == "overlay"
 
 
 SEED_DISK = Disk("cidata", read_only=True, serial="cidata")
@@ -257,7 +263,8 @@ class Machine(Record):
     def own_disk(self) -> Disk | None:
         """The image's own: that of the root file system, else the first of `disks`."""
         if self.root_on_disk is not None:
-            return Disk(ROOT_DISK, read_only=self.root_on_disk.is_read_only, serial=ROOT_DISK)
+            root = self.root_on_disk
+            return Disk(ROOT_DISK, read_only=root.is_read_only, serial=ROOT_DISK, persist=root.persist)
         return self.disks[0] if self.disks else None
 
     @property
@@ -400,6 +407,7 @@ def _rootfs(doc: Document) -> Rootfs:
         exclude=tuple(doc.get("exclude", [])),
         files=tuple(_file(file) for file in doc.get("files", [])),
         read_only=doc.get("read_only", False),
+        persist=doc.get("persist", Rootfs.persist),
     )
 
 
@@ -576,6 +584,7 @@ def _rootfs_document(rootfs: Rootfs) -> Document:
         "bootloader": rootfs.bootloader,
         "label": rootfs.label,
         "read_only": rootfs.read_only,
+        "persist": rootfs.persist,
     }
     return _without_none({
         "dir": rootfs.dir,

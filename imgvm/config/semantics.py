@@ -136,6 +136,9 @@ def _disks(tree: Tree) -> Iterator[Problem]:
             # A guest could write a header into a raw disk that makes it another's disk.
             hint = "format: raw or format: qcow2"
             yield tree.problem(at, "a disk outside the image needs its format", hint)
+        if disk.get("persist") == "overlay":
+            hint = "image or discard; or embed it"
+            yield tree.problem((*at, "persist"), "an overlay is for disks that lie in the image", hint)
         if "size" in disk:
             yield tree.problem((*at, "size"), "a disk outside the image has the size of its file", key=True)
 
@@ -277,8 +280,9 @@ def _rootfs(tree: Tree) -> Iterator[Problem]:
     for name in ("size", "free", "partition_table", "label", "bootloader"):
         if name in rootfs and rootfs[name] not in ("auto", "none"):
             yield tree.problem(("rootfs", name), "an initramfs is not on a disk", "take it out", key=True)
-    if rootfs.get("read_only"):
-        yield tree.problem(("rootfs", "read_only"), "an initramfs is memory of the guest's own", key=True)
+    for name in ("read_only", "persist"):
+        if rootfs.get(name) not in (None, False, "image"):
+            yield tree.problem(("rootfs", name), "an initramfs is memory of the guest's own", key=True)
     bundled = isinstance(kernel, dict) and bool(kernel.get("bundled"))
     if kernel is None:
         yield tree.problem(("rootfs", "format"), "an initramfs needs a kernel", "boot.kernel names it")

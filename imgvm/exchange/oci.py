@@ -14,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from imgvm import launch
+from imgvm import kept, launch
 from imgvm.errors import ImageError, UsageError
 from imgvm.machine import Machine
 from imgvm.pack.output import Replacement, check_output, host_error, sync
@@ -47,6 +47,7 @@ def push(
             if image.info.backing_file is not None:
                 hint = "`imgvm export --to qemu` joins them into one: push its disk.qcow2"
                 raise ImageError(f"{path} needs its backing file {image.info.backing_file}", hint)
+            kept.tell_of_overlay(path, image)
             digest = f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
             size = stream.tell()
             registry = Registry(target, plain_http=plain_http)

@@ -30,9 +30,10 @@ FLOORS: dict[str, set[str]] = {
     "pack": GROUND | {"binding", "machine", "config", "qcow2", "vmm", "registry"},
     "launch": GROUND | {"binding", "machine", "config", "qcow2", "vmm", "pack"},
     "audit": GROUND | {"binding", "machine", "config", "qcow2", "vmm"},
+    "kept": GROUND | {"machine", "qcow2", "launch"},
     "edit": GROUND | {"machine", "config", "qcow2", "launch"},
-    "exchange": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "edit", "registry", ""},
-    "cli": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "audit", "edit", "exchange", ""},
+    "exchange": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "kept", "edit", "registry", ""},
+    "cli": GROUND | {"machine", "config", "qcow2", "vmm", "pack", "launch", "kept", "audit", "edit", "exchange", ""},
     "__main__": {"cli"},
     "": set(),  # imgvm/__init__.py finds its names when they are used
 }

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
 
-from imgvm import launch
+from imgvm import kept, launch
 from imgvm.errors import PackError, UsageError
 from imgvm.exchange.export.parts import Parts
 from imgvm.machine import Smbios
@@ -46,6 +46,7 @@ def export(
         raise PackError(f"{folder} exists and is not empty", "name another with -o")
     opened = launch.open_image(path, writable=False, allow=allow)
     try:
+        kept.tell_of_overlay(path, opened.image)
         with opened.image, tempfile.TemporaryDirectory(
             prefix=f".{output.name}.", dir=output.resolve().parent, ignore_cleanup_errors=True
         ) as temporary:

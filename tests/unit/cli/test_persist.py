@@ -34,9 +34,9 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def written(image: Path, scratch: Path | None = None) -> None:
+def written(image: Path, *, ephemeral: bool = False) -> None:
     """Writes to every disk as a machine would, and reads it back; what is behind it is still to be seen."""
-    opened = launch.open_image(image, allow=("disks",), scratch=scratch)
+    opened = launch.open_image(image, allow=("disks",), ephemeral=ephemeral)
     drives = launch.drives(opened)
     for drive in drives:
         before = drive.owner.read(0, 4096)
@@ -78,11 +78,10 @@ def test_nothing_that_stays_needs_no_writable_image(image_of: Images, sources: P
     assert image.read_bytes() == packed
 
 
-def test_without_persistence_at_all(image_of: Images, sources: Path, tmp_path: Path) -> None:
+def test_without_persistence_at_all(image_of: Images, sources: Path) -> None:
     image = image_of(leave(0), DISKS % "image")
     packed = image.read_bytes()
-    (tmp_path / "scratch").mkdir()
-    written(image, tmp_path / "scratch")
+    written(image, ephemeral=True)
     assert image.read_bytes() == packed
 
 
