@@ -142,7 +142,7 @@ class Disk(Record):
     size_bytes: int | None = None  # None: that of the source; else at least that
     format: str = "auto"  # of the source: auto | raw | qcow2 | vmdk | vdi | vhdx
     sha256: str | None = None  # of the source's file
-    filesystem: str = "none"  # of a disk without a source: none | ext4 | swap
+    filesystem: str = "none"  # of a disk without a source: none | ext4 | vfat | swap
     read_only: bool = False
     serial: str = ""  # the name, unless given
     cache: str = "writeback"  # writeback | writethrough | unsafe

@@ -124,8 +124,8 @@ def test_examples_are_valid(path: Path) -> None:
         ("networks: none", "f:3:1: networks: unknown key: this version of imgvm does not support it yet"),
         ("netwroks: none",
          "f:3:1: netwroks: unknown key (did you mean networks? This version of imgvm does not support that yet)"),
-        ("disks: [{name: d, size: 1MiB, filesystem: vfat}]", "f:3:43: disks[0].filesystem: vfat is not supported by this version of imgvm yet"
-                                         " (supported: none, ext4, swap)"),
+        ("console: {device: virtio}", "f:3:19: console.device: virtio is not supported by this version of imgvm yet"
+                                      " (supported: serial, none)"),
         ("machine: {accel: intrep}",
          'f:3:18: machine.accel: must be one of auto, kvm, jit, interp, not "intrep" (did you mean interp?)'),
         ("machine:\n  cpu: {model: x86-64-v4}",
