@@ -217,6 +217,7 @@ class ImageOptions(Record):
     compression: str = "none"  # none | zlib | zstd
     pristine: bool = False  # a snapshot of the disks as packed
     source_date_epoch: int | None = None  # unless the environment has SOURCE_DATE_EPOCH
+    license: str = ""  # an SPDX expression
 
 
 class Machine(Record):
@@ -234,6 +235,7 @@ class Machine(Record):
     exec: Exec | None = None
     exit: Exit = Exit()
     image: ImageOptions = ImageOptions()
+    minimum_imgvm: str = ""  # a version
     version: int = 1
 
     @property
@@ -313,6 +315,7 @@ def from_document(doc: Document, default_name: str = "machine") -> Machine:
         exec=_exec(doc["exec"]) if "exec" in doc else None,
         exit=_exit(doc.get("exit", {})),
         image=_image(doc.get("image", {})),
+        minimum_imgvm=doc.get("minimum_imgvm", ""),
     )
 
 
@@ -473,12 +476,15 @@ def _image(doc: Document) -> ImageOptions:
         compression=doc.get("compression", "none"),
         pristine=doc.get("pristine", False),
         source_date_epoch=doc.get("source_date_epoch"),
+        license=doc.get("license", ""),
     )
 
 
 def to_document(machine: Machine) -> Document:
     """The resolved document: defaults written out, keys in the schema's order."""
     doc: Document = {"version": machine.version, "name": machine.name}
+    if machine.minimum_imgvm:
+        doc["minimum_imgvm"] = machine.minimum_imgvm
     if machine.description:
         doc["description"] = machine.description
     if machine.labels:
@@ -535,6 +541,7 @@ def to_document(machine: Machine) -> Document:
         "compression": machine.image.compression,
         "pristine": machine.image.pristine,
         "source_date_epoch": machine.image.source_date_epoch,
+        "license": machine.image.license or None,
     })
     return doc
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from imgvm import units
+from imgvm import __version__, units
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.suggest import did_you_mean
 from imgvm.config.tree import Path, Tree
@@ -22,10 +22,26 @@ PAGE_BYTES = 4096
 SECTOR_BYTES = 512
 MAX_DISK_BYTES = 256 * units.TIB
 MAX_OEM_BYTES = 48 * units.KIB  # of 56 that the tables have room for
+_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}(?:\.[0-9]{1,4})?")
 _SERIAL_KEY = re.compile(r"[a-z0-9_-]+")
 _SERIAL_VALUE = re.compile(r"[!#-&(-:<-~]+")
 USER_DATA_BEGINNINGS = ("#", "Content-Type:", "MIME-Version:", "From ")
 MAX_CMDLINE_BYTES = 2047  # what Linux on x86 keeps (COMMAND_LINE_SIZE with the final NUL)
+
+
+def wants_newer(tree: Tree) -> list[Problem]:
+    """One that is for a newer imgvm: what else is wrong with it would only be what that one knows."""
+    wanted = tree.data.get("minimum_imgvm") if isinstance(tree.data, dict) else None
+    if not isinstance(wanted, str) or not _VERSION.fullmatch(wanted):
+        return []
+    if _numbers(wanted) <= _numbers(__version__):
+        return []
+    message = f"this imgvm is {__version__}, and {wanted} is wanted"
+    return [tree.problem(("minimum_imgvm",), message, "use a newer one")]
+
+
+def _numbers(version: str) -> list[int]:
+    return [*map(int, version.split(".")), 0][:3]
 
 
 def check(tree: Tree) -> list[Problem]:

@@ -25,6 +25,7 @@ LAYER_TYPE = "application/vnd.kubevirt.disk.qcow2"
 ARTIFACT_TYPE = "application/vnd.imgvm.image.v1"
 EMPTY_TYPE, EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
 TITLE, DESCRIPTION = "org.opencontainers.image.title", "org.opencontainers.image.description"
+LICENSES = "org.opencontainers.image.licenses"
 MAX_IMAGE_BYTES = 16 << 40
 
 
@@ -67,6 +68,8 @@ def _manifest(machine: Machine, file: str, digest: str, size: int) -> dict[str, 
     annotations = {TITLE: machine.name}
     if machine.description:
         annotations[DESCRIPTION] = machine.description
+    if machine.image.license:
+        annotations[LICENSES] = machine.image.license
     return {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,

@@ -24,7 +24,7 @@ FLOORS: dict[str, set[str]] = {
     "binding": GROUND,
     "machine": GROUND | {"binding"},
     "registry": GROUND,
-    "config": GROUND | {"binding", "machine"},
+    "config": GROUND | {"binding", "machine", ""},
     "qcow2": GROUND | {"binding", "machine"},
     "vmm": GROUND | {"binding", "machine"},
     "pack": GROUND | {"binding", "machine", "config", "qcow2", "vmm", "registry"},
