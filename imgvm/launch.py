@@ -276,7 +276,8 @@ def drives(opened: Opened) -> list[Drive]:
             image = holder if disk == opened.machine.own_disk else _further_disk(opened, holder, disk)
             if not disk.read_only and (opened.ephemeral or not disk.is_kept):
                 image = _thrown_away(image)
-            found.append(Drive(image.handle, disk.read_only, disk.serial, image, disk.cache))
+            drive = Drive(image.handle, disk.read_only, disk.serial, image, disk.cache, disk.discard)
+            found.append(drive)
     except BaseException:
         for drive in reversed(found):
             drive.owner.close()

@@ -146,6 +146,7 @@ class Disk(Record):
     read_only: bool = False
     serial: str = ""  # the name, unless given
     cache: str = "writeback"  # writeback | writethrough | unsafe
+    discard: bool = True  # what the guest discards gives space back
     embed: bool = True  # False: the source is a file of the host that runs it
     persist: str = "image"  # image | overlay | discard: what becomes of what the guest writes
 
@@ -425,6 +426,7 @@ def _disk(doc: Document) -> Disk:
         read_only=doc.get("read_only", False),
         serial=doc.get("serial") or doc["name"],
         cache=doc.get("cache", Disk.cache),
+        discard=doc.get("discard", Disk.discard),
         embed=doc.get("embed", Disk.embed),
         persist=doc.get("persist", Disk.persist),
     )
@@ -617,6 +619,7 @@ def _disk_document(disk: Disk) -> Document:
         "read_only": disk.read_only,
         "serial": disk.serial,
         "cache": disk.cache,
+        "discard": disk.discard,
         "embed": disk.embed,
         "persist": disk.persist,
     })

@@ -155,14 +155,12 @@ class Image:
         keep_to_folder: bool = False,
         repair: bool = False,
         raw: bool = False,
-        keep_below: bool = False,
     ) -> Self:
         """Open by content: qcow2 with its backing files, or else a raw disk.
 
         `keep_to_folder`, for images from elsewhere: errno EPERM when a backing or data file lies outside the
         folder. `repair`: for writing, and also an image that is marked corrupt; call `repair` on it. `raw`: a
-        raw disk, whatever its guest wrote into it. `keep_below`: its backing file may be anywhere, and
-        keeps to its own folder.
+        raw disk, whatever its guest wrote into it.
         """
         name = os.fspath(path)
         lib = binding.lib()
@@ -172,8 +170,8 @@ class Image:
             mode |= lib.IMGVM_IMAGE_KEEP_TO_FOLDER
         if repair:
             mode |= lib.IMGVM_IMAGE_REPAIR
-        for wish, bit in ((raw, lib.IMGVM_IMAGE_RAW), (keep_below, lib.IMGVM_IMAGE_KEEP_BELOW)):
-            mode |= bit if wish else 0
+        if raw:
+            mode |= lib.IMGVM_IMAGE_RAW
         handle = binding.open_handle(ImageError, "imgvm_image_open", binding.path_bytes(name), mode)
         return cls(handle, name, writable=writable)
 

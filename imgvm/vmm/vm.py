@@ -68,6 +68,7 @@ class Drive(Record):
     serial: str
     owner: Any = None
     cache: str = "writeback"
+    discard: bool = True
 
 
 class Watch(Record):
@@ -141,7 +142,8 @@ class Vm:
         try:
             for drive in self._drives:
                 cache = getattr(binding.lib(), f"IMGVM_CACHE_{drive.cache.upper()}")
-                self._call("add_disk", drive.handle, drive.read_only, drive.serial.encode(), cache)
+                serial = drive.serial.encode()
+                self._call("add_disk", drive.handle, drive.read_only, serial, cache, drive.discard)
             self._load(program)
         except BaseException:
             self.close()

@@ -91,6 +91,18 @@ def test_what_is_written_lies_beside_the_image(pack_config: Callable[[str], Path
         assert opened.check().clean
 
 
+def test_a_disk_that_gives_no_space_back(pack_config: Callable[[str], Path]) -> None:
+    image = pack_config(
+        "version: 1\nname: disks\nboot: {kernel: {distro: 'debian:bookworm'}, cmdline: [console=ttyS0, quiet]}\n"
+        "disks:\n- {name: gives, size: 1MiB}\n- {name: keeps, size: 1MiB, discard: false}\n"
+        "exec: {command: 'cd /sys/block; cat vda/queue/discard_max_bytes vdb/queue/discard_max_bytes'}\n"
+    )
+    done = run(image, "--accel", "jit")
+    assert done.returncode == 0, done.stdout + done.stderr
+    gives, keeps = map(int, done.stdout.split())
+    assert gives > 0 and keeps == 0
+
+
 def test_what_is_written_is_gone(pack_config: Callable[[str], Path]) -> None:
     """On the disk that forgets, every run is the first."""
     image = pack_config(counting("name: gone, size: 1MiB, persist: discard", "name: kept, size: 1MiB"))

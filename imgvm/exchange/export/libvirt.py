@@ -61,7 +61,8 @@ def domain(parts: Parts, files: Sequence[tuple[Disk, str]], *, has_initrd: bool)
     devices = _add(root, "devices")
     for index, (disk, file) in enumerate(files):
         entry = _add(devices, "disk", type="file", device="disk")
-        _add(entry, "driver", name="qemu", type="qcow2", cache=disk.cache)
+        discard = {"discard": "unmap"} if disk.discard and not disk.read_only else {}
+        _add(entry, "driver", name="qemu", type="qcow2", cache=disk.cache, **discard)
         _add(entry, "source", file=str(parts.final / file))
         _add(entry, "target", dev=f"vd{ascii_lowercase[index]}", bus="virtio")
         if disk.read_only:

@@ -118,7 +118,7 @@ def _smbios(machine: Machine) -> list[list[str]]:
 def _access(disk: Disk) -> str:
     if disk.read_only:
         return ",read-only=on"
-    return "" if disk.is_kept else ",snapshot=on"
+    return (",discard=unmap" if disk.discard else "") + ("" if disk.is_kept else ",snapshot=on")
 
 
 def _program(parts: Parts, program: Program) -> list[list[str]]:

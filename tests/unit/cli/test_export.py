@@ -277,7 +277,7 @@ def test_a_root_disk_is_the_first(image_of: Images, tmp_path: Path) -> None:
     script = (folder / "run.sh").read_text()
     for words in (
         "id=disk0,file=disk.qcow2,format=qcow2,cache=writeback,read-only=on", "drive=disk0,serial=root",
-        "id=disk1,file=disk-b.qcow2,format=qcow2,cache=writeback ", "drive=disk1,serial=b",
+        "id=disk1,file=disk-b.qcow2,format=qcow2,cache=writeback,discard=unmap ", "drive=disk1,serial=b",
         "id=disk2,file=disk-cidata.qcow2,format=qcow2,cache=writeback,read-only=on", "drive=disk2,serial=cidata",
     ):  # fmt: skip
         assert words in script, words

@@ -159,9 +159,10 @@ def test_protocol_auto_looks_at_the_kernel(core: Core) -> None:
 
 def test_disks_and_console(core: Core) -> None:
     image = core.ffi.cast("imgvm_image *", 1)
-    vm = vm_of("boot: {kernel: k}", Program(b"K"), [Drive(image, True, "data", cache="unsafe")])
+    vm = vm_of("boot: {kernel: k}", Program(b"K"), [Drive(image, True, "data", cache="unsafe"), Drive(image, False, "b", discard=False)])
     vm.set_console(0, 1, "ctrl-a")
-    assert core.calls[1] == ("add_disk", "imgvm_vm *", "imgvm_image *", True, b"data", 2, "imgvm_error *")
+    assert core.calls[1] == ("add_disk", "imgvm_vm *", "imgvm_image *", True, b"data", 2, True, "imgvm_error *")
+    assert core.calls[2] == ("add_disk", "imgvm_vm *", "imgvm_image *", False, b"b", 0, False, "imgvm_error *")
     assert core.calls[-1] == ("set_console", "imgvm_vm *", 0, 1, 1, "imgvm_error *")
 
 

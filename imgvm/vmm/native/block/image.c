@@ -137,7 +137,7 @@ static int open_backing(imgvm_image *image, const struct backing_name *backing, 
         return result;
     if (image->depth + 1 >= BACKING_DEPTH_MAX)
         return error_set(err, ELOOP, "%s: more than %d backing files in a chain", image->file.path, BACKING_DEPTH_MAX);
-    int mode = image->keep_to_folder || image->keep_below ? IMGVM_IMAGE_KEEP_TO_FOLDER : 0;
+    int mode = image->keep_to_folder ? IMGVM_IMAGE_KEEP_TO_FOLDER : 0;
     result = open_one(path, mode, probe, image, NULL, &image->backing, err);
     if (result && err && !starts_with(err->message, "backing file of ")) { /* the lowest link tells it */
         char message[sizeof err->message];
@@ -178,7 +178,6 @@ static int open_one(const char *path, int mode, enum probe probe, imgvm_image *o
     image->writable = writable;
     image->repairing = mode & IMGVM_IMAGE_REPAIR;
     image->keep_to_folder = mode & IMGVM_IMAGE_KEEP_TO_FOLDER;
-    image->keep_below = mode & IMGVM_IMAGE_KEEP_BELOW;
     image->overlay = overlay;
     image->depth = overlay ? overlay->depth + 1 : 0;
     struct backing_name backing = {0};

@@ -47,8 +47,6 @@ typedef struct imgvm_image imgvm_image;
 
 #define IMGVM_IMAGE_RAW 8 /* added: a raw disk, whatever is in it */
 
-#define IMGVM_IMAGE_KEEP_BELOW 16 /* added: as KEEP_TO_FOLDER, for the files below; its own backing file may be anywhere */
-
 #define IMGVM_CHECK_LEAKS 1
 #define IMGVM_CHECK_CORRUPT 2
 
@@ -231,8 +229,9 @@ void imgvm_vm_destroy(imgvm_vm *vm); /* stops it first */
 #define IMGVM_CACHE_WRITETHROUGH 1 /* safe when written: the guest is told that there is nothing to flush */
 #define IMGVM_CACHE_UNSAFE 2       /* safe at the end of the run: flushes are answered and not done */
 
-/* The vm borrows the image until it is destroyed. Disks appear as virtio-blk in order of addition. */
-int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache,
+/* The vm borrows the image until it is destroyed. Disks appear as virtio-blk in order of addition. `discard`: what the guest
+ * discards gives space back. */
+int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache, bool discard,
                       imgvm_error *err);
 /* 64-bit Linux boot protocol: kernel is an ELF vmlinux or a bzImage; initrd may be NULL. */
 int imgvm_vm_load_linux(imgvm_vm *vm, const void *kernel, uint64_t kernel_bytes, const void *initrd,

@@ -245,7 +245,7 @@ static int check_not_started(struct imgvm_vm *vm, imgvm_error *err)
     return vm->started ? error_set(err, EBUSY, "the machine has been started already") : 0;
 }
 
-int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache,
+int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache, bool discard,
                       imgvm_error *err)
 {
     NEED_ERROR(err);
@@ -254,8 +254,10 @@ int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const ch
         return result;
     if (cache > IMGVM_CACHE_UNSAFE)
         return error_set(err, EINVAL, "there is no cache mode %u", cache);
-    const struct virtio_blk_config config = {image, read_only, serial, cache, &vm->board.mem, &vm->board.lock,
-                                             QUEUE_BEST};
+    const struct virtio_blk_config config = {
+        .image = image, .read_only = read_only, .serial = serial, .cache = cache, .keeps_space = !discard,
+        .mem = &vm->board.mem, .lock = &vm->board.lock, .queue_kind = QUEUE_BEST,
+    };
     struct virtio_device *device;
     if ((result = virtio_blk_create(&device, &config, err)) < 0)
         return result;
