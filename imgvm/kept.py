@@ -93,7 +93,8 @@ def describe_overlay(path: str | Path, image: Image) -> dict[str, Any] | None:
 def _state(path: str | Path, beside: Path) -> str:
     try:
         with launch.open_disk(path, allow=launch.GRANTS) as image:
-            overlay.open_beside(path, image, launch.base_id(image), writable=False).close()
+            name = launch.base_id(image, launch.machine_of(Path(path), image))
+            overlay.open_beside(path, image, name, writable=False).close()
     except ImageError as error:
         return {errno.EBUSY: "in use", errno.ESTALE: "of another image"}.get(error.errno, "damaged")
     return "of this image"

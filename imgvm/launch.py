@@ -160,14 +160,15 @@ def open_image(
         machine = machine_of(path, image, overrides)
         beside = overlay_beside(path, image, machine) if writable is None else None
         if beside is not None and not ephemeral and not beside.exists():
-            overlays.create_beside(path, base_id(image))
+            overlays.create_beside(path, base_id(image, machine))
         if writable is None:
             writable = not ephemeral and is_written(machine, beside)
         if writable:
             image.close()
             image = _reopen_to_write(path, allow)
         if beside is not None and beside.exists():
-            overlay = overlays.open_beside(path, image, base_id(image), writable=not ephemeral)
+            name = base_id(image, machine)
+            overlay = overlays.open_beside(path, image, name, writable=not ephemeral)
     except BaseException:
         image.close()
         raise
@@ -189,15 +190,24 @@ def overlay_beside(path: Path, image: Image, machine: Machine) -> Path | None:
     return overlays.path_of(path) if asked and image.info.backing_file is None else None
 
 
-def base_id(image: Image) -> bytes:
-    """What an image was packed as (docs/image-format.md): its overlays say it of what they were made of."""
+def base_id(image: Image, machine: Machine) -> bytes:
+    """What an image was packed as, and where the data of its disks of `persist: overlay` lies
+    (docs/image-format.md): its overlay says it of what it was made of."""
     import hashlib
     import json
 
     digests = {blob.name: blob.sha256 for blob in image.config_blobs()}
     packed = digests.get(PACKED_RESOLVED) or digests.get(CONFIG_RESOLVED)
-    row = {LOCK: digests.get(LOCK), CONFIG_RESOLVED: packed}
-    return hashlib.sha256(json.dumps([config_date(image), row], separators=(",", ":")).encode()).digest()
+    blobs = {LOCK: digests.get(LOCK), CONFIG_RESOLVED: packed}
+    maps = {}
+    for disk in (disk for disk in machine.attached if disk.embed and disk.is_overlaid):
+        if disk == machine.own_disk:
+            maps[disk.name] = image.map_digest().hex()
+        else:
+            with image.open_disk(disk.name) as opened:
+                maps[disk.name] = opened.map_digest().hex()
+    text = json.dumps([config_date(image), blobs, maps], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).digest()
 
 
 def config_date(image: Image) -> int:

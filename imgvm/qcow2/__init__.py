@@ -279,6 +279,12 @@ class Image:
             ImageError, "imgvm_image_write_compressed", self.handle, offset, view, len(view), count
         )
 
+    def map_digest(self) -> bytes:
+        """A digest of where the disk's data lies in the file; writes that need new clusters change it."""
+        digest = binding.ffi().new("uint8_t[32]")
+        binding.call(ImageError, "imgvm_image_map_digest", self.handle, digest)
+        return bytes(digest)
+
     def zero(self, offset: int, size: int, *, give_back: bool = True) -> None:
         """Make a part of the disk read as zeros; with `give_back` the host gets its space."""
         _check_unsigned(offset, "the offset")

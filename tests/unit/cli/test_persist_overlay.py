@@ -170,6 +170,32 @@ def test_an_overlay_of_another_image(image_of: Images, tmp_path: Path, capfd: py
     assert run(new) == [b"ROOT", b"data"]
 
 
+@pytest.mark.parametrize("disk", ["root", "data"])
+def test_an_image_that_somebody_wrote_to(image_of: Images, disk: str, capfd: pytest.CaptureFixture[str]) -> None:
+    image = image_of(leave(4), PURE)
+    run(image, b"NEW")
+    shutil.copy(image, image.with_name("packed.img"))
+    with Image.open(image, writable=True) as opened:
+        target = opened if disk == "root" else opened.open_disk(disk)
+        target.write(MIB, b"by somebody else")
+    assert main(["run", str(image)]) == 126
+    assert "is an overlay of another image than this" in capfd.readouterr().err
+    image.with_name("packed.img").replace(image)
+    with Image.open(image, writable=True) as opened:
+        opened.create_snapshot("of-the-packed-disk", date=0)
+    assert run(image) == [b"rNEW", b"dNEW"]
+
+
+def test_the_other_disks_of_the_image_may_change(image_of: Images) -> None:
+    image = image_of(leave(4), MIXED)
+    run(image, b"NEW")
+    assert main(["-q", "resize", str(image), "8MiB"]) == 0
+    opened = launch.open_image(image)
+    with opened.image:
+        opened.image.write(7 * MIB, b"far")
+    assert run(image) == [b"rNEW", b"dNEW"]
+
+
 def test_the_same_image_packed_again_is_no_other(image_of: Images) -> None:
     image = image_of(leave(4), PURE)
     run(image, b"NEW")
@@ -304,8 +330,9 @@ def test_two_runs_at_once(image_of: Images, capfd: pytest.CaptureFixture[str]) -
 
 def test_runs_that_begin_at_once_make_one_overlay(image_of: Images) -> None:
     image = image_of(leave(4), PURE)
-    with Image.open(image) as opened:
-        name = launch.base_id(opened)
+    opened = launch.open_image(image, writable=False)
+    with opened.image:
+        name = launch.base_id(opened.image, opened.machine)
     threads = [threading.Thread(target=overlay.create_beside, args=(image, name)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -341,8 +368,9 @@ def test_a_hostile_overlay_opens_no_other_file(image_of: Images, tmp_path: Path)
     secret = tmp_path / "away" / "secret.img"
     with Image.create(secret, 4 * MIB) as opened:
         opened.write(0, b"secret")
-    with Image.open(image) as opened:
-        name, size = launch.base_id(opened), opened.info.disk_bytes
+    found = launch.open_image(image, writable=False)
+    with found.image:
+        name, size = launch.base_id(found.image, found.machine), found.image.info.disk_bytes
     Image.create(beside(image), size, backing_file=str(secret), backing_format="qcow2", base_id=name).close()
     assert run(image) == [b"root", b"data"]
 

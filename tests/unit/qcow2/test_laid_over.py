@@ -100,3 +100,47 @@ def test_a_base_id_of_another_length_is_damage(base: Path) -> None:
     top.write_bytes(data)
     with pytest.raises(ImageError, match="corrupt"):
         Image.open(top)
+
+
+@pytest.mark.parametrize("options", [{}, {"extended_l2": True}, {"cluster_bytes": 512}, {"version": 2}])
+def test_a_digest_of_the_map(tmp_path: Path, options: dict[str, int]) -> None:
+    """Other clusters, another digest; what only changes in its place, or is shared with a snapshot, leaves it."""
+    path = tmp_path / "a.img"
+    with Image.create(path, 4 * MIB, **options) as image:  # type: ignore[arg-type]
+        image.write(0, b"a" * 65536)
+        image.write(MIB, b"b" * 65536)
+        image.add_disk("data", MIB)
+        with image.open_disk("data") as disk:
+            empty = disk.map_digest()
+    digests = [empty]
+    with Image.open(path) as image:
+        digests.append(image.map_digest())
+    with Image.open(path, writable=True) as image:
+        image.write(5, b"in its place")
+        image.create_snapshot("s", date=0)
+        image.set_config({"a": b"x" * 100_000}, date=0)
+    with Image.open(path) as image:
+        assert image.map_digest() == digests[-1]
+    for offset in (5, 2 * MIB):  # a copy of what the snapshot has; a new one
+        with Image.open(path, writable=True) as image:
+            image.write(offset, b"elsewhere")
+        with Image.open(path) as image, image.open_disk("data") as disk:
+            digests.append(image.map_digest())
+            assert disk.map_digest() == empty
+    with Image.open(path, writable=True) as image:
+        image.open_disk("data").write(0, b"data")
+    with Image.open(path) as image, image.open_disk("data") as disk:
+        assert image.map_digest() == digests[-1] and disk.map_digest() != empty
+    assert len(set(digests)) == len(digests)
+    (tmp_path / "raw").write_bytes(bytes(MIB))
+    with Image.open(tmp_path / "raw") as image, pytest.raises(ImageError, match="cannot have a map"):
+        image.map_digest()
+
+
+def test_a_damaged_map_has_no_digest(base: Path) -> None:
+    data = bytearray(base.read_bytes())
+    at = int.from_bytes(data[40:48], "big")  # the L1 table
+    data[at + 1 : at + 7] = b"\0\1\1\1\1\0"
+    base.write_bytes(data)
+    with Image.open(base) as image, pytest.raises(ImageError, match="an L2 table's offset is"):
+        image.map_digest()

@@ -381,6 +381,8 @@ struct walker {
     void *opaque;
 };
 int l1_walk(struct qcow2 *q, uint64_t l1_offset, uint64_t l1_entries, const struct walker *walker, imgvm_error *err);
+/* SHA-256 of the live map's entries that have data, without ENTRY_COPIED. What is not on disk yet does not count. */
+int map_digest(struct qcow2 *q, uint8_t digest[32], imgvm_error *err);
 
 /* qcow2_config.c */
 int config_load(struct qcow2 *q, imgvm_error *err); /* -ENOENT without a message when there is none */

@@ -95,6 +95,8 @@ int imgvm_image_write(imgvm_image *image, uint64_t offset, const void *data, uin
 int imgvm_image_zero(imgvm_image *image, uint64_t offset, uint64_t bytes, bool give_back, imgvm_error *err);
 /* Nobody needs the range: what gives space back reads as zeros, the rest stays. */
 int imgvm_image_discard(imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err);
+/* Where the data of the disk lies in its file, as a digest that another map of other clusters does not have. */
+int imgvm_image_map_digest(imgvm_image *image, uint8_t digest[32], imgvm_error *err);
 /* 1 when *run bytes from offset on are known to be zeros, 0 when they may be anything. */
 int imgvm_image_extent(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, imgvm_error *err);
 int imgvm_image_flush(imgvm_image *image, imgvm_error *err);
