@@ -43,6 +43,19 @@ out:
 """
 
 
+# The same, when the machine has been reset: RAM still has the mark.
+AFTER_RESET = """
+    cmpw $0x1234, 0x600
+    je 3f
+    movw $0x1234, 0x600
+    movb $6, %al
+    movw $0xcf9, %dx
+    outb %al, %dx
+    hlt
+3:
+""" + FINDER
+
+
 def need(accel: str) -> None:
     try:
         engine.probe(accel)
@@ -73,10 +86,11 @@ def test_linux_reads_the_tables(accel: str, pack_config: Callable[[str], Path]) 
     assert "SMBIOS 3.0.0 present" in lines and "DMI: Example Box, BIOS 1 01/01/2026" in lines, lines
 
 
+@pytest.mark.parametrize("program", [FINDER, AFTER_RESET], ids=["at once", "after a reset"])
 @ENGINES
-def test_a_program_of_the_bios_finds_them(accel: str, pack_config: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_program_of_the_bios_finds_them(accel: str, program: str, pack_config: Callable[[str], Path], tmp_path: Path) -> None:
     need(accel)
-    (tmp_path / "d.raw").write_bytes(sector(tmp_path, FINDER))
+    (tmp_path / "d.raw").write_bytes(sector(tmp_path, program))
     image = pack_config(
         "version: 1\nname: box\n" + MACHINE % accel + "devices: {debug_exit: true}\n"
         "disks: [{name: d, source: d.raw, format: raw, read_only: true}]\n"
