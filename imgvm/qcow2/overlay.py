@@ -38,12 +38,15 @@ def create_beside(image: str | Path, base_id: bytes) -> None:
     """Whole or not at all. It is no error when somebody else makes it at the same time."""
     target = path_of(image)
     made = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
+    hint = f"--ephemeral runs it all the same; or `imgvm overlay create {image} OTHER.img`, and run that"
+    if not Path(image).is_file():
+        message = f"{image} is a device: there is no place beside it for what the machine writes"
+        raise ImageError(message, hint, STATUS_CANNOT_RUN)
     try:
         create(image, made, base_id=base_id)
     except ImageError as error:
         if error.errno not in READ_ONLY_ERRORS:
             raise
-        hint = f"--ephemeral runs it all the same; or `imgvm overlay create {image} OTHER.img`, and run that"
         message = f"{target}, where what the machine writes is to be kept, cannot be made"
         raise ImageError(message, hint, STATUS_CANNOT_RUN, errno=error.errno) from None
     try:

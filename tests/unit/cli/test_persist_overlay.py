@@ -361,6 +361,13 @@ def test_a_folder_that_cannot_be_written(image_of: Images, monkeypatch: pytest.M
     assert f"{beside(image)} cannot be written" in capfd.readouterr().err
 
 
+def test_an_image_on_a_device(image_of: Images, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    image = image_of(leave(4), PURE)
+    monkeypatch.setattr(Path, "is_file", lambda _: False)
+    assert main(["run", str(image)]) == 126
+    assert f"{image} is a device: there is no place beside it" in capfd.readouterr().err
+
+
 def test_a_hostile_overlay_opens_no_other_file(image_of: Images, tmp_path: Path) -> None:
     """What an overlay that came with an image names as its base is not looked at."""
     image = image_of(leave(4), PURE)
