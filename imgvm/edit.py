@@ -25,11 +25,11 @@ from imgvm.config.revise import set_values as set_in_text
 from imgvm.config.tree import Path as KeyPath
 from imgvm.config.tree import format_path
 from imgvm.errors import ImageError, ImgvmError
-from imgvm.launch import CONFIG_RESOLVED, CONFIG_TEXT
+from imgvm.launch import CONFIG_RESOLVED, CONFIG_TEXT, PACKED_RESOLVED, config_date
 from imgvm.machine import to_document
 from imgvm.qcow2 import Image
 
-PACKED_TEXT, PACKED_RESOLVED = "config.packed.yaml", "machine.packed.json"
+PACKED_TEXT = "config.packed.yaml"
 FREE_KEYS = ("description", "labels")  # for people: they change nothing of the machine
 ABSENT: Any = object()
 
@@ -159,8 +159,3 @@ def _rewrite(path: str | Path, change: Callable[[str], str], allow: Collection[s
         blobs |= {CONFIG_TEXT: new_text.encode(), CONFIG_RESOLVED: resolved_text(machine).encode()}
         image.set_config(blobs, date=config_date(image))
     return Edited(tuple(changes(before, to_document(machine))))
-
-
-def config_date(image: Image) -> int:
-    """The date of the config, which a change of it keeps: it leaves no time behind."""
-    return next((int(row.date) for row in image.snapshots() if row.name == launch.CONFIG_SNAPSHOT), 0)

@@ -16,6 +16,7 @@ STATUS_NOT_FOUND = 127  # no such image, or no config in it
 STATUS_SIGNAL = 128  # plus the signal's number
 STATUS_PANIC = 255  # guest panic or triple fault
 
+READ_ONLY_ERRORS = (numbers.EACCES, numbers.EPERM, numbers.EROFS)  # of what may be read and not written
 
 _HINTS = {
     numbers.ENOENT: "check the name and the folder",

@@ -23,6 +23,7 @@ from imgvm import units
 from imgvm.config import MAX_RESOLVED_BYTES, Config
 from imgvm.config.overrides import parse_path
 from imgvm.errors import (
+    READ_ONLY_ERRORS,
     STATUS_CANNOT_RUN,
     STATUS_ERROR,
     STATUS_NOT_FOUND,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 CONFIG_SNAPSHOT = "imgvm.config"
 CONFIG_TEXT, CONFIG_RESOLVED = "config.yaml", "machine.json"
+LOCK, PACKED_RESOLVED = "lock.json", "machine.packed.json"
 KERNEL, INITRD, MODULE, FIRMWARE = "kernel", "initrd", "module-{}", "firmware"
 QCOW2_MAGIC = b"QFI\xfb"
 
@@ -63,7 +65,8 @@ class Opened(Record):
     image: Image
     machine: Machine
     allow: frozenset[str] = frozenset()
-    scratch: Path | None = None  # a folder for what the guest writes; None: that goes to the disks
+    ephemeral: bool = False  # nothing of what the guest writes stays
+    overlay: Image | None = None  # over it, for disks of `persist: overlay`; closed with it
 
 
 def is_image(path: str | Path) -> bool:
@@ -143,51 +146,87 @@ def open_image(
     *,
     writable: bool | None = None,
     allow: Collection[str] = (),
-    scratch: Path | None = None,
+    ephemeral: bool = False,
 ) -> Opened:
-    """Opens an image and reads its config. `writable` None: as its disk needs. `scratch` is a folder for
-    overlays, which the guest writes to instead."""
+    """Opens an image and reads its config. `writable` None: as its disks need, with its overlay.
+    `ephemeral`: what the guest writes, to any disk, goes to layers that are gone at the end."""
+    from imgvm.qcow2 import overlay as overlays
+
     check_overrides(overrides)
     path = Path(path)
     image = open_disk(path, allow=allow)
+    overlay: Image | None = None
     try:
-        machine = _machine(path, image, overrides)
+        machine = machine_of(path, image, overrides)
+        beside = overlay_beside(path, image, machine) if writable is None else None
+        if beside is not None and not ephemeral and not beside.exists():
+            overlays.create_beside(path, base_id(image, machine))
+        if writable is None:
+            writable = not ephemeral and is_written(machine, beside)
+        if writable:
+            image.close()
+            image = _reopen_to_write(path, allow)
+        if beside is not None and beside.exists():
+            name = base_id(image, machine)
+            overlay = overlays.open_beside(path, image, name, writable=not ephemeral)
     except BaseException:
         image.close()
         raise
-    if writable is None:
-        writable = any(disk.embed and (disk.is_kept or scratch) for disk in machine.attached)
-    if writable:
-        image.close()
-        if scratch is None:
-            image = _reopen_to_write(path, allow)
+    return Opened(path, image, machine, frozenset(allow), ephemeral, overlay)
+
+
+def is_written(machine: Machine, beside: Path | None) -> bool:
+    """Whether a run writes to the image's own file."""
+    return any(
+        disk.embed and disk.is_kept and not (beside and disk.is_overlaid) for disk in machine.attached
+    )
+
+
+def overlay_beside(path: Path, image: Image, machine: Machine) -> Path | None:
+    """The overlay that a machine's disks ask for, there or not. An image that is one itself needs none."""
+    from imgvm.qcow2 import overlay as overlays
+
+    asked = any(disk.embed and disk.is_overlaid for disk in machine.attached)
+    return overlays.path_of(path) if asked and image.info.backing_file is None else None
+
+
+def base_id(image: Image, machine: Machine) -> bytes:
+    """What an image was packed as, and where the data of its disks of `persist: overlay` lies
+    (docs/image-format.md): its overlay says it of what it was made of."""
+    import hashlib
+    import json
+
+    digests = {blob.name: blob.sha256 for blob in image.config_blobs()}
+    packed = digests.get(PACKED_RESOLVED) or digests.get(CONFIG_RESOLVED)
+    blobs = {LOCK: digests.get(LOCK), CONFIG_RESOLVED: packed}
+    maps = {}
+    for disk in (disk for disk in machine.attached if disk.embed and disk.is_overlaid):
+        if disk == machine.own_disk:
+            maps[disk.name] = image.map_digest().hex()
         else:
-            image = _overlay_in(scratch, path, "image", allow)
-    return Opened(path, image, machine, frozenset(allow), scratch)
+            with image.open_disk(disk.name) as opened:
+                maps[disk.name] = opened.map_digest().hex()
+    text = json.dumps([config_date(image), blobs, maps], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).digest()
 
 
-def _overlay_in(
-    scratch: Path, base: Path, name: str, allow: Collection[str], format: str = "qcow2"
-) -> Image:
-    """An overlay of ours: its backing file may be anywhere, and what that names is asked for as ever."""
-    from imgvm.qcow2 import Image, overlay
-
-    overlay.create(base, scratch / name, format=format)
-    return Image.open(scratch / name, writable=True, keep_below=BACKING not in allow)
+def config_date(image: Image) -> int:
+    """The date of the config, which a change of it keeps: it leaves no time behind."""
+    return next((int(row.date) for row in image.snapshots() if row.name == CONFIG_SNAPSHOT), 0)
 
 
 def _reopen_to_write(path: Path, allow: Collection[str]) -> Image:
     try:
         return open_disk(path, writable=True, allow=allow)
     except ImageError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or error.status != STATUS_ERROR:
+        if error.errno not in READ_ONLY_ERRORS or error.status != STATUS_ERROR:
             raise
         hint = "--ephemeral runs it all the same; or make the file writable, or copy it"
         message = f"{path} cannot be written, but its machine has a disk to write to"
         raise ImageError(message, hint, STATUS_CANNOT_RUN, errno=error.errno) from None
 
 
-def _machine(path: Path, image: Image, overrides: Sequence[str]) -> Machine:
+def machine_of(path: Path, image: Image, overrides: Sequence[str] = ()) -> Machine:
     try:
         text = image.read_config(CONFIG_RESOLVED, MAX_RESOLVED_BYTES)
     except ImageError as error:
@@ -243,10 +282,12 @@ def drives(opened: Opened) -> list[Drive]:
     found: list[Drive] = []
     try:
         for disk in opened.machine.attached:
-            image = opened.image if disk == opened.machine.own_disk else _further_disk(opened, disk)
-            if not disk.read_only and not disk.is_kept and opened.scratch is None:
+            holder = opened.overlay if opened.overlay is not None and disk.is_overlaid else opened.image
+            image = holder if disk == opened.machine.own_disk else _further_disk(opened, holder, disk)
+            if not disk.read_only and (opened.ephemeral or not disk.is_kept):
                 image = _thrown_away(image)
-            found.append(Drive(image.handle, disk.read_only, disk.serial, image, disk.cache))
+            drive = Drive(image.handle, disk.read_only, disk.serial, image, disk.cache, disk.discard)
+            found.append(drive)
     except BaseException:
         for drive in reversed(found):
             drive.owner.close()
@@ -271,25 +312,22 @@ def _thrown_away(image: Image) -> Image:
         raise ImageError(message, hint, STATUS_CANNOT_RUN, errno=error.errno or 0) from error
 
 
-def _further_disk(opened: Opened, disk: Disk) -> Image:
+def _further_disk(opened: Opened, holder: Image, disk: Disk) -> Image:
     from imgvm.qcow2 import Image
 
     if disk.embed:
-        return opened.image.open_disk(disk.name)
+        return holder.open_disk(disk.name)
     path = opened.path.resolve().parent / (disk.source or "")
     if DISKS not in opened.allow:
         raise ConsentError(f"{opened.path}: its disk {disk.name} is a file of this host, {path}", DISKS)
     raw = disk.format == "raw"
-    writable = disk.is_kept and opened.scratch is None
+    writable = disk.is_kept and not opened.ephemeral
     image = Image.open(path, writable=writable, raw=raw, keep_to_folder=BACKING not in opened.allow)
     if image.info.format != disk.format:
         image.close()
         message = f"{path} is no {disk.format} image, as disk {disk.name} should be"
         raise ImageError(message, status=STATUS_CANNOT_RUN)
-    if opened.scratch is None or disk.read_only:
-        return image
-    image.close()
-    return _overlay_in(opened.scratch, path, f"disk-{disk.name}", opened.allow, disk.format)
+    return image
 
 
 def _check_host_memory(wanted_bytes: int) -> None:

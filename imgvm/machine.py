@@ -42,6 +42,19 @@ class Firmware(Record):
         return self.path is not None or self.kind == "bios"
 
 
+class Smbios(Record):
+    """`machine.smbios`; "": the default, or nothing."""
+
+    manufacturer: str = ""
+    product: str = ""
+    version: str = ""
+    serial: str = ""
+    sku: str = ""
+    family: str = ""
+    asset_tag: str = ""
+    oem_strings: tuple[str, ...] = ()
+
+
 class Hardware(Record):
     """`machine:` in the config."""
 
@@ -51,6 +64,8 @@ class Hardware(Record):
     entropy: bool = True  # a virtio-rng device
     cpu: Cpu = Cpu()
     firmware: Firmware = Firmware()
+    uuid: str = ""
+    smbios: Smbios = Smbios()
 
 
 class Kernel(Record):
@@ -105,6 +120,7 @@ class Rootfs(Record):
     exclude: tuple[str, ...] = ()
     files: tuple[File, ...] = ()
     read_only: bool = False
+    persist: str = "image"  # as Disk.persist
 
     @property
     def is_disk(self) -> bool:
@@ -126,17 +142,23 @@ class Disk(Record):
     size_bytes: int | None = None  # None: that of the source; else at least that
     format: str = "auto"  # of the source: auto | raw | qcow2 | vmdk | vdi | vhdx
     sha256: str | None = None  # of the source's file
-    filesystem: str = "none"  # of a disk without a source: none | ext4 | swap
+    filesystem: str = "none"  # of a disk without a source: none | ext4 | vfat | swap
     read_only: bool = False
     serial: str = ""  # the name, unless given
     cache: str = "writeback"  # writeback | writethrough | unsafe
+    discard: bool = True  # what the guest discards gives space back
     embed: bool = True  # False: the source is a file of the host that runs it
-    persist: str = "image"  # image | discard: what becomes of what the guest writes
+    persist: str = "image"  # image | overlay | discard: what becomes of what the guest writes
 
     @property
     def is_kept(self) -> bool:
         """Whether what the guest writes is still there after the run."""
-        return not self.read_only and self.persist == "image"
+        return not self.read_only and self.persist != "discard"
+
+    @property
+    def is_overlaid(self) -> bool:
+        """Whether it goes to the overlay beside the image."""
+        return not self.read_only and self.persist == "overlay"
 
 
 SEED_DISK = Disk("cidata", read_only=True, serial="cidata")
@@ -149,7 +171,24 @@ class CloudInit(Record):
     meta_data: str = ""
     network_config: str = ""
     vendor_data: str = ""
-    attach: str = "iso"  # iso | vfat
+    attach: str = "iso"  # iso | vfat | smbios
+    seed_from: str = ""  # of attach: smbios
+
+    @property
+    def is_disk(self) -> bool:
+        return self.attach != "smbios"
+
+    def serial(self, hostname: str) -> str:
+        """The machine's serial number that `attach: smbios` makes, as NoCloud reads it. A default would talk
+        down the meta-data at `seed_from`."""
+        if self.meta_data:
+            facts = json.loads(self.meta_data)
+        else:
+            names = {"instance-id": f"iid-{hostname}", "local-hostname": hostname}
+            facts = {} if self.seed_from else names
+        if self.seed_from:
+            facts["seedfrom"] = self.seed_from
+        return ";".join(["ds=nocloud", *(f"{key}={value}" for key, value in facts.items())])
 
 
 class Console(Record):
@@ -179,6 +218,7 @@ class ImageOptions(Record):
     compression: str = "none"  # none | zlib | zstd
     pristine: bool = False  # a snapshot of the disks as packed
     source_date_epoch: int | None = None  # unless the environment has SOURCE_DATE_EPOCH
+    license: str = ""  # an SPDX expression
 
 
 class Machine(Record):
@@ -196,6 +236,7 @@ class Machine(Record):
     exec: Exec | None = None
     exit: Exit = Exit()
     image: ImageOptions = ImageOptions()
+    minimum_imgvm: str = ""  # a version
     version: int = 1
 
     @property
@@ -209,17 +250,31 @@ class Machine(Record):
         return self.rootfs if self.rootfs is not None and self.rootfs.is_disk else None
 
     @property
+    def seed_on_disk(self) -> CloudInit | None:
+        """`cloud_init`, unless that is a serial number."""
+        return self.cloud_init if self.cloud_init is not None and self.cloud_init.is_disk else None
+
+    @property
+    def smbios(self) -> Smbios:
+        """What SMBIOS says: `machine.smbios`, and in its serial number what cloud-init is told there."""
+        texts = self.hardware.smbios
+        if self.cloud_init is None or self.cloud_init.is_disk:
+            return texts
+        return Smbios(**{**vars(texts), "serial": self.cloud_init.serial(self.name)})
+
+    @property
     def own_disk(self) -> Disk | None:
         """The image's own: that of the root file system, else the first of `disks`."""
         if self.root_on_disk is not None:
-            return Disk(ROOT_DISK, read_only=self.root_on_disk.is_read_only, serial=ROOT_DISK)
+            root = self.root_on_disk
+            return Disk(ROOT_DISK, read_only=root.is_read_only, serial=ROOT_DISK, persist=root.persist)
         return self.disks[0] if self.disks else None
 
     @property
     def further_disks(self) -> tuple[Disk, ...]:
         """Those behind it: the others of `disks`, and the seed."""
         others = self.disks[1:] if self.root_on_disk is None else self.disks
-        return (*others, *([SEED_DISK] if self.cloud_init is not None else []))
+        return (*others, *([SEED_DISK] if self.seed_on_disk is not None else []))
 
     @property
     def attached(self) -> tuple[Disk, ...]:
@@ -239,7 +294,7 @@ class Machine(Record):
                 further.append(f"root={root.device}")
             if not {"ro", "rw"} & set(words):
                 further.append("ro" if root.is_read_only else "rw")
-        if self.cloud_init is not None and not any(word.startswith("ds=") for word in words):
+        if self.seed_on_disk is not None and not any(word.startswith("ds=") for word in words):
             further.append("ds=nocloud")  # which spares it the search for other clouds
         return " ".join(filter(None, [self.boot.cmdline, *further]))
 
@@ -261,6 +316,7 @@ def from_document(doc: Document, default_name: str = "machine") -> Machine:
         exec=_exec(doc["exec"]) if "exec" in doc else None,
         exit=_exit(doc.get("exit", {})),
         image=_image(doc.get("image", {})),
+        minimum_imgvm=doc.get("minimum_imgvm", ""),
     )
 
 
@@ -276,7 +332,13 @@ def _hardware(doc: Document) -> Hardware:
         entropy=doc.get("entropy", True),
         cpu=_cpu(doc.get("cpu", {})),
         firmware=_firmware(doc.get("firmware", "auto")),
+        uuid=doc.get("uuid", "").lower(),
+        smbios=_smbios(doc.get("smbios", {})),
     )
+
+
+def _smbios(doc: Document) -> Smbios:
+    return Smbios(**{**doc, "oem_strings": tuple(doc.get("oem_strings", ()))})
 
 
 def _firmware(value: str | Document) -> Firmware:
@@ -349,6 +411,7 @@ def _rootfs(doc: Document) -> Rootfs:
         exclude=tuple(doc.get("exclude", [])),
         files=tuple(_file(file) for file in doc.get("files", [])),
         read_only=doc.get("read_only", False),
+        persist=doc.get("persist", Rootfs.persist),
     )
 
 
@@ -363,6 +426,7 @@ def _disk(doc: Document) -> Disk:
         read_only=doc.get("read_only", False),
         serial=doc.get("serial") or doc["name"],
         cache=doc.get("cache", Disk.cache),
+        discard=doc.get("discard", Disk.discard),
         embed=doc.get("embed", Disk.embed),
         persist=doc.get("persist", Disk.persist),
     )
@@ -381,6 +445,7 @@ def _cloud_init(doc: Document) -> CloudInit:
         network_config=text("network_config"),
         vendor_data=text("vendor_data", "#cloud-config\n"),
         attach=doc.get("attach", CloudInit.attach),
+        seed_from=doc.get("seed_from", CloudInit.seed_from),
     )
 
 
@@ -413,12 +478,15 @@ def _image(doc: Document) -> ImageOptions:
         compression=doc.get("compression", "none"),
         pristine=doc.get("pristine", False),
         source_date_epoch=doc.get("source_date_epoch"),
+        license=doc.get("license", ""),
     )
 
 
 def to_document(machine: Machine) -> Document:
     """The resolved document: defaults written out, keys in the schema's order."""
     doc: Document = {"version": machine.version, "name": machine.name}
+    if machine.minimum_imgvm:
+        doc["minimum_imgvm"] = machine.minimum_imgvm
     if machine.description:
         doc["description"] = machine.description
     if machine.labels:
@@ -435,6 +503,8 @@ def to_document(machine: Machine) -> Document:
             "vendor": hardware.cpu.vendor,
         },
         "firmware": _firmware_document(hardware.firmware),
+        **({"uuid": hardware.uuid} if hardware.uuid else {}),
+        "smbios": _smbios_document(hardware.smbios),
     }
     doc["boot"] = {} if machine.boot is None else _boot_document(machine.boot)
     if machine.boot is None or machine.boot_order != BOOT_ORDER:
@@ -451,6 +521,7 @@ def to_document(machine: Machine) -> Document:
             "network_config": seed.network_config or None,
             "vendor_data": seed.vendor_data or None,
             "attach": seed.attach,
+            "seed_from": seed.seed_from or None,
         })
     doc["console"] = {"device": machine.console.device, "escape": machine.console.escape}
     debug_exit = machine.debug_exit
@@ -472,12 +543,18 @@ def to_document(machine: Machine) -> Document:
         "compression": machine.image.compression,
         "pristine": machine.image.pristine,
         "source_date_epoch": machine.image.source_date_epoch,
+        "license": machine.image.license or None,
     })
     return doc
 
 
 def _without_none(doc: Document) -> Document:
     return {key: value for key, value in doc.items() if value is not None}
+
+
+def _smbios_document(smbios: Smbios) -> Document:
+    texts = {key: value for key, value in vars(smbios).items() if value and key != "oem_strings"}
+    return {**texts, "oem_strings": list(smbios.oem_strings)}
 
 
 def _firmware_document(firmware: Firmware) -> str | Document:
@@ -516,6 +593,7 @@ def _rootfs_document(rootfs: Rootfs) -> Document:
         "bootloader": rootfs.bootloader,
         "label": rootfs.label,
         "read_only": rootfs.read_only,
+        "persist": rootfs.persist,
     }
     return _without_none({
         "dir": rootfs.dir,
@@ -541,6 +619,7 @@ def _disk_document(disk: Disk) -> Document:
         "read_only": disk.read_only,
         "serial": disk.serial,
         "cache": disk.cache,
+        "discard": disk.discard,
         "embed": disk.embed,
         "persist": disk.persist,
     })

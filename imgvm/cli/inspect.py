@@ -20,7 +20,7 @@ def command(
     allow: Allow = None,
 ) -> int:
     """Show an image's machine, its disk and its blobs."""
-    from imgvm import audit, edit, launch, units
+    from imgvm import audit, edit, kept, launch, units
     from imgvm.log import printable
     from imgvm.machine import to_document
 
@@ -33,6 +33,8 @@ def command(
             sys.stdout.write(text if text.endswith("\n") else text + "\n")
             return 0
         facts = audit.describe(opened.image)
+        if (overlay := kept.describe_overlay(image, opened.image)) is not None:
+            facts["overlay"] = overlay
     if as_json:
         document: dict[str, Any] = {"machine": to_document(opened.machine), **facts}
         print(json.dumps(document, indent=2, ensure_ascii=False))
@@ -56,6 +58,9 @@ def command(
         print(f"disk      {bytes_}{disk.name}, {where}")
     if facts["backing_file"] is not None:
         print(f"backing   {printable(facts['backing_file'])}")
+    if overlay is not None:
+        bytes_ = size(overlay["file_bytes"])
+        print(f"overlay   {bytes_}, {printable(overlay['file'])}, {overlay['state']}")
     names = [printable(blob["name"]) for blob in facts["blobs"]]
     width = max([12, *map(len, names)])
     for name, blob in zip(names, facts["blobs"], strict=True):

@@ -17,6 +17,7 @@ from imgvm.config import Config, resolved_text
 from imgvm.errors import STATUS_SIGNAL, ImgvmError, UsageError
 from imgvm.log import log
 from imgvm.machine import Machine
+from imgvm.qcow2 import overlay
 from imgvm.vmm import console, engine
 from imgvm.vmm.vm import NO_WATCH, Result, Vm, Watch, check_trace
 
@@ -164,12 +165,12 @@ def _run(
         if variables or profiles:
             hint = "give them to `imgvm pack`"
             raise UsageError(f"{source} is an image: its variables and profiles are settled", hint)
-        scratch = None
-        if ephemeral and not print_config:
-            scratch = Path(stack.enter_context(_folder("run-", _cache_folder())))
-        writable = False if print_config else None
-        opened = launch.open_image(source, overrides, writable=writable, allow=allow, scratch=scratch)
+        writable, kept = False if print_config else None, overlay.path_of(source)
+        is_new = not kept.exists()
+        opened = launch.open_image(source, overrides, writable=writable, allow=allow, ephemeral=ephemeral)
         stack.callback(opened.image.close)
+        if opened.overlay is not None and is_new:
+            log.info(f"{source} stays as it is: what its machine writes is kept in {kept.name}, beside it")
         if print_config:
             sys.stdout.write(resolved_text(opened.machine))
             return None

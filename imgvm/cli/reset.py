@@ -7,10 +7,11 @@ from imgvm.cli.options import Allow, ImageFile
 
 
 def command(image: ImageFile, allow: Allow = None) -> int:
-    """Make the disks of an image what they were when it was packed (image.pristine in its config)."""
-    from imgvm.launch import open_disk, parse_grants
-    from imgvm.qcow2 import snapshots
+    """Make the disks of an image what they were when it was packed.
 
-    with open_disk(image, writable=True, allow=parse_grants(allow)) as opened:
-        snapshots.reset(opened)
+    Of those in the image its image.pristine keeps a copy; an overlay is thrown away."""
+    from imgvm import kept
+    from imgvm.launch import parse_grants
+
+    kept.reset(image, parse_grants(allow))
     return 0

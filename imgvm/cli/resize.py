@@ -19,16 +19,17 @@ def command(
     allow: Allow = None,
 ) -> int:
     """Make an image's disk larger, or with --shrink smaller; partitions and file systems are yours to fit."""
-    from imgvm.launch import open_disk, parse_grants
+    from imgvm import kept
+    from imgvm.launch import parse_grants
 
     try:
         wanted = units.parse_size(size)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    with open_disk(image, writable=True, allow=parse_grants(allow)) as opened:
-        now = opened.info.disk_bytes
+    with kept.opened(image, parse_grants(allow), writable=True) as found:
+        now = found.first.info.disk_bytes
         if wanted < now and not shrink:
             has = units.format_size(now)
             raise UsageError(f"{image} has a disk of {has}", "--shrink cuts it, with what is behind")
-        opened.resize(wanted)
+        found.first.resize(wanted)
     return 0

@@ -28,21 +28,23 @@ def command(
     allow: Allow = None,
 ) -> int:
     """List an image's snapshots, keep its disks as one, go back to one, or delete one."""
-    from imgvm.launch import open_disk, parse_grants
+    from imgvm import kept
+    from imgvm.launch import parse_grants
     from imgvm.qcow2 import snapshots
 
     if (name is None) != (action is Action.LIST):
         raise UsageError(f"snapshot {action}: " + ("takes no name" if name else "which one?"))
-    with open_disk(image, writable=action is not Action.LIST, allow=parse_grants(allow)) as opened:
+    with kept.opened(image, parse_grants(allow), writable=action is not Action.LIST) as found:
         if name is None:
-            for row in opened.snapshots():
+            for row in (row for opened in found.images for row in opened.snapshots()):
                 when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.date))
                 state = units.format_size(row.vm_state_bytes) if row.vm_state_bytes else "-"
                 print(f"{row.id}\t{when}\t{units.format_size(row.disk_bytes)}\t{state}\t{row.name}")
         elif action is Action.CREATE:
-            snapshots.create(opened, name, date=time.time())
-        elif action is Action.APPLY:
-            snapshots.apply(opened, name)
+            for opened in found.images:
+                snapshots.create(opened, name, date=time.time())
         else:
-            snapshots.delete(opened, name)
+            change = snapshots.apply if action is Action.APPLY else snapshots.delete
+            for opened in snapshots.holders(found.images, name):
+                change(opened, name)
     return 0

@@ -139,7 +139,9 @@ def _override(read: tree.Tree, sets: Sequence[str]) -> None:
 
 def _check(read: tree.Tree) -> None:
     """ConfigError with all that is wrong."""
-    problems = [*read.problems, *_against_schema(read)] or semantics.check(read)
+    problems = (
+        semantics.wants_newer(read) or [*read.problems, *_against_schema(read)] or semantics.check(read)
+    )
     if problems:
         raise ConfigError(sorted(set(problems), key=lambda p: (p.file, p.line, p.column, p.path)))
 

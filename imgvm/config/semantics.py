@@ -4,10 +4,12 @@ passed the schema."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from imgvm import units
+from imgvm import __version__, units
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.suggest import did_you_mean
 from imgvm.config.tree import Path, Tree
@@ -19,14 +21,34 @@ MAX_MEMORY_BYTES = units.TIB
 PAGE_BYTES = 4096
 SECTOR_BYTES = 512
 MAX_DISK_BYTES = 256 * units.TIB
+MAX_OEM_BYTES = 48 * units.KIB  # of 56 that the tables have room for
+_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}(?:\.[0-9]{1,4})?")
+_SERIAL_KEY = re.compile(r"[a-z0-9_-]+")
+_SERIAL_VALUE = re.compile(r"[!#-&(-:<-~]+")
 USER_DATA_BEGINNINGS = ("#", "Content-Type:", "MIME-Version:", "From ")
 MAX_CMDLINE_BYTES = 2047  # what Linux on x86 keeps (COMMAND_LINE_SIZE with the final NUL)
+
+
+def wants_newer(tree: Tree) -> list[Problem]:
+    """One that is for a newer imgvm: what else is wrong with it would only be what that one knows."""
+    wanted = tree.data.get("minimum_imgvm") if isinstance(tree.data, dict) else None
+    if not isinstance(wanted, str) or not _VERSION.fullmatch(wanted):
+        return []
+    if _numbers(wanted) <= _numbers(__version__):
+        return []
+    message = f"this imgvm is {__version__}, and {wanted} is wanted"
+    return [tree.problem(("minimum_imgvm",), message, "use a newer one")]
+
+
+def _numbers(version: str) -> list[int]:
+    return [*map(int, version.split(".")), 0][:3]
 
 
 def check(tree: Tree) -> list[Problem]:
     return [
         *_sizes(tree),
         *_cpu(tree),
+        *_smbios(tree),
         *_boot(tree),
         *_rootfs(tree),
         *_disks(tree),
@@ -93,10 +115,18 @@ def _cpu(tree: Tree) -> Iterator[Problem]:
         seen.setdefault(name, sign)
 
 
+def _smbios(tree: Tree) -> Iterator[Problem]:
+    path: Path = ("machine", "smbios", "oem_strings")
+    strings = _get(tree.data, path) or ()
+    if sum(len(text) + 1 for text in strings) > MAX_OEM_BYTES:
+        message = f"have together more than {units.format_size(MAX_OEM_BYTES)}"
+        yield tree.problem(path, message, "put long texts on a disk")
+
+
 def _disks(tree: Tree) -> Iterator[Problem]:
     seen: dict[str, int] = {}
     taken = {ROOT_DISK: "rootfs"} if _root_is_disk(tree) else {}
-    if "cloud_init" in tree.data:
+    if _get(tree.data, ("cloud_init", "attach")) != "smbios" and "cloud_init" in tree.data:
         taken[SEED_DISK.name] = "cloud_init"
     for index, disk in enumerate(tree.data.get("disks", [])):
         at: Path = ("disks", index)
@@ -122,6 +152,9 @@ def _disks(tree: Tree) -> Iterator[Problem]:
             # A guest could write a header into a raw disk that makes it another's disk.
             hint = "format: raw or format: qcow2"
             yield tree.problem(at, "a disk outside the image needs its format", hint)
+        if disk.get("persist") == "overlay":
+            hint = "image or discard; or embed it"
+            yield tree.problem((*at, "persist"), "an overlay is for disks that lie in the image", hint)
         if "size" in disk:
             yield tree.problem((*at, "size"), "a disk outside the image has the size of its file", key=True)
 
@@ -130,11 +163,39 @@ def _cloud_init(tree: Tree) -> Iterator[Problem]:
     seed = tree.data.get("cloud_init")
     if seed is None:
         return
+    if seed.get("attach") == "smbios":
+        yield from _seed_in_smbios(tree, seed)
+    elif "seed_from" in seed:
+        message = "is said in a serial number, and the seed is a disk"
+        yield tree.problem(("cloud_init", "seed_from"), message, "attach: smbios", key=True)
     for key in ("user_data", "vendor_data"):
         text = seed.get(key)
         if isinstance(text, str) and not text.startswith(USER_DATA_BEGINNINGS):
             hint = "begin it with #cloud-config or #!, or write it as a map"
             yield tree.problem(("cloud_init", key), "is text that cloud-init would pass over", hint)
+
+
+def _seed_in_smbios(tree: Tree, seed: dict[str, Any]) -> Iterator[Problem]:
+    for key in ("user_data", "vendor_data", "network_config"):
+        if key in seed:
+            hint = "attach: iso; or lay it where seed_from says"
+            yield tree.problem(("cloud_init", key), "does not go into a serial number", hint, key=True)
+    if _get(tree.data, ("machine", "smbios", "serial")) is not None:
+        at: Path = ("machine", "smbios", "serial")
+        yield tree.problem(at, "is what cloud_init.attach: smbios makes it", "take one of them out", key=True)
+    facts = seed.get("meta_data", {})
+    if isinstance(facts, str):  # as the resolved config has it
+        try:
+            facts = json.loads(facts)
+        except (ValueError, RecursionError):
+            facts = None
+    if not isinstance(facts, dict):
+        yield tree.problem(("cloud_init", "meta_data"), "must be a map where it is a serial number")
+        return
+    for key, value in facts.items():
+        if not _SERIAL_KEY.fullmatch(key) or not isinstance(value, str) or not _SERIAL_VALUE.fullmatch(value):
+            message = f"{key} must be text without spaces, quotes and semicolons where it is a serial number"
+            yield tree.problem(("cloud_init", "meta_data"), message)
 
 
 def _timeout(tree: Tree) -> Iterator[Problem]:
@@ -235,8 +296,9 @@ def _rootfs(tree: Tree) -> Iterator[Problem]:
     for name in ("size", "free", "partition_table", "label", "bootloader"):
         if name in rootfs and rootfs[name] not in ("auto", "none"):
             yield tree.problem(("rootfs", name), "an initramfs is not on a disk", "take it out", key=True)
-    if rootfs.get("read_only"):
-        yield tree.problem(("rootfs", "read_only"), "an initramfs is memory of the guest's own", key=True)
+    for name in ("read_only", "persist"):
+        if rootfs.get(name) not in (None, False, "image"):
+            yield tree.problem(("rootfs", name), "an initramfs is memory of the guest's own", key=True)
     bundled = isinstance(kernel, dict) and bool(kernel.get("bundled"))
     if kernel is None:
         yield tree.problem(("rootfs", "format"), "an initramfs needs a kernel", "boot.kernel names it")

@@ -21,11 +21,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from imgvm import launch, units
+from imgvm import kept, launch, units
 from imgvm.config import Config, composed, resolved_text
 from imgvm.config.document import MAX_TEXT_BYTES
 from imgvm.config.revise import revise, set_values
-from imgvm.edit import PACKED_TEXT, config_date, may_change
+from imgvm.edit import PACKED_TEXT, may_change
 from imgvm.errors import ImageError, ImgvmError, PackError
 from imgvm.launch import CONFIG_RESOLVED, CONFIG_TEXT, KERNEL
 from imgvm.machine import Disk, ImageOptions, Machine
@@ -66,6 +66,7 @@ def unpack(path: str | Path, folder: str | Path, allow: Collection[str] = ()) ->
     if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise PackError(f"{folder} exists and is not empty", "name a new folder")
     with launch.open_image(path, writable=False, allow=allow).image as image:
+        kept.tell_of_overlay(path, image)
         names = [blob.name for blob in image.config_blobs()]
         taken = {MANIFEST, DISK, COMPOSED_FOLDER, *map(FURTHER_DISK.format, image.disk_names())}
         for name in image.disk_names():
@@ -99,7 +100,7 @@ def _write_parts(image: Image, names: Sequence[str], folder: Path) -> None:
     manifest = {
         "format": FORMAT,
         "blobs": digests,
-        "date": config_date(image),
+        "date": launch.config_date(image),
         "cluster_bytes": image.info.cluster_bytes,
         "config": (folder / CONFIG_TEXT).read_text("utf-8"),
     }

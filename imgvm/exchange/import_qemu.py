@@ -22,6 +22,7 @@ _QUIET = {
     "chardev",
 }  # fmt: skip
 _DRIVES = {"hda", "hdb", "hdc", "hdd", "sda"}
+_SMBIOS_TYPES = {"1": "system", "3": "chassis", "11": "oemStrings"}
 _SIZE = re.compile(r"([0-9]{1,12})([kKMGT]?)[iI]?[bB]?")
 _SHIFTS = {"k": 10, "K": 10, "M": 20, "G": 30, "T": 40, "": 20}
 
@@ -95,6 +96,10 @@ class _Reader:
             self._found.cpus(parts.get("cpus") or parts.get("maxcpus"))
         elif name == "cpu":
             self._cpu(value)
+        elif name == "uuid":
+            self._found.uuid(value)
+        elif name == "smbios":
+            self._smbios(value)
         elif name == "drive":
             self._drive(value)
         elif name in _DRIVES:
@@ -112,6 +117,15 @@ class _Reader:
             self._found.note(f"the processor model {model[:60]}: the default is portable")
         if more:
             self._found.note(f"the processor features {more[:150]}")
+
+    def _smbios(self, value: str) -> None:
+        parts = _parts(value)
+        block = _SMBIOS_TYPES.get(parts.pop("type", ""))
+        if block is None:
+            self._found.note(f"-smbios {value}"[:200])
+            return
+        for name, text in parts.items():
+            self._found.smbios(block, name, text)
 
     def _drive(self, value: str) -> None:
         parts = _parts(value)

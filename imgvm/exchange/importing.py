@@ -26,11 +26,12 @@ MAX_NOTES = 50
 # Elements of a domain that are read, or say nothing that a config would.
 _DOMAIN_KNOWN = {
     "name", "description", "vcpu", "memory", "currentMemory", "os", "cpu", "devices", "uuid", "features",
-    "on_reboot", "on_poweroff", "on_crash", "clock", "pm", "metadata", "title", "resource",
+    "sysinfo", "on_reboot", "on_poweroff", "on_crash", "clock", "pm", "metadata", "title", "resource",
 }  # fmt: skip
 _DOMAIN_QUIET = {
     "emulator", "controller", "console", "serial", "input", "memballoon", "audio", "panic", "channel",
 }  # fmt: skip
+SMBIOS_TEXTS = ("manufacturer", "product", "version", "serial", "sku", "family", "asset_tag")
 DEFAULT_KERNEL = {"distro": "debian:bookworm"}
 
 
@@ -79,6 +80,29 @@ class Imported:
         if re.fullmatch(r"[!-~]{1,20}", serial):
             disk["serial"] = serial
         disks.append(disk)
+
+    def uuid(self, text: str) -> None:
+        if re.fullmatch(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}", text):
+            self.put("machine", "uuid", text.lower())
+        else:
+            self.note(f"the UUID {_short(text)}")
+
+    def smbios(self, block: str, name: str, text: str) -> None:
+        """What SMBIOS says; `block` as libvirt and QEMU's types have them: system, chassis, oemStrings."""
+        texts = self.document.setdefault("machine", {}).setdefault("smbios", {})
+        key = "asset_tag" if (block, name) == ("chassis", "asset") else name
+        if block == "system" and name == "uuid":
+            self.uuid(text)
+        elif block == "oemStrings" and re.fullmatch(r"[ -~]{1,4096}", text):
+            texts.setdefault("oem_strings", []).append(text)
+        elif (block == "system" or key == "asset_tag") and (
+            key in SMBIOS_TEXTS and re.fullmatch(r"[ -~]{1,255}", text)
+        ):
+            texts[key] = text
+        else:
+            self.note(f"SMBIOS: {_short(block)}, {_short(name)} {_short(text)}")
+        if not texts:
+            del self.document["machine"]["smbios"]
 
     def kernel(self, path: str | None, initrd: str | None, cmdline: str | None) -> None:
         """Once the disks are known: without a kernel it boots from them."""
@@ -165,6 +189,15 @@ def from_domain(root: Xml.Element) -> Imported:
     if memory is not None:
         words = f"{(memory.text or '').strip()} {memory.get('unit', 'KiB')}"
         found.memory(_domain_size(words), words)
+    if uuid := (root.findtext("uuid") or "").strip():
+        found.uuid(uuid)
+    for info in root.iterfind("sysinfo"):
+        if info.get("type") != "smbios":
+            found.note(f"<sysinfo>{_kind_of(info)}")
+            continue
+        for block in info:
+            for entry in block.iterfind("entry"):
+                found.smbios(_local(block.tag), entry.get("name", ""), (entry.text or "").strip())
     if root.find("os/loader") is not None:
         found.note("its firmware: the built-in BIOS takes its place")
     cpu = root.find("cpu")

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from imgvm import launch
+from imgvm import kept, launch
 from imgvm.errors import ImageError, UsageError
 from imgvm.machine import Machine
 from imgvm.pack.output import Replacement, check_output, host_error, sync
@@ -25,6 +25,7 @@ LAYER_TYPE = "application/vnd.kubevirt.disk.qcow2"
 ARTIFACT_TYPE = "application/vnd.imgvm.image.v1"
 EMPTY_TYPE, EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
 TITLE, DESCRIPTION = "org.opencontainers.image.title", "org.opencontainers.image.description"
+LICENSES = "org.opencontainers.image.licenses"
 MAX_IMAGE_BYTES = 16 << 40
 
 
@@ -47,6 +48,7 @@ def push(
             if image.info.backing_file is not None:
                 hint = "`imgvm export --to qemu` joins them into one: push its disk.qcow2"
                 raise ImageError(f"{path} needs its backing file {image.info.backing_file}", hint)
+            kept.tell_of_overlay(path, image)
             digest = f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
             size = stream.tell()
             registry = Registry(target, plain_http=plain_http)
@@ -66,6 +68,8 @@ def _manifest(machine: Machine, file: str, digest: str, size: int) -> dict[str, 
     annotations = {TITLE: machine.name}
     if machine.description:
         annotations[DESCRIPTION] = machine.description
+    if machine.image.license:
+        annotations[LICENSES] = machine.image.license
     return {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,

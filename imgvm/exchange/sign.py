@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgvm import launch, units
-from imgvm.edit import config_date
 from imgvm.errors import ImgvmError, UsageError
 from imgvm.qcow2 import Image
 
@@ -44,7 +43,7 @@ def sign(path: str | Path, key: str | Path, *, disk: bool = False, allow: Collec
         blobs = {blob.name: image.read_config(blob.name) for blob in image.config_blobs()}
         blobs.pop(SIGNATURE, None)
         blobs[SIGNATURE] = (json.dumps(document, indent=1) + "\n").encode()
-        image.set_config(blobs, date=config_date(image))
+        image.set_config(blobs, date=launch.config_date(image))
 
 
 def faults(path: str | Path, key: str | Path, allow: Collection[str] = ()) -> Iterator[str]:

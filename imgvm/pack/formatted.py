@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from imgvm.errors import PackError
 from imgvm.machine import Disk
+from imgvm.pack import vfat_empty
 from imgvm.pack.disk import Target, ascending
 from imgvm.pack.ext4 import Ext4
 from imgvm.pack.progress import Progress
@@ -27,10 +28,16 @@ class FormattedDisk:
         assert disk.size_bytes is not None
         self.size_bytes = disk.size_bytes
         self._fs: Ext4 | None = None
+        self._vfat: list[tuple[int, bytes]] = []
         self._label, self._seed = disk.name[:16], f"{machine}:{disk.name}"
         if disk.filesystem == "swap":
             if self.size_bytes < _LEAST_SWAP_PAGES * _PAGE_BYTES:
                 raise PackError(f"{part}.size: a disk to swap to has at least 40KiB")
+            return
+        if disk.filesystem == "vfat":
+            if not vfat_empty.MIN_BYTES <= self.size_bytes < vfat_empty.MAX_BYTES:
+                raise PackError(f"{part}.size: a FAT file system has at least 1MiB, and less than 2TiB")
+            self._vfat = list(vfat_empty.pieces(self._label, self.size_bytes, self._seed, time_sec))
             return
         try:
             self._fs = Ext4(
@@ -41,10 +48,10 @@ class FormattedDisk:
 
     def write(self, target: Target, progress: Progress) -> list[Source]:
         with ascending(target) as out:
-            if self._fs is None:
-                out.write(0, self._swap())
-            else:
+            if self._fs is not None:
                 self._fs.write(out.write, _nothing)
+            for offset, data in self._vfat or ([] if self._fs else [(0, self._swap())]):
+                out.write(offset, data)
         return []
 
     def _swap(self) -> bytes:

@@ -21,8 +21,10 @@ _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 # What the machine's own devices need: virtio over PCI, then the devices on it.
 DEVICE_MODULES = ("virtio_pci", "virtio_blk")
 ENTROPY_MODULES = ("virtio_rng",)
-# What reads the seed of cloud-init, by its kind.
-SEED_MODULES = {"iso": ("isofs",), "vfat": ("vfat", "nls_cp437", "nls_ascii")}
+# By file system; cloud-init's seed is an iso or a vfat.
+FILE_SYSTEM_MODULES = {
+    "none": (), "swap": (), "ext4": ("ext4",), "iso": ("isofs",), "vfat": ("vfat", "nls_cp437", "nls_ascii"),
+}  # fmt: skip
 # Nothing waits for the power button, and checking a module's signature takes the guest a while.
 LATE_MODULES = ("button", "evdev")
 

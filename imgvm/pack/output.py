@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from imgvm.errors import PackError
+from imgvm.qcow2 import overlay
 
 
 def is_replaced(output: Path) -> bool:
@@ -25,8 +26,18 @@ def check_output(output: Path, *, force: bool) -> None:
             raise PackError(f"{output} exists", hint="--force replaces it")
         if not is_replaced(output):
             raise PackError(f"{output} is no ordinary file, and is not replaced")
+        _refuse_below(output)
     if not output.resolve().parent.is_dir():
         raise PackError(f"{output}: the folder {output.parent} does not exist", hint="make it first")
+
+
+def _refuse_below(output: Path) -> None:
+    """What an image's guest wrote to an overlay is of no use without the image."""
+    beside = overlay.path_of(output)
+    if beside.exists():
+        message = f"{output} is not replaced: {beside.name} has what its machine wrote, and needs it"
+        hint = f"`imgvm reset {output}` throws that away; or name another image with -o"
+        raise PackError(message, hint)
 
 
 def host_error(error: OSError, output: str | Path) -> PackError:

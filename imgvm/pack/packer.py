@@ -25,8 +25,8 @@ from imgvm.pack.grub import NO_LOADER
 from imgvm.pack.modules import (
     DEVICE_MODULES,
     ENTROPY_MODULES,
+    FILE_SYSTEM_MODULES,
     LATE_MODULES,
-    SEED_MODULES,
     ModuleTree,
     find_tree,
 )
@@ -303,9 +303,11 @@ class Packer:
         busybox, source = initramfs.find_busybox(self._cache, parts.distro, pin)
         self._sources.append(source)
         entropy = ENTROPY_MODULES if self._machine.hardware.entropy else ()
-        seed = SEED_MODULES[self._machine.cloud_init.attach] if self._machine.cloud_init else ()
-        made = {wish.filesystem for wish in self._machine.disks} - {"none", "swap"}
-        wanted = [*DEVICE_MODULES, *entropy, *seed, *sorted(made), *LATE_MODULES]
+        made = {wish.filesystem for wish in self._machine.disks}
+        if self._machine.seed_on_disk is not None:
+            made.add(self._machine.seed_on_disk.attach)
+        readers = [module for name in sorted(made) for module in FILE_SYSTEM_MODULES[name]]
+        wanted = [*DEVICE_MODULES, *entropy, *readers, *LATE_MODULES]
         modules = []
         if parts.modules is not None:
             drivers = (root.format,) if root is not None and root.is_disk else ()

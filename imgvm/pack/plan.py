@@ -49,6 +49,6 @@ def disks(
         part, first = rows.pop(0) if rows else ("", None)
         own = planned(first, part, machine.image.size_bytes or 0)
     further = {wish.name: planned(wish, part) for part, wish in rows if wish.embed}
-    if machine.cloud_init is not None:
-        further[SEED_DISK.name] = MadeDisk(cloud_init.image(machine.cloud_init, machine.name, time_sec))
+    if machine.seed_on_disk is not None:
+        further[SEED_DISK.name] = MadeDisk(cloud_init.image(machine.seed_on_disk, machine.name, time_sec))
     return own, further

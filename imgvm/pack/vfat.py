@@ -21,11 +21,11 @@ _CLUSTER_SECTORS = 4
 _CLUSTER_BYTES = SECTOR_BYTES * _CLUSTER_SECTORS
 _RESERVED_SECTORS, _FATS, _ROOT_ENTRIES = 1, 2, 512
 _ROOT_SECTORS = _ROOT_ENTRIES * 32 // SECTOR_BYTES
-_MEDIA, _HARD_DISK = 0xF8, 0x80
+MEDIA, HARD_DISK = 0xF8, 0x80
 _MAX_CLUSTERS = 4084  # with more, the entries would have 16 bits
 _FIRST_CLUSTER = 2
 _END_OF_CHAIN = 0xFFF
-_READ_ONLY, _VOLUME_LABEL, _ARCHIVE, _LONG_NAME = 0x01, 0x08, 0x20, 0x0F
+_READ_ONLY, VOLUME_LABEL, _ARCHIVE, _LONG_NAME = 0x01, 0x08, 0x20, 0x0F
 _EARLIEST_SEC = 315532800  # 1980 begins
 _LATEST_SEC = 4354819198  # 2107 ends
 
@@ -42,9 +42,9 @@ def image(label: str, files: Mapping[str, bytes], mtime_sec: int = 0) -> bytes:
         raise PackError("a FAT file system of ours holds less than 8MiB")
     fat_sectors = _fat_sectors(size)
 
-    when = _stamp(mtime_sec)
-    folder = bytearray(_entry(label.upper().encode().ljust(11), _VOLUME_LABEL, when, 0, 0))
-    table = [_MEDIA | 0xF00, _END_OF_CHAIN]
+    when = stamp(mtime_sec)
+    folder = bytearray(entry(label.upper().encode().ljust(11), VOLUME_LABEL, when, 0, 0))
+    table = [MEDIA | 0xF00, _END_OF_CHAIN]
     content = bytearray()
     for number, (name, data) in enumerate(rows, 1):
         count = -(-len(data) // _CLUSTER_BYTES)
@@ -52,7 +52,7 @@ def image(label: str, files: Mapping[str, bytes], mtime_sec: int = 0) -> bytes:
         table += [*range(len(table) + 1, len(table) + count), _END_OF_CHAIN] if count else []
         content += data.ljust(count * _CLUSTER_BYTES, b"\0")
         short = _short_name(name, number)
-        folder += _long_name(name, short) + _entry(short, _ARCHIVE | _READ_ONLY, when, first, len(data))
+        folder += _long_name(name, short) + entry(short, _ARCHIVE | _READ_ONLY, when, first, len(data))
     if len(folder) > _ROOT_SECTORS * SECTOR_BYTES:
         raise PackError("a FAT file system of ours holds fewer files")
     fat = _twelve_bits(table).ljust(fat_sectors * SECTOR_BYTES, b"\0")
@@ -80,8 +80,8 @@ def _clusters(size: int) -> int:
 def _boot_sector(label: str, size: int, fat_sectors: int, serial: int) -> bytes:
     head = struct.pack(
         "<3s8sHBHBHHBHHHIIBBBI11s8s", b"\xeb\x3c\x90", b"imgvm   ", SECTOR_BYTES, _CLUSTER_SECTORS,
-        _RESERVED_SECTORS, _FATS, _ROOT_ENTRIES, size // SECTOR_BYTES, _MEDIA, fat_sectors,
-        32, 64, 0, 0, _HARD_DISK, 0, 0x29, serial, label.upper().encode().ljust(11), b"FAT12   ",
+        _RESERVED_SECTORS, _FATS, _ROOT_ENTRIES, size // SECTOR_BYTES, MEDIA, fat_sectors,
+        32, 64, 0, 0, HARD_DISK, 0, 0x29, serial, label.upper().encode().ljust(11), b"FAT12   ",
     )  # fmt: skip
     return head.ljust(510, b"\0") + b"\x55\xaa"
 
@@ -91,7 +91,7 @@ def _twelve_bits(table: list[int]) -> bytes:
     return whole.to_bytes(-(-len(table) * 3 // 2), "little")
 
 
-def _entry(name: bytes, attributes: int, when: tuple[int, int], first: int, size: int) -> bytes:
+def entry(name: bytes, attributes: int, when: tuple[int, int], first: int, size: int) -> bytes:
     clock, date = when
     return struct.pack(
         "<11sBBBHHHHHHHI", name, attributes, 0, 0, clock, date, date, 0, clock, date, first, size
@@ -123,7 +123,7 @@ def _long_name(name: str, short: bytes) -> bytes:
     return out
 
 
-def _stamp(mtime_sec: int) -> tuple[int, int]:
+def stamp(mtime_sec: int) -> tuple[int, int]:
     """A time of day and a date, as FAT has them."""
     when = time.gmtime(min(max(mtime_sec, _EARLIEST_SEC), _LATEST_SEC))
     clock = when.tm_hour << 11 | when.tm_min << 5 | when.tm_sec // 2

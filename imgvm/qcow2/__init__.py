@@ -43,6 +43,7 @@ class ImageInfo(Record):
     compatible: int
     autoclear: int
     backing_file: str | None
+    base_id: bytes  # what an overlay was laid over, as its maker calls it; zeros: it does not say
 
     @property
     def format(self) -> str:
@@ -84,7 +85,7 @@ class Image:
 
     def __init__(self, handle: Any, path: str, *, writable: bool) -> None:
         self._handle = handle
-        self._disks: list[Image] = []  # open further disks
+        self._disks: list[Image] = []  # what lies in it or over it, and is closed first
         self._owner: Image | None = None  # of a further disk: what it lies in, which lives as long
         self._below: Image | None = None  # what it was laid over, and closes behind itself
         self.path = path
@@ -104,6 +105,7 @@ class Image:
         compression: str = "zlib",
         backing_file: str | None = None,
         backing_format: str | None = None,
+        base_id: bytes | None = None,
         data_file: str | None = None,
         data_file_raw: bool = False,
     ) -> Self:
@@ -121,6 +123,8 @@ class Image:
         ffi = binding.ffi()
         texts = {"backing_file": backing_file, "backing_format": backing_format, "data_file": data_file}
         kept = {key: ffi.new("char[]", binding.path_bytes(text)) for key, text in texts.items() if text}
+        if base_id is not None:
+            kept["base_id"] = ffi.new("uint8_t[32]", base_id)
         options = ffi.new(
             "imgvm_image_options *",
             {
@@ -151,14 +155,12 @@ class Image:
         keep_to_folder: bool = False,
         repair: bool = False,
         raw: bool = False,
-        keep_below: bool = False,
     ) -> Self:
         """Open by content: qcow2 with its backing files, or else a raw disk.
 
         `keep_to_folder`, for images from elsewhere: errno EPERM when a backing or data file lies outside the
         folder. `repair`: for writing, and also an image that is marked corrupt; call `repair` on it. `raw`: a
-        raw disk, whatever its guest wrote into it. `keep_below`: its backing file may be anywhere, and
-        keeps to its own folder.
+        raw disk, whatever its guest wrote into it.
         """
         name = os.fspath(path)
         lib = binding.lib()
@@ -168,8 +170,8 @@ class Image:
             mode |= lib.IMGVM_IMAGE_KEEP_TO_FOLDER
         if repair:
             mode |= lib.IMGVM_IMAGE_REPAIR
-        for wish, bit in ((raw, lib.IMGVM_IMAGE_RAW), (keep_below, lib.IMGVM_IMAGE_KEEP_BELOW)):
-            mode |= bit if wish else 0
+        if raw:
+            mode |= lib.IMGVM_IMAGE_RAW
         handle = binding.open_handle(ImageError, "imgvm_image_open", binding.path_bytes(name), mode)
         return cls(handle, name, writable=writable)
 
@@ -183,6 +185,18 @@ class Image:
         layer._below = self
         return layer
 
+    def open_over(self, path: str | os.PathLike[str], *, writable: bool = False) -> Image:
+        """An overlay that is there, over this image, whatever its header names. Either closes both."""
+        lib, name = binding.lib(), os.fspath(path)
+        mode = lib.IMGVM_IMAGE_READ_WRITE if writable else lib.IMGVM_IMAGE_READ_ONLY
+        handle = binding.open_handle(
+            ImageError, "imgvm_image_open_over", self.handle, binding.path_bytes(name), mode
+        )
+        overlay = Image(handle, name, writable=writable)
+        overlay._below = self
+        self._disks.append(overlay)
+        return overlay
+
     @property
     def handle(self) -> Any:
         """The core's `imgvm_image *`, for a machine that borrows the image while it lives."""
@@ -192,17 +206,18 @@ class Image:
 
     def close(self) -> None:
         """Flush and close, further disks too; the handle is gone even if that fails."""
-        if self._handle is not None:
-            disks, self._disks = self._disks, []
-            for disk in reversed(disks):
-                disk.close()
-            handle, self._handle = self._handle, None
-            below, self._below = self._below, None
-            try:
-                binding.call(ImageError, "imgvm_image_close", handle)
-            finally:
-                if below is not None:
-                    below.close()
+        disks, self._disks = self._disks, []
+        for disk in reversed(disks):
+            disk.close()
+        handle, self._handle = self._handle, None
+        below, self._below = self._below, None
+        if handle is None:
+            return
+        try:
+            binding.call(ImageError, "imgvm_image_close", handle)
+        finally:
+            if below is not None:
+                below.close()
 
     def __enter__(self) -> Self:
         return self
@@ -235,6 +250,7 @@ class Image:
             compatible=out.compatible,
             autoclear=out.autoclear,
             backing_file=binding.text(out.backing_file) or None,
+            base_id=bytes(binding.ffi().buffer(out.base_id)),
         )
 
     def read(self, offset: int, size: int) -> bytes:
@@ -262,6 +278,12 @@ class Image:
         binding.call(
             ImageError, "imgvm_image_write_compressed", self.handle, offset, view, len(view), count
         )
+
+    def map_digest(self) -> bytes:
+        """A digest of where the disk's data lies in the file; writes that need new clusters change it."""
+        digest = binding.ffi().new("uint8_t[32]")
+        binding.call(ImageError, "imgvm_image_map_digest", self.handle, digest)
+        return bytes(digest)
 
     def zero(self, offset: int, size: int, *, give_back: bool = True) -> None:
         """Make a part of the disk read as zeros; with `give_back` the host gets its space."""

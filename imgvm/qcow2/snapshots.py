@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from imgvm.errors import ImageError
 from imgvm.qcow2 import Image
@@ -13,6 +13,12 @@ PRISTINE = "imgvm.pristine"  # the disks as they were packed
 
 def name_of(snapshot: str, disk: str) -> str:
     return f"{snapshot}@{disk}"
+
+
+def holders(images: Sequence[Image], name: str) -> Sequence[Image]:
+    """Which of a machine's images have a snapshot: in each it has the same name. Ids are the first one's."""
+    named = [image for image in images if any(row.name == name for row in image.snapshots())]
+    return named or images[:1]
 
 
 def create(image: Image, name: str, *, date: float) -> None:

@@ -70,6 +70,7 @@ class Drive(Record):
     serial: str
     owner: Any = None
     cache: str = "writeback"
+    discard: bool = True
 
 
 class Watch(Record):
@@ -143,7 +144,8 @@ class Vm:
         try:
             for drive in self._drives:
                 cache = getattr(binding.lib(), f"IMGVM_CACHE_{drive.cache.upper()}")
-                self._call("add_disk", drive.handle, drive.read_only, drive.serial.encode(), cache)
+                serial = drive.serial.encode()
+                self._call("add_disk", drive.handle, drive.read_only, serial, cache, drive.discard)
             self._load(program)
         except BaseException:
             self.close()
@@ -151,11 +153,13 @@ class Vm:
 
     def _create(self) -> Any:
         # The config only points to these.
+        smbios, _texts = _smbios(self.machine)
         model = binding.ffi().new("char[]", self.machine.hardware.cpu.model.encode())
         features = binding.ffi().new("char[]", " ".join(self.machine.hardware.cpu.features).encode())
         config = self._config()
         vendor = binding.ffi().new("char[]", self.machine.hardware.cpu.vendor.encode())
         config.cpu_model, config.cpu_features, config.cpu_vendor = model, features, vendor
+        config.smbios = smbios
         with contextlib.ExitStack() as stack:
             if self._watch.trace:
                 kinds = binding.ffi().new("char[]", self._watch.trace.encode())
@@ -315,6 +319,18 @@ class Vm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _smbios(machine: Machine) -> tuple[Any, list[Any]]:
+    """What SMBIOS says, and the texts that it points to."""
+    ffi = binding.ffi()
+    wish = vars(machine.smbios)
+    texts = {key: ffi.new("char[]", text.encode()) for key, text in wish.items() if isinstance(text, str)}
+    oem = [ffi.new("char[]", text.encode()) for text in machine.smbios.oem_strings]
+    rows = ffi.new("char *[]", oem)
+    uuid = bytes.fromhex(machine.hardware.uuid.replace("-", "")) or bytes(16)
+    fields = {**texts, "uuid": uuid, "oem_strings": rows, "oem_count": len(oem)}
+    return ffi.new("imgvm_smbios *", fields), [*texts.values(), *oem, rows]
 
 
 def _reasons() -> dict[int, tuple[str, int | None]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from boot_images import SECONDS
 
-from imgvm.qcow2 import Image
+from imgvm.qcow2 import Image, overlay
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
@@ -60,15 +60,52 @@ def test_four_disks(accel: str, pack_config: Callable[[str], Path], tmp_path: Pa
     assert (tmp_path / "host.raw").read_bytes()[1536:1543] == b"on vdd\n"
 
 
-def test_what_is_written_is_gone(pack_config: Callable[[str], Path]) -> None:
-    """Each run counts on both disks: on the one that forgets, every run is the first."""
-    count = "for d in vda vdb; do n=$(head -c 1 /dev/$d | tr -d '\\\\0'); n=$((0$n + 1)); echo $d $n; " \
+def counting(*disks: str) -> str:
+    """A machine that counts its runs on each of its disks."""
+    names = " ".join(f"vd{letter}" for letter, _ in zip("abcdef", disks, strict=False))
+    count = f"for d in {names}; do n=$(head -c 1 /dev/$d | tr -d '\\\\0'); n=$((0$n + 1)); echo $d $n; " \
         "printf $n | dd of=/dev/$d conv=fsync,notrunc 2>/dev/null; done"  # fmt: skip
+    return (
+        "version: 1\nname: disks\nboot: {kernel: {distro: 'debian:bookworm'}, cmdline: [console=ttyS0, quiet]}\n"
+        + "disks:\n" + "".join(f"- {{{disk}}}\n" for disk in disks)
+        + f"exec:\n  command:\n  - sh\n  - -ec\n  - {json.dumps(count)}\n"
+    )  # fmt: skip
+
+
+def test_what_is_written_lies_beside_the_image(pack_config: Callable[[str], Path]) -> None:
+    image = pack_config(counting("name: one, size: 1MiB, persist: overlay", "name: two, size: 1MiB, persist: overlay"))
+    image.chmod(0o444)
+    packed = image.read_bytes()
+
+    def lines(*words: str) -> list[str]:
+        done = run(image, "--accel", "jit", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.replace("\r", "").splitlines()[-2:]
+
+    assert lines() == ["vda 1", "vdb 1"]
+    assert lines() == ["vda 2", "vdb 2"]
+    assert lines("--ephemeral") == ["vda 3", "vdb 3"]
+    assert lines() == ["vda 3", "vdb 3"]
+    assert image.read_bytes() == packed
+    with Image.open(overlay.path_of(image)) as opened:
+        assert opened.check().clean
+
+
+def test_a_disk_that_gives_no_space_back(pack_config: Callable[[str], Path]) -> None:
     image = pack_config(
         "version: 1\nname: disks\nboot: {kernel: {distro: 'debian:bookworm'}, cmdline: [console=ttyS0, quiet]}\n"
-        "disks:\n- {name: gone, size: 1MiB, persist: discard}\n- {name: kept, size: 1MiB}\n"
-        f"exec:\n  command:\n  - sh\n  - -ec\n  - {json.dumps(count)}\n"
+        "disks:\n- {name: gives, size: 1MiB}\n- {name: keeps, size: 1MiB, discard: false}\n"
+        "exec: {command: 'cd /sys/block; cat vda/queue/discard_max_bytes vdb/queue/discard_max_bytes'}\n"
     )
+    done = run(image, "--accel", "jit")
+    assert done.returncode == 0, done.stdout + done.stderr
+    gives, keeps = map(int, done.stdout.split())
+    assert gives > 0 and keeps == 0
+
+
+def test_what_is_written_is_gone(pack_config: Callable[[str], Path]) -> None:
+    """On the disk that forgets, every run is the first."""
+    image = pack_config(counting("name: gone, size: 1MiB, persist: discard", "name: kept, size: 1MiB"))
     for number in (1, 2):
         done = run(image, "--accel", "jit")
         assert done.returncode == 0, done.stdout + done.stderr

@@ -24,7 +24,7 @@ from imgvm.cli import main
 from imgvm.config import Config
 from imgvm.pack import initramfs
 from imgvm.pack.deb import DebCache
-from imgvm.qcow2 import Image
+from imgvm.qcow2 import Image, overlay
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
@@ -62,6 +62,29 @@ def test_the_example(tmp_path: Path, accel: str) -> None:
     assert "a root file system of two files" in output
     assert checked(disk_of(image), "/srv/result") == b"the guest was here\n"
     assert image.stat().st_size % 65536 == 0 and main(["verify", str(image)]) == 0
+
+
+def test_a_root_beside_which_what_is_written_lies(tmp_path: Path) -> None:
+    """A journalled file system that lives half in the image and half in its overlay."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/motd").write_text("packed\n")
+    text = (
+        "version: 1\nname: root\nboot: {kernel: {distro: 'debian:bookworm'}, cmdline: [console=ttyS0, quiet]}\n"
+        "rootfs: {dir: root, persist: overlay}\nimage: {compression: zstd}\n"
+        "exec: {command: [sh, -ec, 'cat /motd; echo again >> /motd; dd if=/dev/zero of=/big bs=64k count=100 2>/dev/null']}\n"
+    )
+    image = packed(Config.from_text(text, "root.yaml", tmp_path), tmp_path / "root.img")
+    before = image.read_bytes()
+    for number in range(3):
+        status, output = run(image)
+        assert (status, output) == (0, "packed\n" + "again\n" * number), output
+    assert image.read_bytes() == before
+    kept = overlay.path_of(image)
+    assert checked(disk_of(kept), "/motd") == b"packed\n" + b"again\n" * 3
+    with Image.open(kept) as opened:
+        assert opened.check().clean
+    assert main(["-q", "reset", str(image)]) == 0
+    assert run(image) == (0, "packed\n")
 
 
 def archive(path: Path, files: dict[str, bytes], links: dict[str, str] | None = None) -> None:

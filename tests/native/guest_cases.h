@@ -68,7 +68,7 @@ static imgvm_image *disk;
 static inline void add_disk(imgvm_vm *vm)
 {
     imgvm_error err;
-    CHECK_EQ(imgvm_vm_add_disk(vm, disk, false, "serial", IMGVM_CACHE_WRITEBACK, &err), 0);
+    CHECK_EQ(imgvm_vm_add_disk(vm, disk, false, "serial", IMGVM_CACHE_WRITEBACK, true, &err), 0);
 }
 
 /* The guest copies sector 0 about, one interrupt a request. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* needs: machine/board.c machine/interrupts.c machine/doorbell.c machine/report.c machine/acpi.c machine/aml.c */
+/* needs: machine/board.c machine/interrupts.c machine/doorbell.c machine/report.c machine/acpi.c machine/aml.c machine/smbios.c */
 /* needs: base/*.c mem/*.c dev/*.c dev/pci/*.c dev/virtio/*.c block/*.c */
 /* libs: z zstd */
 /* The board under an engine that only takes notes: memory, ports, and how interrupts travel. */

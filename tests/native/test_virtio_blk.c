@@ -393,6 +393,18 @@ static void test_ranges(void)
     CHECK_EQ(d.image.flushes, 1);
     disk_destroy(&d);
 
+    keeps_space = true;
+    disk_init(&d, false, FLUSH, 16);
+    keeps_space = false;
+    CHECK_EQ(d.g.device->features >> 13 & 3, 2);
+    CHECK_EQ(bus_read(&d.g.mmio, d.g.config + 36, 4), 0);
+    CHECK_EQ(bus_read(&d.g.mmio, d.g.config + 56, 1), 0);
+    CHECK_EQ(ask_ranges(&d, 11, (const uint32_t[][3]){{0, 8, 0}}, 1), 2);
+    CHECK_EQ(ask_ranges(&d, 13, (const uint32_t[][3]){{20, 2, 1}}, 1), 0);
+    CHECK_EQ(d.image.discards, 0);
+    CHECK_EQ(d.image.data[20 * 512], 0x80); /* zeroed where it lies */
+    disk_destroy(&d);
+
     disk_init(&d, true, FLUSH, 16);
     CHECK_EQ(d.g.device->features >> 13 & 3, 0);
     CHECK_EQ(ask_ranges(&d, 11, (const uint32_t[][3]){{0, 8, 0}}, 1), 1);

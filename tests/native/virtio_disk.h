@@ -131,6 +131,8 @@ struct disk {
     imgvm_image image;
 };
 
+static bool keeps_space; /* of the disks that are made from now on */
+
 static void disk_init_cached(struct disk *d, bool read_only, uint32_t cache, uint64_t features, uint16_t queue_size)
 {
     memset(&d->image, 0, sizeof d->image);
@@ -141,7 +143,7 @@ static void disk_init_cached(struct disk *d, bool read_only, uint32_t cache, uin
         d->image.data[i] = (uint8_t)(i / 512 * 7 + i);
     guest_init(&d->g);
     struct virtio_blk_config config = {.image = &d->image, .read_only = read_only, .serial = "disk-serial-0123456789", .cache = cache,
-                                       .mem = &d->g.mem, .lock = &d->g.lock, .queue_kind = queue_kind};
+                                       .keeps_space = keeps_space, .mem = &d->g.mem, .lock = &d->g.lock, .queue_kind = queue_kind};
     struct virtio_device *device;
     imgvm_error err;
     CHECK_EQ(virtio_blk_create(&device, &config, &err), 0);

@@ -14,13 +14,15 @@ from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
 
-from imgvm import launch
+from imgvm import kept, launch
 from imgvm.errors import PackError, UsageError
 from imgvm.exchange.export.parts import Parts
+from imgvm.machine import Smbios
 from imgvm.pack.output import host_error
 
 # Those whose disks keep what is written to them in any case.
 _KEEPS_ALL = ("firecracker", "ova", "vagrant")
+_SAYS_SMBIOS = ("qemu", "libvirt", "k8s-job")
 # Target -> its module, and what is said of it.
 TARGETS = {
     "qemu": ("qemu", "a script with QEMU's command line"),
@@ -44,6 +46,7 @@ def export(
         raise PackError(f"{folder} exists and is not empty", "name another with -o")
     opened = launch.open_image(path, writable=False, allow=allow)
     try:
+        kept.tell_of_overlay(path, opened.image)
         with opened.image, tempfile.TemporaryDirectory(
             prefix=f".{output.name}.", dir=output.resolve().parent, ignore_cleanup_errors=True
         ) as temporary:
@@ -54,6 +57,9 @@ def export(
                 for disk in opened.machine.attached:
                     if not disk.read_only and not disk.is_kept:
                         parts.note(f"what is written to the disk {disk.name} stays there")
+            says = opened.machine.smbios != Smbios() or bool(opened.machine.hardware.uuid)
+            if says and target not in _SAYS_SMBIOS:
+                parts.note("what SMBIOS is to say is not taken along")
             import_module(f"imgvm.exchange.export.{TARGETS[target][0]}").write(parts, target)
             inside.rename(output)
     except OSError as error:

@@ -10,7 +10,7 @@ from string import ascii_lowercase
 
 from imgvm import units
 from imgvm.exchange.export.parts import Parts
-from imgvm.exchange.export.qemu import CPU_MODELS, disk_files
+from imgvm.exchange.export.qemu import CPU_MODELS, SMBIOS_SYSTEM, disk_files
 from imgvm.launch import INITRD, KERNEL
 from imgvm.machine import Disk
 
@@ -36,6 +36,8 @@ def domain(parts: Parts, files: Sequence[tuple[Disk, str]], *, has_initrd: bool)
     _add(root, "name", machine.name)
     if machine.description:
         _add(root, "description", machine.description)
+    if machine.hardware.uuid:
+        _add(root, "uuid", machine.hardware.uuid)
     _add(root, "memory", str(machine.hardware.memory_bytes // units.KIB), unit="KiB")
     _add(root, "vcpu", str(machine.hardware.cpus))
     system = _add(root, "os")
@@ -48,6 +50,7 @@ def domain(parts: Parts, files: Sequence[tuple[Disk, str]], *, has_initrd: bool)
         _add(system, "initrd", str(parts.final / INITRD))
     if parts.cmdline:
         _add(system, "cmdline", parts.cmdline)
+    _smbios(root, system, parts)
     features = _add(root, "features")
     _add(features, "acpi")
     _add(features, "apic")
@@ -58,7 +61,8 @@ def domain(parts: Parts, files: Sequence[tuple[Disk, str]], *, has_initrd: bool)
     devices = _add(root, "devices")
     for index, (disk, file) in enumerate(files):
         entry = _add(devices, "disk", type="file", device="disk")
-        _add(entry, "driver", name="qemu", type="qcow2", cache=disk.cache)
+        discard = {"discard": "unmap"} if disk.discard and not disk.read_only else {}
+        _add(entry, "driver", name="qemu", type="qcow2", cache=disk.cache, **discard)
         _add(entry, "source", file=str(parts.final / file))
         _add(entry, "target", dev=f"vd{ascii_lowercase[index]}", bus="virtio")
         if disk.read_only:
@@ -83,6 +87,29 @@ def domain(parts: Parts, files: Sequence[tuple[Disk, str]], *, has_initrd: bool)
             _add(line, f"{{{QEMU_NAMESPACE}}}arg", value=word)
     Xml.indent(root)
     return Xml.tostring(root, "unicode") + "\n"
+
+
+def _smbios(root: Xml.Element, system: Xml.Element, parts: Parts) -> None:
+    texts = parts.machine.smbios
+    info = Xml.Element("sysinfo", {"type": "smbios"})
+    blocks = {
+        "system": [(name, value) for name in SMBIOS_SYSTEM if (value := getattr(texts, name))],
+        "chassis": [("asset", texts.asset_tag)] if texts.asset_tag else [],
+    }
+    if blocks["system"] and parts.machine.hardware.uuid:
+        blocks["system"].append(("uuid", parts.machine.hardware.uuid))
+    for block, entries in blocks.items():
+        if entries:
+            element = _add(info, block)
+            for name, value in entries:
+                _add(element, "entry", value, name=name)
+    if texts.oem_strings:
+        element = _add(info, "oemStrings")
+        for value in texts.oem_strings:
+            _add(element, "entry", value)
+    if len(info):
+        _add(system, "smbios", mode="sysinfo")
+        root.append(info)
 
 
 def _cpu(root: Xml.Element, parts: Parts) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from imgvm.exchange.export.parts import Parts
 from imgvm.launch import INITRD, KERNEL, MODULE
-from imgvm.machine import Disk
+from imgvm.machine import Disk, Machine
 
 if TYPE_CHECKING:
     from imgvm.vmm.vm import Program
@@ -20,6 +20,8 @@ CPU_MODELS = {
     "portable": "Nehalem", "x86-64": "qemu64", "x86-64-v2": "Nehalem", "x86-64-v3": "Haswell-noTSX",
     "host": "max",
 }  # fmt: skip
+
+SMBIOS_SYSTEM = ("manufacturer", "product", "version", "serial", "sku", "family")
 
 _SCRIPT = """\
 #!/bin/sh
@@ -97,13 +99,26 @@ def command(parts: Parts, files: Sequence[tuple[Disk, str]]) -> list[list[str]]:
         options.append(["-device", f"isa-debug-exit,iobase={parts.status_port:#x},iosize=4"])
     if machine.exit.on_reboot == "exit":
         options.append(["-no-reboot"])
+    return [*options, *_smbios(machine)]
+
+
+def _smbios(machine: Machine) -> list[list[str]]:
+    texts = vars(machine.smbios)
+    system = {name: texts[name] for name in SMBIOS_SYSTEM} | {"uuid": machine.hardware.uuid}
+    rows = [(1, system), (3, {"asset": machine.smbios.asset_tag})]
+    rows += [(11, {"value": text}) for text in machine.smbios.oem_strings]
+    options = []
+    for kind, named in rows:
+        words = [f"{name}={text.replace(',', ',,')}" for name, text in named.items() if text]
+        if words:
+            options.append(["-smbios", shlex.quote(",".join([f"type={kind}", *words]))])
     return options
 
 
 def _access(disk: Disk) -> str:
     if disk.read_only:
         return ",read-only=on"
-    return "" if disk.is_kept else ",snapshot=on"
+    return (",discard=unmap" if disk.discard else "") + ("" if disk.is_kept else ",snapshot=on")
 
 
 def _program(parts: Parts, program: Program) -> list[list[str]]:

@@ -287,10 +287,13 @@ def test_interrupts_without_a_terminal(image_of: Images) -> None:
 def test_leftovers_of_the_killed_are_swept(image_of: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run = tmp_path / "cache/imgvm/run"
-    (run / "run-4194305-old").mkdir(parents=True)  # beyond the largest process id
-    (run / f"run-{os.getpid()}-mine").mkdir()
-    assert main(["-q", "run", str(image_of(leave(0))), "--ephemeral"]) == 0
-    assert [path.name for path in run.iterdir()] == [f"run-{os.getpid()}-mine"]
+    (run / "pack-4194305-old").mkdir(parents=True)  # beyond the largest process id
+    (run / f"pack-{os.getpid()}-mine").mkdir()
+    image_of(leave(0))
+    text = "version: 1\nname: a\nmachine: {memory: 16MiB, accel: interp}\nboot: {kernel: kernel}\ndevices: {debug_exit: true}\n"
+    (tmp_path / "a.yaml").write_text(text)
+    assert main(["-q", "run", str(tmp_path / "a.yaml")]) == 0
+    assert [path.name for path in run.iterdir()] == [f"pack-{os.getpid()}-mine"]
 
 
 @pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["validate", "c.yaml"], ["schema"]])

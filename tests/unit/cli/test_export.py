@@ -95,6 +95,9 @@ def test_a_machine_that_boots_from_its_disk_goes_where_there_is_a_bios(boot_disk
 
 @needs("virt-xml-validate")
 def test_libvirt_accepts_the_domain(linux: Path) -> None:
+    words = "{manufacturer: M, serial: 'S,1', asset_tag: A, oem_strings: [one, two]}"
+    uuid = "12345678-9abc-def0-0102-030405060708"
+    assert main(["-q", "config", "set", str(linux), f"machine.smbios={words}", f"machine.uuid={uuid}"]) == 0
     folder = exported(linux, "libvirt")
     subprocess.run(["virt-xml-validate", folder / "domain.xml", "domain"], check=True, capture_output=True)
     root = Xml.parse(folder / "domain.xml").getroot()
@@ -105,6 +108,23 @@ def test_libvirt_accepts_the_domain(linux: Path) -> None:
     source = root.find("devices/disk/source")
     assert source is not None and Path(source.attrib["file"]).is_file()
     assert (folder / "initrd").read_bytes() == b"the initrd"
+
+
+@needs("qemu-system-x86_64")
+def test_qemu_says_the_same_of_the_machine(boot_disk: Path) -> None:
+    words = "{manufacturer: 'M, Inc', product: P, version: '1', serial: S, sku: K, family: F, asset_tag: A, oem_strings: [a=b]}"
+    assert main(["-q", "config", "set", str(boot_disk), f"machine.smbios={words}"]) == 0
+    folder = exported(boot_disk, "qemu")
+    script = (folder / "run.sh").read_text()
+    assert "-smbios 'type=1,manufacturer=M,, Inc,product=P,version=1,serial=S,sku=K,family=F'" in script
+    done = subprocess.run([folder / "run.sh"], capture_output=True, text=True, env={**os.environ, "QEMU_ACCEL": "tcg"}, timeout=60)
+    assert (done.returncode, done.stderr) == (5, "")
+
+
+def test_others_say_that_they_do_not(linux: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["-q", "config", "set", str(linux), "machine.smbios.serial=S"]) == 0
+    exported(linux, "firecracker")
+    assert "what SMBIOS is to say is not taken along" in capfd.readouterr().err
 
 
 def test_firecracker(linux: Path) -> None:
@@ -257,7 +277,7 @@ def test_a_root_disk_is_the_first(image_of: Images, tmp_path: Path) -> None:
     script = (folder / "run.sh").read_text()
     for words in (
         "id=disk0,file=disk.qcow2,format=qcow2,cache=writeback,read-only=on", "drive=disk0,serial=root",
-        "id=disk1,file=disk-b.qcow2,format=qcow2,cache=writeback ", "drive=disk1,serial=b",
+        "id=disk1,file=disk-b.qcow2,format=qcow2,cache=writeback,discard=unmap ", "drive=disk1,serial=b",
         "id=disk2,file=disk-cidata.qcow2,format=qcow2,cache=writeback,read-only=on", "drive=disk2,serial=cidata",
     ):  # fmt: skip
         assert words in script, words

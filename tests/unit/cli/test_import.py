@@ -21,6 +21,7 @@ from imgvm.errors import ImgvmError
 from imgvm.exchange import vmdk
 from imgvm.exchange.import_qemu import command_of, from_command
 from imgvm.exchange.importing import from_xml
+from imgvm.machine import Smbios
 from imgvm.qcow2 import Image
 
 Images = Callable[..., Path]
@@ -33,7 +34,8 @@ DOMAIN = """\
   <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type><kernel>/boot/k</kernel><initrd>/boot/i</initrd>
       <cmdline>console=ttyS0 a=$1</cmdline></os>
   <cpu mode='host-passthrough'/><on_reboot>destroy</on_reboot>
-  <sysinfo type='smbios'/>
+  <sysinfo type='smbios'><system><entry name='serial'>S $1</entry></system><chassis><entry name='asset'>A</entry></chassis>
+    <bios><entry name='vendor'>X</entry></bios><oemStrings><entry>one</entry></oemStrings></sysinfo><sysinfo type='fwcfg'/>
   <devices>
     <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/srv/a b.qcow2'/>
       <target dev='vda' bus='virtio'/><serial>one</serial><readonly/></disk>
@@ -59,7 +61,11 @@ def test_a_domain(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     said = capfd.readouterr()
     assert said.out == f"{tmp_path}/c.yaml\n"
     notes = [line.removeprefix("imgvm: not taken over: ") for line in said.err.splitlines()]
-    assert notes == ["<sysinfo>", "the device <disk> of type file", "the device <interface> of type bridge", "the device <graphics> of type vnc"]
+    smbios = machine.smbios
+    assert (smbios.serial, smbios.asset_tag, smbios.oem_strings) == ("S $1", "A", ("one",))
+    assert machine.hardware.uuid == "c7a5fdbd-edaf-9455-926a-d65c16db1809"
+    assert notes[:2] == ["SMBIOS: bios, vendor X", "<sysinfo> of type fwcfg"]
+    assert notes[2:] == ["the device <disk> of type file", "the device <interface> of type bridge", "the device <graphics> of type vnc"]
     assert "# not taken over: the device <interface> of type bridge\n" in (tmp_path / "c.yaml").read_text()
     assert main(["import", str(tmp_path / "vm.xml"), "-o", str(tmp_path / "c.yaml")]) == 125
 
@@ -68,12 +74,15 @@ def test_our_own_exports_come_back(image_of: Images, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "source.raw").write_bytes(b"from the disk" + bytes(2 * MIB - 13))
     image = image_of(say("again") + leave(3), "disks: [{name: data, source: source.raw}]\nexit: {on_reboot: exit}")
+    uuid, words = "12345678-9abc-def0-0102-030405060708", "{serial: 'a,b c', asset_tag: A, oem_strings: ['x=y,z', second]}"
+    assert main(["-q", "config", "set", str(image), f"machine.uuid={uuid}", f"machine.smbios={words}"]) == 0
     for target, file in (("qemu", "run.sh"), ("libvirt", "domain.xml")):
         assert main(["export", str(image), "--to", target, "-o", target]) == 0
         assert main(["import", f"{target}/{file}", "-o", f"{target}.yaml"]) == 0
         machine = Config.load(f"{target}.yaml").machine
         assert (machine.name, machine.hardware.memory_bytes, machine.exit.on_reboot) == ("small", 16 * MIB, "exit")
         assert machine.boot is not None and machine.boot.cmdline == "a=b"
+        assert (machine.hardware.uuid, machine.smbios) == (uuid, Smbios(serial="a,b c", asset_tag="A", oem_strings=("x=y,z", "second")))
         capfd.readouterr()
         assert main(["-q", "pack", f"{target}.yaml", "-o", f"{target}.img"]) == 0
         with Image.open(f"{target}.img") as packed:

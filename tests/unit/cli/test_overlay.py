@@ -103,18 +103,17 @@ def test_ephemeral_disks(image_of: Images, tmp_path: Path, monkeypatch: pytest.M
     before = [path.read_bytes() for path in files]
     from imgvm.launch import drives
 
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    opened = open_image(image, allow=("disks",), scratch=scratch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    opened = open_image(image, allow=("disks",), ephemeral=True)
     with opened.image:
         found = [drive.owner for drive in drives(opened)]
         assert [disk.read(0, 6) for disk in found] == [bytes(6), b"packed", b"packed"]
         for disk in found:
             disk.write(0, b"changed")
         assert [disk.read(0, 8) for disk in found] == [b"changed\0", b"changeda", b"changeda"]
-        found[2].close()
+        for disk in reversed(found):
+            disk.close()
     assert [path.read_bytes() for path in files] == before
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert main(["-q", "run", str(image), "--ephemeral", "--allow", "disks"]) == 4
     assert [path.read_bytes() for path in files] == before
     assert list((tmp_path / "cache/imgvm/run").iterdir()) == []

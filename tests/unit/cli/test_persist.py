@@ -34,9 +34,9 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def written(image: Path, scratch: Path | None = None) -> None:
+def written(image: Path, *, ephemeral: bool = False) -> None:
     """Writes to every disk as a machine would, and reads it back; what is behind it is still to be seen."""
-    opened = launch.open_image(image, allow=("disks",), scratch=scratch)
+    opened = launch.open_image(image, allow=("disks",), ephemeral=ephemeral)
     drives = launch.drives(opened)
     for drive in drives:
         before = drive.owner.read(0, 4096)
@@ -78,11 +78,10 @@ def test_nothing_that_stays_needs_no_writable_image(image_of: Images, sources: P
     assert image.read_bytes() == packed
 
 
-def test_without_persistence_at_all(image_of: Images, sources: Path, tmp_path: Path) -> None:
+def test_without_persistence_at_all(image_of: Images, sources: Path) -> None:
     image = image_of(leave(0), DISKS % "image")
     packed = image.read_bytes()
-    (tmp_path / "scratch").mkdir()
-    written(image, tmp_path / "scratch")
+    written(image, ephemeral=True)
     assert image.read_bytes() == packed
 
 
@@ -96,7 +95,7 @@ def test_a_cache_that_cannot_be_used(image_of: Images, sources: Path, capfd: pyt
 
 @pytest.mark.parametrize(("target", "words"), [("qemu", ",snapshot=on"), ("libvirt", "<transient"), ("firecracker", "")])
 def test_exports(image_of: Images, sources: Path, capfd: pytest.CaptureFixture[str], target: str, words: str) -> None:
-    image = image_of(leave(0), "disks: [{name: kept, size: 1MiB}, {name: gone, size: 1MiB, persist: discard}]")
+    image = image_of(leave(0), "disks: [{name: kept, size: 1MiB, discard: false}, {name: gone, size: 1MiB, persist: discard}]")
     with Image.open(image, writable=True) as opened:
         elf = b"\x7fELF\2\1\1" + bytes(9) + b"\2\0\x3e\0\1\0\0\0" + bytes(200)
         blobs = {blob.name: opened.read_config(blob.name) for blob in opened.config_blobs()}
@@ -106,6 +105,7 @@ def test_exports(image_of: Images, sources: Path, capfd: pytest.CaptureFixture[s
     text = "".join(path.read_text() for path in (sources / "out").iterdir() if path.suffix in (".sh", ".xml"))
     assert text.count(words) == 1 if words else "what is written to the disk gone stays there" in said
     assert ("stays there" in said) == (not words)
+    assert text.count("discard=unmap") + text.count('discard="unmap"') == (target != "firecracker")
 
 
 def test_the_machine_knows() -> None:

@@ -28,7 +28,7 @@ from imgvm.pack.sources import Source
 from imgvm.registry import Ref, parse_ref
 
 Images = Callable[..., Path]
-DISK = "disks: [{name: data, source: source.raw}]\nlabels: {team: ci}\ndescription: For tests"
+DISK = "disks: [{name: data, source: source.raw}]\nlabels: {team: ci}\ndescription: For tests\nimage: {license: MIT OR Apache-2.0}"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,7 @@ def test_push_and_pull(image: Path, host: str, tmp_path: Path, monkeypatch: pyte
     assert manifest["layers"][0]["mediaType"] == "application/vnd.kubevirt.disk.qcow2"
     assert manifest["annotations"] == {
         "org.opencontainers.image.title": "small", "org.opencontainers.image.description": "For tests", "team": "ci",
+        "org.opencontainers.image.licenses": "MIT OR Apache-2.0",
     }  # fmt: skip
     for ref in (f"{host}/team/ci:1", name):
         assert main(["pull", ref, "--force"]) == 0

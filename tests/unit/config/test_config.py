@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgvm import units
+from imgvm import __version__, units
 from imgvm.config import Config, document, overrides, report, resolved_text
 from imgvm.config.features import CPU_FEATURES
 from imgvm.config.schema import schema, schema_text
@@ -124,8 +124,8 @@ def test_examples_are_valid(path: Path) -> None:
         ("networks: none", "f:3:1: networks: unknown key: this version of imgvm does not support it yet"),
         ("netwroks: none",
          "f:3:1: netwroks: unknown key (did you mean networks? This version of imgvm does not support that yet)"),
-        ("cloud_init: {attach: smbios}", "f:3:22: cloud_init.attach: smbios is not supported by this version of imgvm yet"
-                                         " (supported: iso, vfat)"),
+        ("console: {device: virtio}", "f:3:19: console.device: virtio is not supported by this version of imgvm yet"
+                                      " (supported: serial, none)"),
         ("machine: {accel: intrep}",
          'f:3:18: machine.accel: must be one of auto, kvm, jit, interp, not "intrep" (did you mean interp?)'),
         ("machine:\n  cpu: {model: x86-64-v4}",
@@ -361,6 +361,23 @@ def test_reports() -> None:
     }]  # fmt: skip
     github = "::error file=a%2Cb.yaml,line=3,col=11::machine.memroy: unknown key (did you mean memory?)"
     assert report.as_github(problems) == github
+
+
+def test_a_config_for_a_newer_version_says_only_that() -> None:
+    for version in ("0.2", "0.1.1", "99.0.1"):
+        text = f"version: 1\nminimum_imgvm: '{version}'\nwhat_that_one: knows\nboot: {{kernel: k}}\n"
+        with pytest.raises(ConfigError) as caught:
+            Config.from_text(text, "f")
+        (problem,) = caught.value.problems
+        assert str(problem) == f"f:2:16: minimum_imgvm: this imgvm is {__version__}, and {version} is wanted (use a newer one)"
+        with pytest.raises(ConfigError, match="is wanted"):
+            Config.from_resolved(f'{{"version": 1, "minimum_imgvm": "{version}", "x": 1}}', "g")
+    for version in ("0.1", "0.0.9", __version__):
+        config = Config.from_text(f"version: 1\nminimum_imgvm: '{version}'\nboot: {{kernel: k}}\nimage: {{license: MIT}}\n", "f")
+        assert (config.machine.minimum_imgvm, config.machine.image.license) == (version, "MIT")
+        assert Config.from_resolved(config.resolved(), "g").machine == config.machine
+    assert "f:2:16: minimum_imgvm: must be a version in quotes" in faults("version: 1\nminimum_imgvm: 0.1\nboot: {kernel: k}\n")[0]
+    assert "is not a version" in faults("version: 1\nminimum_imgvm: 'x'\nboot: {kernel: k}\n")[0]
 
 
 def test_the_schema_is_a_schema() -> None:

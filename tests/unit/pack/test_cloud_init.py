@@ -144,7 +144,15 @@ def test_the_resolved_config_has_the_texts(tmp_path: Path) -> None:
     [
         ("cloud_init: {user_data: 'hostname: box'}", "cloud_init.user_data: is text that cloud-init would pass over (begin it with"),
         ("cloud_init: {vendor_data: 'hostname: box'}", "cloud_init.vendor_data: is text that cloud-init would pass over"),
-        ("cloud_init: {attach: smbios}", "smbios is not supported by this version of imgvm yet"),
+        ("cloud_init: {attach: smbios, user_data: '#!'}", "cloud_init.user_data: does not go into a serial number (attach: iso;"),
+        ("cloud_init: {attach: smbios, network_config: x}", "cloud_init.network_config: does not go into a serial number"),
+        ("cloud_init: {attach: smbios, meta_data: text}", "cloud_init.meta_data: must be a map where it is a serial number"),
+        ("cloud_init: {attach: smbios, meta_data: {a: 'b;c'}}", "a must be text without spaces, quotes and semicolons"),
+        ("cloud_init: {attach: smbios, meta_data: {a: [b]}}", "a must be text without spaces"),
+        ("cloud_init: {attach: smbios, meta_data: {'a b': c}}", "a b must be text without spaces"),
+        ("cloud_init: {attach: smbios, seed_from: /srv}", "must be a folder of the guest, such as /srv/seed/"),
+        ("cloud_init: {attach: smbios}\nmachine: {smbios: {serial: x}}", "machine.smbios.serial: is what cloud_init.attach: smbios makes it"),
+        ("cloud_init: {seed_from: /srv/}", "cloud_init.seed_from: is said in a serial number, and the seed is a disk (attach: smbios)"),
         ("cloud_init: {vendor: x}", "cloud_init.vendor: unknown key"),
         ("cloud_init: {}\ndisks: [{name: cidata, size: 1MiB}]", "cidata is the name of the disk that cloud_init makes"),
     ],
@@ -153,6 +161,29 @@ def test_faults(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Config.from_text(HEAD + text + "\n")
     assert any(message in str(problem) for problem in caught.value.problems), caught.value.problems
+
+
+def serial_of(text: str) -> str:
+    return Config.from_text(HEAD + f"cloud_init: {{attach: smbios{text}}}\n").machine.smbios.serial
+
+
+def test_a_serial_number_in_place_of_a_disk(tmp_path: Path) -> None:
+    assert serial_of("") == "ds=nocloud;instance-id=iid-box;local-hostname=box"
+    assert serial_of(", meta_data: {instance-id: i-7}") == "ds=nocloud;instance-id=i-7"
+    assert serial_of(", seed_from: 'http://10.0.2.2/seed/'") == "ds=nocloud;seedfrom=http://10.0.2.2/seed/"
+    both = serial_of(", meta_data: {local-hostname: a}, seed_from: /srv/")
+    assert both == "ds=nocloud;local-hostname=a;seedfrom=/srv/"
+    config = Config.from_text(HEAD + "cloud_init: {attach: smbios, meta_data: {instance-id: i-7}}\n", "box.yaml", tmp_path)
+    machine = config.machine
+    assert Config.from_resolved(config.resolved(), "machine.json").machine == machine
+    assert machine.attached == () and machine.kernel_cmdline == ""
+    Config.from_text(HEAD + "cloud_init: {attach: smbios}\ndisks: [{name: cidata, size: 1MiB}]\n")
+
+    from imgvm.pack import pack
+
+    pack(config, tmp_path / "box.img")
+    with Image.open(tmp_path / "box.img") as image:
+        assert image.disk_names() == ()
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -50,6 +50,10 @@ class Core:
         self.config = {field: getattr(config, field) for field, _ in self.ffi.typeof("imgvm_vm_config").fields}
         for field in ("cpu_model", "cpu_features", "cpu_vendor"):  # the core may read them during this call alone
             self.config[field] = self.ffi.string(self.config[field])
+        said = self.config.pop("smbios")
+        names = ("manufacturer", "product", "version", "serial", "sku", "family", "asset_tag")
+        self.smbios = {name: self.ffi.string(getattr(said, name)).decode() for name in names} | {"uuid": bytes(said.uuid).hex()}
+        self.oem_strings = [self.ffi.string(said.oem_strings[index]) for index in range(said.oem_count)]
         out[0] = self.ffi.cast("imgvm_vm *", 0x1000)
         return self._record("create", err)
 
@@ -95,7 +99,9 @@ def vm_of(text: str, program: Program, drives: list[Drive] | None = None, engine
 
 def test_the_machine_is_described_to_the_core(core: Core) -> None:
     text = """
-machine: {cpus: 2, memory: 64MiB, entropy: false, cpu: {model: x86-64-v3, features: [+aes, -fma], vendor: amd}}
+machine:
+  {cpus: 2, memory: 64MiB, entropy: false, cpu: {model: x86-64-v3, features: [+aes, -fma], vendor: amd},
+   uuid: 12345678-9ABC-def0-0102-030405060708, smbios: {serial: S, asset_tag: A, oem_strings: [a=b, c]}}
 boot: {kernel: k, cmdline: a=b}
 devices: {debug_exit: {port: 0x501, mapping: qemu}}
 exit: {on_reboot: exit}
@@ -107,6 +113,9 @@ exit: {on_reboot: exit}
         "cpu_model": b"x86-64-v3", "cpu_features": b"+aes -fma", "cpu_vendor": b"amd", "count": False, "lockstep": False,
             "trace": core.ffi.NULL, "trace_fd": 0, "perf_map_fd": 0, "firmware_shadow": False,
     }  # fmt: skip
+    said = {name: text for name, text in core.smbios.items() if text}
+    assert said == {"serial": "S", "asset_tag": "A", "uuid": "123456789abcdef00102030405060708"}
+    assert core.oem_strings == [b"a=b", b"c"]
     assert core.calls[1] == (
         "load_linux", "imgvm_vm *", b"KERNEL", 6, b"INITRD", 6, b"a=b", "imgvm_error *",
     )  # fmt: skip
@@ -150,9 +159,10 @@ def test_protocol_auto_looks_at_the_kernel(core: Core) -> None:
 
 def test_disks_and_console(core: Core) -> None:
     image = core.ffi.cast("imgvm_image *", 1)
-    vm = vm_of("boot: {kernel: k}", Program(b"K"), [Drive(image, True, "data", cache="unsafe")])
+    vm = vm_of("boot: {kernel: k}", Program(b"K"), [Drive(image, True, "data", cache="unsafe"), Drive(image, False, "b", discard=False)])
     vm.set_console(0, 1, "ctrl-a")
-    assert core.calls[1] == ("add_disk", "imgvm_vm *", "imgvm_image *", True, b"data", 2, "imgvm_error *")
+    assert core.calls[1] == ("add_disk", "imgvm_vm *", "imgvm_image *", True, b"data", 2, True, "imgvm_error *")
+    assert core.calls[2] == ("add_disk", "imgvm_vm *", "imgvm_image *", False, b"b", 0, False, "imgvm_error *")
     assert core.calls[-1] == ("set_console", "imgvm_vm *", 0, 1, 1, "imgvm_error *")
 
 

@@ -16,8 +16,8 @@
 
 enum probe { PROBE_CONTENT, PROBE_RAW, PROBE_QCOW2 };
 
-static int open_one(const char *path, int mode, enum probe probe, imgvm_image *overlay, imgvm_image **out,
-                    imgvm_error *err);
+static int open_one(const char *path, int mode, enum probe probe, imgvm_image *overlay, imgvm_image *below,
+                    imgvm_image **out, imgvm_error *err);
 
 void image_free(imgvm_image *image)
 {
@@ -137,8 +137,8 @@ static int open_backing(imgvm_image *image, const struct backing_name *backing, 
         return result;
     if (image->depth + 1 >= BACKING_DEPTH_MAX)
         return error_set(err, ELOOP, "%s: more than %d backing files in a chain", image->file.path, BACKING_DEPTH_MAX);
-    int mode = image->keep_to_folder || image->keep_below ? IMGVM_IMAGE_KEEP_TO_FOLDER : 0;
-    result = open_one(path, mode, probe, image, &image->backing, err);
+    int mode = image->keep_to_folder ? IMGVM_IMAGE_KEEP_TO_FOLDER : 0;
+    result = open_one(path, mode, probe, image, NULL, &image->backing, err);
     if (result && err && !starts_with(err->message, "backing file of ")) { /* the lowest link tells it */
         char message[sizeof err->message];
         memcpy(message, err->message, sizeof message);
@@ -159,8 +159,9 @@ static int refuse_loop(const char *path, const imgvm_image *overlay, imgvm_error
     return 0;
 }
 
-static int open_one(const char *path, int mode, enum probe probe, imgvm_image *overlay, imgvm_image **out,
-                    imgvm_error *err)
+/* `below`: takes the place of what the image names as its backing file. */
+static int open_one(const char *path, int mode, enum probe probe, imgvm_image *overlay, imgvm_image *below,
+                    imgvm_image **out, imgvm_error *err)
 {
     bool writable = mode & (IMGVM_IMAGE_READ_WRITE | IMGVM_IMAGE_REPAIR);
     int result = refuse_loop(path, overlay, err);
@@ -177,7 +178,6 @@ static int open_one(const char *path, int mode, enum probe probe, imgvm_image *o
     image->writable = writable;
     image->repairing = mode & IMGVM_IMAGE_REPAIR;
     image->keep_to_folder = mode & IMGVM_IMAGE_KEEP_TO_FOLDER;
-    image->keep_below = mode & IMGVM_IMAGE_KEEP_BELOW;
     image->overlay = overlay;
     image->depth = overlay ? overlay->depth + 1 : 0;
     struct backing_name backing = {0};
@@ -192,7 +192,10 @@ static int open_one(const char *path, int mode, enum probe probe, imgvm_image *o
         else
             result = qcow2_open(image, &backing, err);
     }
-    if (!result && backing.name[0])
+    if (below) {
+        image->backing = below;
+        image->backing_is_lent = true;
+    } else if (!result && backing.name[0])
         result = open_backing(image, &backing, err);
     if (!result && image->qcow2)
         result = qcow2_open_finish(image, err);
@@ -207,7 +210,7 @@ static int open_one(const char *path, int mode, enum probe probe, imgvm_image *o
 int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error *err)
 {
     *out = NULL;
-    int result = open_one(path, mode, mode & IMGVM_IMAGE_RAW ? PROBE_RAW : PROBE_CONTENT, NULL, out, err);
+    int result = open_one(path, mode, mode & IMGVM_IMAGE_RAW ? PROBE_RAW : PROBE_CONTENT, NULL, NULL, out, err);
     for (imgvm_image *image = result ? NULL : *out; image; image = image->backing)
         image->overlay = NULL;
     return result;
@@ -225,6 +228,12 @@ int imgvm_image_lay_over(imgvm_image *below, const char *path, imgvm_image **out
     (*out)->backing = below;
     (*out)->backing_is_lent = true;
     return 0;
+}
+
+int imgvm_image_open_over(imgvm_image *below, const char *path, int mode, imgvm_image **out, imgvm_error *err)
+{
+    *out = NULL;
+    return open_one(path, mode, PROBE_QCOW2, NULL, below, out, err);
 }
 
 int imgvm_image_close(imgvm_image *image, imgvm_error *err)

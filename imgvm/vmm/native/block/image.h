@@ -57,7 +57,6 @@ struct imgvm_image {
     bool writable;
     bool repairing;      /* opened to be repaired: its flags and refcounts are not believed */
     bool keep_to_folder; /* a backing file elsewhere is refused */
-    bool keep_below;     /* the backing file keeps to its folder */
     uint64_t disk_bytes;
     imgvm_image *overlay; /* who has us as backing file; only while opening */
     imgvm_image *backing;

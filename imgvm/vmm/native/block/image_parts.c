@@ -122,6 +122,17 @@ int imgvm_image_write_compressed(imgvm_image *image, uint64_t offset, const void
     return result;
 }
 
+int imgvm_image_map_digest(imgvm_image *image, uint8_t digest[32], imgvm_error *err)
+{
+    int result = image->map ? 0 : refuse_raw(image, "have a map", err);
+    if (result)
+        return result;
+    take_turn(image);
+    result = map_digest(image->qcow2, digest, err);
+    end_turn(image);
+    return result;
+}
+
 int imgvm_image_repair(imgvm_image *image, bool all, imgvm_error *err)
 {
     int result = image_refuse_read_only(image, err);
@@ -290,7 +301,7 @@ int imgvm_image_open_disk(imgvm_image *image, const char *name, imgvm_image **ou
         error_set(err, ENOENT, "%s has no disk %s in it", image->file.path, name);
         return error_hint(err, "`imgvm pack` puts it there; other programs' copies leave it out");
     }
-    if (!result && image->writable && !found->writable) {
+    if (!result && image->writable && found->map->holder != image) {
         /* An overlay gets one of its own above it. */
         uint64_t bytes = found->disk_bytes;
         image_close_chain(found, NULL);

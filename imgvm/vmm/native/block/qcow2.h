@@ -92,6 +92,7 @@ struct qcow2 {
     uint32_t bitmaps_count;
     char data_file[1024];
     char backing_file[1024];
+    uint8_t base_id[BASE_ID_BYTES];
 
     struct offset_table l1, refcounts;
     uint64_t refcount_clusters_on_disk; /* as the header says; smaller than refcounts needs while it moves */
@@ -380,6 +381,8 @@ struct walker {
     void *opaque;
 };
 int l1_walk(struct qcow2 *q, uint64_t l1_offset, uint64_t l1_entries, const struct walker *walker, imgvm_error *err);
+/* SHA-256 of the live map's entries that have data, without ENTRY_COPIED. What is not on disk yet does not count. */
+int map_digest(struct qcow2 *q, uint8_t digest[32], imgvm_error *err);
 
 /* qcow2_config.c */
 int config_load(struct qcow2 *q, imgvm_error *err); /* -ENOENT without a message when there is none */

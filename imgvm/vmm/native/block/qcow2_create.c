@@ -88,13 +88,12 @@ static int plan_image(const imgvm_image_options *options, struct plan *out, imgv
 }
 
 /* A header extension at *at, when it fits into the cluster with the end behind it. */
-static void put_extension(uint8_t *head, size_t *at, size_t room, uint32_t type, const char *text)
+static void put_extension(uint8_t *head, size_t *at, size_t room, uint32_t type, const void *data, size_t bytes)
 {
-    size_t bytes = strlen(text);
     if (*at + 8 + align_up(bytes, 8) + 8 <= room) {
         store_be32(head + *at, type);
         store_be32(head + *at + 4, (uint32_t)bytes);
-        memcpy(head + *at + 8, text, bytes);
+        memcpy(head + *at + 8, data, bytes);
     }
     *at += 8 + align_up(bytes, 8);
 }
@@ -124,9 +123,11 @@ static int fill_header(const struct plan *plan, uint8_t *head, imgvm_error *err)
         head[HEADER_COMPRESSION] = o->zstd ? COMPRESSION_ZSTD : COMPRESSION_DEFLATE;
     }
     if (has_backing && o->backing_format && *o->backing_format)
-        put_extension(head, &at, room, EXTENSION_BACKING_FORMAT, o->backing_format);
+        put_extension(head, &at, room, EXTENSION_BACKING_FORMAT, o->backing_format, strlen(o->backing_format));
     if (has_data_file)
-        put_extension(head, &at, room, EXTENSION_DATA_FILE, o->data_file);
+        put_extension(head, &at, room, EXTENSION_DATA_FILE, o->data_file, strlen(o->data_file));
+    if (o->base_id)
+        put_extension(head, &at, room, EXTENSION_BASE_ID, o->base_id, BASE_ID_BYTES);
     at += 8; /* the end of the extensions */
     size_t name_bytes = has_backing ? strlen(o->backing_file) : 0;
     if (at + name_bytes > room)

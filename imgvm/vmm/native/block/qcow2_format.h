@@ -65,6 +65,8 @@
 #define EXTENSION_FEATURE_NAMES 0x6803f857u /* records of: kind (1), bit (1), name (46) */
 #define EXTENSION_BITMAPS 0x23852875u
 #define EXTENSION_DATA_FILE 0x44415441u /* name of the external data file */
+#define EXTENSION_BASE_ID 0x494d4742u   /* "IMGB", imgvm's own: what an overlay was laid over (docs/image-format.md) */
+#define BASE_ID_BYTES 32
 #define FEATURE_NAME_RECORD_BYTES 48
 
 /* L1 entry, refcount table entry:

@@ -124,6 +124,10 @@ static int parse_extensions(struct qcow2 *q, const uint8_t *head, size_t head_by
             if (bytes >= sizeof q->data_file)
                 return qcow2_corrupt(q, err, "the name of its data file has %zu bytes", bytes);
             memcpy(q->data_file, data, bytes);
+        } else if (type == EXTENSION_BASE_ID) {
+            if (bytes != sizeof q->base_id)
+                return qcow2_corrupt(q, err, "what it was laid over is said in %zu bytes", bytes);
+            memcpy(q->base_id, data, bytes);
         }
         at += align_up(bytes, 8);
     }

@@ -87,6 +87,7 @@ void qcow2_info(const struct qcow2 *q, imgvm_image_info *out)
     out->compatible = q->compatible;
     out->autoclear = q->autoclear;
     memcpy(out->backing_file, q->backing_file, sizeof out->backing_file);
+    memcpy(out->base_id, q->base_id, sizeof out->base_id);
 }
 
 static bool metadata_is_clean(const struct qcow2 *q)

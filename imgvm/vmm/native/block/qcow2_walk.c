@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/sha256.h"
 #include "qcow2.h"
 
 /* So many clusters are recounted in memory; 16 TiB with clusters of 64 KiB. */
@@ -87,5 +88,33 @@ int l1_walk(struct qcow2 *q, uint64_t l1_offset, uint64_t l1_entries, const stru
     free(l1);
     free(seen);
     free(table);
+    return result;
+}
+
+static int add_to_digest(void *opaque, enum reference kind, uint64_t host, uint64_t entry, imgvm_error *err)
+{
+    (void)host;
+    (void)err;
+    uint8_t word[8];
+    if (kind != REFERENCE_DATA && kind != REFERENCE_COMPRESSED)
+        return 0;
+    store_be64(word, entry & ~ENTRY_COPIED);
+    sha256_update(opaque, word, sizeof word);
+    return 0;
+}
+
+static int refuse_broken(void *opaque, const char *what, uint64_t value, imgvm_error *err)
+{
+    (void)opaque;
+    return error_set(err, EIO, "%s is %#llx", what, (unsigned long long)value);
+}
+
+int map_digest(struct qcow2 *q, uint8_t digest[32], imgvm_error *err)
+{
+    struct sha256 sha;
+    sha256_init(&sha);
+    const struct walker walker = {add_to_digest, refuse_broken, &sha};
+    int result = l1_walk(q, q->l1.offset, q->l1.count, &walker, err);
+    sha256_final(&sha, digest);
     return result;
 }

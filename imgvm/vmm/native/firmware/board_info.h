@@ -11,6 +11,10 @@
 #define BOARD_INFO_RANGES 12
 #define BOARD_INFO_BOOT_MAX 4
 
+/* The entry points of SMBIOS must lie in the BIOS's own segment: it leaves this room (bios.ld), the board fills it. */
+#define BOARD_SMBIOS_ENTRY 0xfff80
+#define BOARD_SMBIOS_ENTRY_BYTES 0x40
+
 #define BOOT_DISK 1
 #define BOOT_CDROM 2
 

@@ -47,8 +47,6 @@ typedef struct imgvm_image imgvm_image;
 
 #define IMGVM_IMAGE_RAW 8 /* added: a raw disk, whatever is in it */
 
-#define IMGVM_IMAGE_KEEP_BELOW 16 /* added: as KEEP_TO_FOLDER, for the files below; its own backing file may be anywhere */
-
 #define IMGVM_CHECK_LEAKS 1
 #define IMGVM_CHECK_CORRUPT 2
 
@@ -60,6 +58,7 @@ typedef struct {
     uint32_t snapshots;
     uint64_t incompatible, compatible, autoclear; /* feature bits */
     char backing_file[1024];
+    uint8_t base_id[32];   /* what the image was laid over, as its maker called it; zeros: it does not say */
 } imgvm_image_info;
 
 typedef struct {
@@ -78,12 +77,15 @@ typedef struct {
     uint32_t cluster_bytes, version, refcount_bits; /* 65536, 3, 16 */
     bool extended_l2, lazy_refcounts, zstd, data_file_raw;
     const char *backing_file, *backing_format, *data_file;
+    const uint8_t *base_id; /* 32 bytes: imgvm_image_info.base_id; NULL: none */
 } imgvm_image_options;
 int imgvm_image_create_with(const char *path, const imgvm_image_options *options, imgvm_error *err);
 int imgvm_image_open(const char *path, int mode, imgvm_image **out, imgvm_error *err);
 /* A new image at `path` in which only what differs from `below` is kept; the file does not say so: it is of use with this
  * handle alone. `below`, an image or a further disk of one, stays its owner's, who closes it later. */
 int imgvm_image_lay_over(imgvm_image *below, const char *path, imgvm_image **out, imgvm_error *err);
+/* An overlay that is there, over the open image that it was made of, whatever its header names. `below` stays its owner's. */
+int imgvm_image_open_over(imgvm_image *below, const char *path, int mode, imgvm_image **out, imgvm_error *err);
 /* Flushes; the handle is gone whatever is returned. */
 int imgvm_image_close(imgvm_image *image, imgvm_error *err);
 int imgvm_image_get_info(imgvm_image *image, imgvm_image_info *out);
@@ -93,6 +95,8 @@ int imgvm_image_write(imgvm_image *image, uint64_t offset, const void *data, uin
 int imgvm_image_zero(imgvm_image *image, uint64_t offset, uint64_t bytes, bool give_back, imgvm_error *err);
 /* Nobody needs the range: what gives space back reads as zeros, the rest stays. */
 int imgvm_image_discard(imgvm_image *image, uint64_t offset, uint64_t bytes, imgvm_error *err);
+/* Where the data of the disk lies in its file, as a digest that another map of other clusters does not have. */
+int imgvm_image_map_digest(imgvm_image *image, uint8_t digest[32], imgvm_error *err);
 /* 1 when *run bytes from offset on are known to be zeros, 0 when they may be anything. */
 int imgvm_image_extent(imgvm_image *image, uint64_t offset, uint64_t bytes, uint64_t *run, imgvm_error *err);
 int imgvm_image_flush(imgvm_image *image, imgvm_error *err);
@@ -162,6 +166,14 @@ typedef struct imgvm_vm imgvm_vm;
 #define IMGVM_DEBUG_EXIT_RAW 1  /* status = value written */
 #define IMGVM_DEBUG_EXIT_QEMU 2 /* status = (value << 1) | 1 */
 
+/* What SMBIOS tells the guest of its machine. Texts are printable ASCII; NULL or "": nothing is said. */
+typedef struct {
+    const char *manufacturer, *product, *version, *serial, *sku, *family, *asset_tag;
+    uint8_t uuid[16]; /* as its text has them; zeros: none */
+    const char *const *oem_strings;
+    uint32_t oem_count; /* at most 255 */
+} imgvm_smbios;
+
 typedef struct {
     uint32_t abi;          /* IMGVM_ABI */
     uint32_t engine;       /* IMGVM_ENGINE_* */
@@ -181,6 +193,7 @@ typedef struct {
     const char *trace; /* kinds of events, with commas between (base/trace.h), of which each is a line on trace_fd; or NULL */
     int trace_fd;
     int perf_map_fd; /* IMGVM_ENGINE_JIT: an open /tmp/perf-PID.map, where translated code is named for Linux perf; 0: none */
+    const imgvm_smbios *smbios; /* NULL: nothing but what the machine has */
 } imgvm_vm_config;
 
 #define IMGVM_UNCOUNTED 0xffffffffffffffff
@@ -220,8 +233,9 @@ void imgvm_vm_destroy(imgvm_vm *vm); /* stops it first */
 #define IMGVM_CACHE_WRITETHROUGH 1 /* safe when written: the guest is told that there is nothing to flush */
 #define IMGVM_CACHE_UNSAFE 2       /* safe at the end of the run: flushes are answered and not done */
 
-/* The vm borrows the image until it is destroyed. Disks appear as virtio-blk in order of addition. */
-int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache,
+/* The vm borrows the image until it is destroyed. Disks appear as virtio-blk in order of addition. `discard`: what the guest
+ * discards gives space back. */
+int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache, bool discard,
                       imgvm_error *err);
 /* 64-bit Linux boot protocol: kernel is an ELF vmlinux or a bzImage; initrd may be NULL. */
 int imgvm_vm_load_linux(imgvm_vm *vm, const void *kernel, uint64_t kernel_bytes, const void *initrd,

@@ -8,10 +8,12 @@
 #include <string.h>
 
 #include "../dev/virtio/rng.h"
+#include "../firmware/board_info.h"
 #include "acpi.h"
 
 #define LOW_MEMORY 0xa0000u
 #define ROM_BASE 0xe0000u
+#define SMBIOS_TABLES 0xe1000u
 #define SHADOW_BASE 0xc0000u /* what chip sets can turn into RAM, and firmware of others counts on */
 #define ONE_MIB 0x100000u
 #define LOW_LIMIT UINT64_C(0xc0000000) /* RAM ends here and goes on at 4 GiB */
@@ -109,6 +111,38 @@ static int write_acpi(struct board *board, imgvm_error *err)
         result = error_set(err, EFAULT, "the ACPI tables do not fit in guest memory");
     free(tables);
     return result;
+}
+
+_Static_assert(SMBIOS_TABLES + SMBIOS_TABLES_MAX <= 0xf0000 && SMBIOS_ENTRY_BYTES == BOARD_SMBIOS_ENTRY_BYTES,
+               "SMBIOS fits into the ROM");
+
+/* The tables lie in ROM, where they stay; a firmware that is not ours has all of that for itself. */
+static int write_smbios(struct board *board, const struct board_config *config, imgvm_error *err)
+{
+    static const imgvm_smbios nothing;
+    uint64_t low = MIN(config->memory_bytes, LOW_LIMIT);
+    const struct smbios_config wish = {
+        .texts = config->smbios ? config->smbios : &nothing, .cpus = config->cpus, .low_bytes = low,
+        .high_base = HIGH_MEMORY, .high_bytes = config->memory_bytes - low,
+    };
+    struct smbios_tables *tables = config->shadow ? NULL : malloc(sizeof *tables);
+    if (!tables)
+        return config->shadow ? 0 : error_set(err, ENOMEM, "out of memory for the SMBIOS tables");
+    int result = smbios_build(&wish, tables, err);
+    if (!result) {
+        smbios_entry(tables, SMBIOS_TABLES, board->smbios_entry);
+        if (!guest_mem_load(&board->mem, SMBIOS_TABLES, tables->data, tables->bytes))
+            result = error_set(err, EFAULT, "the SMBIOS tables do not fit in guest memory");
+    }
+    free(tables);
+    return result;
+}
+
+int board_announce_smbios(struct board *board, imgvm_error *err)
+{
+    if (!board->smbios_entry[0] || guest_mem_load(&board->mem, BOARD_SMBIOS_ENTRY, board->smbios_entry, SMBIOS_ENTRY_BYTES))
+        return 0;
+    return error_set(err, EFAULT, "SMBIOS does not fit in guest memory");
 }
 
 /* What firmware leaves in the CMOS RAM about memory, in the places that everybody agrees on. */
@@ -265,7 +299,7 @@ int board_init(struct board *board, const struct board_config *config, imgvm_err
     bus_init(&board->ports, &board->lock);
     bus_init(&board->mmio, &board->lock);
     if ((result = check_config(config, err)) < 0 || (result = add_memory(board, config->memory_bytes, config->shadow, err)) < 0 ||
-        (result = add_chips(board, config, err)) < 0 || (result = add_pci(board, err)) < 0)
+        (result = write_smbios(board, config, err)) < 0 || (result = add_chips(board, config, err)) < 0 || (result = add_pci(board, err)) < 0)
         return result;
     if (config->debug_exit != IMGVM_DEBUG_EXIT_NONE) {
         debug_exit_init(&board->debug_exit, config->debug_exit, config->host.debug_exit, config->host.opaque);

@@ -31,6 +31,7 @@
 #include "../mem/guest_mem.h"
 #include "memory_map.h"
 #include "report.h"
+#include "smbios.h"
 
 #define BOARD_VIRTIO_MAX 30 /* slots 1-30 */
 
@@ -79,6 +80,7 @@ struct board {
     struct guest_mem mem;
     struct bus ports, mmio;
     struct memory_map map;
+    uint8_t smbios_entry[SMBIOS_ENTRY_BYTES];
     struct engine *engine;
     struct board_host host;
     unsigned cpus;
@@ -116,6 +118,7 @@ struct board_config {
     struct trace *trace;         /* NULL: none */
     int perf_map_fd;             /* see struct engine_host */
     int64_t utc_base_ns;
+    const imgvm_smbios *smbios;  /* for board_init */
     struct board_host host;
 };
 
@@ -126,6 +129,8 @@ void board_destroy(struct board *board); /* nothing runs any more */
 int board_add_virtio(struct board *board, struct virtio_device *device, imgvm_error *err);
 /* Power-on: chips reset, resources of PCI assigned, ACPI tables written. The loader and the processors come after. */
 int board_power_on(struct board *board, imgvm_error *err);
+/* Where SMBIOS begins: in the segment of the BIOS, so behind the loader. */
+int board_announce_smbios(struct board *board, imgvm_error *err);
 
 /* interrupts.c */
 int interrupts_init(struct board *board, imgvm_error *err);

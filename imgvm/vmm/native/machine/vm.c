@@ -178,6 +178,7 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
     pthread_condattr_destroy(&monotonic);
     vm->config = *config;
     vm->config.cpu_model = vm->config.cpu_features = vm->config.cpu_vendor = vm->config.trace = NULL; /* the caller's, for this call */
+    vm->config.smbios = NULL;
     console_init(&vm->console);
     vm->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (vm->wake_fd < 0) {
@@ -192,7 +193,7 @@ int imgvm_vm_create(const imgvm_vm_config *config, imgvm_vm **out, imgvm_error *
     const struct board_config board = {
         .engine = ops, .cpus = config->cpus, .memory_bytes = config->memory_bytes, .debug_exit = config->debug_exit,
         .debug_exit_port = config->debug_exit_port, .entropy = config->entropy, .shadow = config->firmware_shadow,
-        .wish = &wish, .trace = vm->trace, .lockstep = config->lockstep, .count = config->count, .perf_map_fd = config->perf_map_fd, .utc_base_ns = utc_at_zero_ns(config->rtc_offset_sec),
+        .wish = &wish, .trace = vm->trace, .lockstep = config->lockstep, .count = config->count, .perf_map_fd = config->perf_map_fd, .smbios = config->smbios, .utc_base_ns = utc_at_zero_ns(config->rtc_offset_sec),
         .host = {on_power_off, on_reset, on_debug_exit, on_exec_status, on_panic, on_serial_output, on_serial_ready,
                  on_throttle, vm},
     };
@@ -246,7 +247,7 @@ static int check_not_started(struct imgvm_vm *vm, imgvm_error *err)
     return vm->started ? error_set(err, EBUSY, "the machine has been started already") : 0;
 }
 
-int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache,
+int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const char *serial, uint32_t cache, bool discard,
                       imgvm_error *err)
 {
     NEED_ERROR(err);
@@ -255,8 +256,10 @@ int imgvm_vm_add_disk(imgvm_vm *vm, imgvm_image *image, bool read_only, const ch
         return result;
     if (cache > IMGVM_CACHE_UNSAFE)
         return error_set(err, EINVAL, "there is no cache mode %u", cache);
-    const struct virtio_blk_config config = {image, read_only, serial, cache, &vm->board.mem, &vm->board.lock,
-                                             QUEUE_BEST};
+    const struct virtio_blk_config config = {
+        .image = image, .read_only = read_only, .serial = serial, .cache = cache, .keeps_space = !discard,
+        .mem = &vm->board.mem, .lock = &vm->board.lock, .queue_kind = QUEUE_BEST,
+    };
     struct virtio_device *device;
     if ((result = virtio_blk_create(&device, &config, err)) < 0)
         return result;
@@ -300,7 +303,7 @@ static int copy_blob(struct boot_blob *out, const void *data, uint64_t size, img
     return 0;
 }
 
-int vm_boot(struct imgvm_vm *vm, imgvm_error *err)
+static int load_boot(struct imgvm_vm *vm, imgvm_error *err)
 {
     if (vm->boot_kind == VM_BOOT_LINUX)
         return boot_linux(&vm->board.mem, &vm->board.map, vm->kernel, vm->initrd, vm->cmdline, &vm->boot_state, err);
@@ -309,6 +312,12 @@ int vm_boot(struct imgvm_vm *vm, imgvm_error *err)
                              &vm->boot_state, err);
     return boot_multiboot(&vm->board.mem, &vm->board.map, vm->kernel, vm->cmdline, vm->modules, vm->module_count,
                           &vm->boot_state, err);
+}
+
+int vm_boot(struct imgvm_vm *vm, imgvm_error *err)
+{
+    int result = load_boot(vm, err);
+    return result ? result : board_announce_smbios(&vm->board, err);
 }
 
 /* For resets. */

@@ -64,7 +64,7 @@ struct slot {
 struct virtio_blk {
     struct virtio_device device;
     imgvm_image *image;
-    bool read_only;
+    bool read_only, keeps_space;
     uint32_t cache; /* IMGVM_CACHE_* */
     char id[VIRTIO_BLK_ID_BYTES];
     uint64_t sectors;
@@ -150,6 +150,8 @@ static uint8_t serve_ranges(struct slot *s, uint32_t bytes, bool zero, imgvm_err
     struct virtio_blk *blk = s->blk;
     uint8_t ranges[RANGES_MAX * RANGE_BYTES];
     int rc = 0;
+    if (!zero && blk->keeps_space)
+        return VIRTIO_BLK_S_UNSUPP;
     if (blk->read_only || !bytes || bytes % RANGE_BYTES || bytes > sizeof ranges ||
         virtq_chain_read(&s->chain, HEADER_BYTES, ranges, bytes) != bytes)
         return VIRTIO_BLK_S_IOERR;
@@ -162,7 +164,8 @@ static uint8_t serve_ranges(struct slot *s, uint32_t bytes, bool zero, imgvm_err
     }
     for (const uint8_t *range = ranges; !rc && range < ranges + bytes; range += RANGE_BYTES) {
         uint64_t offset = load_le64(range) * SECTOR, length = (uint64_t)load_le32(range + 8) * SECTOR;
-        rc = zero ? imgvm_image_zero(blk->image, offset, length, load_le32(range + 12) & RANGE_UNMAP, err)
+        bool give_back = load_le32(range + 12) & RANGE_UNMAP && !blk->keeps_space;
+        rc = zero ? imgvm_image_zero(blk->image, offset, length, give_back, err)
                   : imgvm_image_discard(blk->image, offset, length, err);
     }
     return status_of(write_through(blk, rc, err));
@@ -409,7 +412,8 @@ int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config
         .features = BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) |
                     (config->cache == IMGVM_CACHE_WRITETHROUGH ? 0 : BIT(VIRTIO_BLK_F_FLUSH)) |
                     (config->read_only ? BIT(VIRTIO_BLK_F_RO)
-                                       : BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES)),
+                                       : BIT(VIRTIO_BLK_F_WRITE_ZEROES) |
+                                             (config->keeps_space ? 0 : BIT(VIRTIO_BLK_F_DISCARD))),
         .config_bytes = CONFIG_BYTES, .queue_count = 1, .queue_size = QUEUE_SIZE,
         .mem = config->mem, .lock = config->lock,
     };
@@ -417,6 +421,7 @@ int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config
     blk->image = config->image;
     blk->read_only = config->read_only;
     blk->cache = config->cache;
+    blk->keeps_space = config->keeps_space;
     blk->sectors = info.disk_bytes / SECTOR;
     if (config->serial)
         memcpy(blk->id, config->serial, strnlen(config->serial, sizeof blk->id));
@@ -424,13 +429,15 @@ int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config
     store_le32(blk->device.config + CONFIG_SEG_MAX, QUEUE_SIZE - 2); /* header and status take a descriptor each */
     store_le32(blk->device.config + CONFIG_BLK_SIZE, SECTOR);
     if (!config->read_only) {
+        store_le32(blk->device.config + CONFIG_MAX_ZEROES_SECTORS, RANGE_SECTORS_MAX);
+        store_le32(blk->device.config + CONFIG_MAX_ZEROES_SEG, RANGES_MAX);
+        blk->device.config[CONFIG_ZEROES_MAY_UNMAP] = !config->keeps_space;
+    }
+    if (!config->read_only && !config->keeps_space) {
         uint32_t cluster_sectors = MAX(info.cluster_bytes / SECTOR, 1);
         store_le32(blk->device.config + CONFIG_MAX_DISCARD_SECTORS, RANGE_SECTORS_MAX);
         store_le32(blk->device.config + CONFIG_MAX_DISCARD_SEG, RANGES_MAX);
         store_le32(blk->device.config + CONFIG_DISCARD_ALIGNMENT, cluster_sectors);
-        store_le32(blk->device.config + CONFIG_MAX_ZEROES_SECTORS, RANGE_SECTORS_MAX);
-        store_le32(blk->device.config + CONFIG_MAX_ZEROES_SEG, RANGES_MAX);
-        blk->device.config[CONFIG_ZEROES_MAY_UNMAP] = 1;
     }
     pthread_cond_init(&blk->idle, NULL);
     const struct block_queue_config queue = {.image = config->image, .kind = config->queue_kind, .jobs_max = SLOTS_MAX,

@@ -3,8 +3,7 @@
  * requests at a time, so that no vCPU waits for it; they take the board lock only to fetch a request and to return it.
  * Requests in flight have no order; a flush makes durable what was returned before it was fetched, as the specification asks.
  * Features: SEG_MAX, BLK_SIZE, FLUSH (write-back; each change is flushed for a driver that does not take it, or is not offered it),
- * DISCARD,
- * WRITE_ZEROES, RO. No multiqueue. */
+ * DISCARD, WRITE_ZEROES, RO. No multiqueue. */
 #ifndef IMGVM_DEV_VIRTIO_BLK_H
 #define IMGVM_DEV_VIRTIO_BLK_H
 
@@ -18,6 +17,7 @@ struct virtio_blk_config {
     bool read_only;
     const char *serial; /* at most 20 bytes are kept; may be NULL */
     uint32_t cache;     /* IMGVM_CACHE_* */
+    bool keeps_space;   /* nothing that the driver asks for gives space back to the host */
     struct guest_mem *mem;
     pthread_mutex_t *lock;
     enum block_queue_kind queue_kind;
