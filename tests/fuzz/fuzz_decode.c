@@ -6,15 +6,7 @@
 #include <string.h>
 
 #include "cpu/decode/isa.h"
-
-/* Only in a fuzzer: a broken promise ends the process, so that the input is kept. */
-#define PROMISE(condition)                                                      \
-    do {                                                                        \
-        if (!(condition)) {                                                     \
-            fprintf(stderr, "%s:%d: broken: %s\n", __FILE__, __LINE__, #condition); \
-            abort();                                                            \
-        }                                                                       \
-    } while (0)
+#include "promise.h"
 
 /* The decoder is a table's interpreter, so that its branches say little: tell libFuzzer of each row, in each mode, with
  * and without memory, as of a branch. */

@@ -11,15 +11,7 @@
 #include <unistd.h>
 
 #include "include/imgvm_api.h"
-
-/* Only in a fuzzer: a broken promise ends the process, so that the input is kept. */
-#define PROMISE(condition)                                                          \
-    do {                                                                            \
-        if (!(condition)) {                                                         \
-            fprintf(stderr, "%s:%d: broken: %s\n", __FILE__, __LINE__, #condition); \
-            abort();                                                                \
-        }                                                                           \
-    } while (0)
+#include "promise.h"
 
 #define PART 70000u
 #define SNAPSHOTS_READ 4u

@@ -10,6 +10,7 @@
 #include "base/bits.h"
 #include "check.h"
 #include "flat_state.h"
+#include "quiet_world.h"
 #include "world_translator.h"
 #include "cpu/cpu.h"
 
@@ -86,26 +87,6 @@ static inline int world_acknowledge(void *opaque)
     w->vector = -1;
     return vector;
 }
-static inline bool world_msr_read(void *opaque, uint32_t index, uint64_t *value)
-{
-    (void)opaque, (void)index;
-    *value = 0;
-    return true;
-}
-static inline bool world_msr_write(void *opaque, uint32_t index, uint64_t value)
-{
-    (void)opaque, (void)index, (void)value;
-    return true;
-}
-static inline uint64_t world_cr8_read(void *opaque)
-{
-    (void)opaque;
-    return 0;
-}
-static inline void world_cr8_write(void *opaque, uint64_t value)
-{
-    (void)opaque, (void)value;
-}
 static inline uint64_t world_time_ns(void *opaque)
 {
     struct world *w = opaque;
@@ -153,8 +134,8 @@ static inline void world_init_as(struct world *w, enum cpu_vendor vendor)
 {
     static const struct cpu_callbacks callbacks = {
         .port_read = world_port_read, .port_write = world_port_write, .mmio_read = world_mmio_read,
-        .mmio_write = world_mmio_write, .interrupt_acknowledge = world_acknowledge, .msr_read = world_msr_read,
-        .msr_write = world_msr_write, .cr8_read = world_cr8_read, .cr8_write = world_cr8_write, .time_ns = world_time_ns, .name_code = WORLD_NAME_CODE,
+        .mmio_write = world_mmio_write, .interrupt_acknowledge = world_acknowledge, .msr_read = quiet_msr_read,
+        .msr_write = quiet_msr_write, .cr8_read = quiet_cr8_read, .cr8_write = quiet_cr8_write, .time_ns = world_time_ns, .name_code = WORLD_NAME_CODE,
         .time_piece = WORLD_TIME_PIECE};
     imgvm_error err;
     memset(w, 0, sizeof *w);

@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "flat_state.h"
+#include "quiet_world.h"
 #include "world_translator.h"
 #include "cpu/cpu.h"
 
@@ -54,33 +55,14 @@ static int acknowledge(void *opaque)
     w->vector = -1;
     return vector;
 }
-static bool msr_read(void *opaque, uint32_t index, uint64_t *value)
-{
-    (void)opaque, (void)index;
-    *value = 0;
-    return true;
-}
-static bool msr_write(void *opaque, uint32_t index, uint64_t value)
-{
-    (void)opaque, (void)index, (void)value;
-    return true;
-}
-static uint64_t cr8_read(void *opaque)
-{
-    (void)opaque;
-    return 0;
-}
-static void cr8_write(void *opaque, uint64_t value)
-{
-    (void)opaque, (void)value;
-}
 static uint64_t time_ns(void *opaque)
 {
     struct world *w = opaque;
     return w->now += 10;
 }
-static const struct cpu_callbacks callbacks = {port_read, port_write, mmio_read, mmio_write, acknowledge,
-                                               msr_read,  msr_write,  cr8_read,  cr8_write,  time_ns};
+static const struct cpu_callbacks callbacks = {
+    port_read, port_write, mmio_read, mmio_write, acknowledge, quiet_msr_read, quiet_msr_write, quiet_cr8_read, quiet_cr8_write, time_ns,
+};
 
 #define CODE 0x10000
 #define STACK 0x8000

@@ -4,26 +4,13 @@
 #ifndef IMGVM_CALLBACKS_H
 #define IMGVM_CALLBACKS_H
 
-#include "cpu/cpu.h"
+#include "native/quiet_world.h"
 
-static bool msr_read(void *opaque, uint32_t index, uint64_t *value)
-{
-    (void)opaque, (void)index;
-    *value = 0;
-    return true;
-}
-
-static bool msr_write(void *opaque, uint32_t index, uint64_t value)
-{
-    (void)opaque, (void)index, (void)value;
-    return true;
-}
-
-#define CALLBACKS                                                                                             \
-    {                                                                                                         \
-        .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write,   \
-        .interrupt_acknowledge = acknowledge, .msr_read = msr_read, .msr_write = msr_write,                   \
-        .cr8_read = cr8_read, .cr8_write = cr8_write, .time_ns = time_ns                                      \
+#define CALLBACKS                                                                                            \
+    {                                                                                                        \
+        .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write,  \
+        .interrupt_acknowledge = acknowledge, .msr_read = quiet_msr_read, .msr_write = quiet_msr_write,      \
+        .cr8_read = cr8_read, .cr8_write = cr8_write, .time_ns = time_ns                                     \
     }
 
 #endif
