@@ -11,44 +11,21 @@ import re
 import subprocess
 from pathlib import Path
 
+import program
 import pytest
-from decoding import OUT
-
-from imgvm.vmm import _build
 
 TESTS = Path(__file__).parents[1]
-OURS = ["isa/blocks/*.c", "isa/kvm/world.c", "isa/kvm/operands.c"]
+SHARED = ["isa/blocks/[!m]*.c", "isa/kvm/world.c", "isa/kvm/operands.c"]  # all but main
 LINKED = ["base/error.c", "arch/*.c", "mem/guest_mem.c", "cpu/exec/*.c", "cpu/mmu/*.c", "cpu/decode/*.c", "cpu/jit/*.c"]
-
-
-def compile_object(source: Path, newest: float) -> Path:
-    inside = source.is_relative_to(_build.NATIVE)
-    made = OUT / "blocks.obj" / (str(source.relative_to(_build.NATIVE if inside else TESTS)).replace("/", ".") + ".o")
-    if made.exists() and made.stat().st_mtime > max(newest, source.stat().st_mtime):
-        return made
-    made.parent.mkdir(parents=True, exist_ok=True)
-    flags = _build.file_flags(str(source)) if inside else []
-    command = ["cc", *_build.CFLAGS, *flags, f"-I{_build.NATIVE}", f"-I{TESTS}", "-c", str(source), "-o", str(made)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return made
 
 
 @pytest.fixture(scope="session")
 def blocks() -> Path:
-    headers = [path for root in (_build.NATIVE, TESTS / "isa") for kind in ("*.h", "*.def") for path in root.rglob(kind)]
-    newest = max(path.stat().st_mtime for path in headers)
-    sources = [path for root, patterns in ((TESTS, OURS), (_build.NATIVE, LINKED)) for pattern in patterns
-               for path in sorted(root.glob(pattern))]
-    objects = [str(compile_object(source, newest)) for source in sources]
-    out = OUT / "blocks"
-    done = subprocess.run(["cc", "-pthread", *objects, "-o", str(out)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return out
+    return program.build("blocks", TESTS, ["isa/blocks/main.c", *SHARED], LINKED)
 
 
-def check(program: Path, *arguments: str, ended_share: float = 0.1, operand_share: float = 0.1) -> None:
-    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=7200)
+def check(built: Path, *arguments: str, ended_share: float = 0.1, operand_share: float = 0.1) -> None:
+    done = subprocess.run([str(built), *arguments], capture_output=True, text=True, timeout=7200)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     totals = re.search(r"^(\d+) programs: (\d+) reached their end, (\d+) an exception; (\d+) runs, (\d+) cut short; (\d+) at an operand", done.stdout, re.M)
     assert totals, done.stdout

@@ -10,10 +10,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import program
 import pytest
-from decoding import OUT
-
-from imgvm.vmm import _build
 
 HERE = Path(__file__).parent / "differential"
 # Privileged by IOPL; undefined by definition; 0F 0D with a register is undefined on AMD's processors.
@@ -24,36 +22,15 @@ LINKED = ["base/error.c", "arch/*.c", "mem/guest_mem.c", "cpu/exec/*.c", "cpu/mm
           "cpu/jit/*.c"]
 
 
-def compile_object(source: Path, newest: float) -> Path:
-    inside = source.is_relative_to(_build.NATIVE)
-    name = str(source.relative_to(_build.NATIVE)).replace("/", ".") if inside else source.name
-    made = OUT / "differential.obj" / (name + ".o")
-    if made.exists() and made.stat().st_mtime > max(newest, source.stat().st_mtime):
-        return made
-    made.parent.mkdir(parents=True, exist_ok=True)
-    # the child's signal handler runs with the case's FS, RSP and flags
-    flags = _build.file_flags(str(source)) if inside else ["-fno-stack-protector", "-mno-red-zone"]
-    command = ["cc", *_build.CFLAGS, *flags, f"-I{_build.NATIVE}", f"-I{HERE}", "-c", str(source), "-o", str(made)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return made
-
-
 @pytest.fixture(scope="session")
 def differential() -> Path:
-    headers = [path for root in (_build.NATIVE, HERE) for pattern in ("*.h", "*.def") for path in root.rglob(pattern)]
-    newest = max(path.stat().st_mtime for path in headers)
-    sources = [*sorted(HERE.glob("*.c")), *(path for pattern in LINKED for path in sorted(_build.NATIVE.glob(pattern)))]
-    # bound at once: with the case's FS the dynamic linker cannot run
-    out = OUT / "differential"
-    objects = [str(compile_object(source, newest)) for source in sources]
-    done = subprocess.run(["cc", "-pthread", "-Wl,-z,now", *objects, "-o", str(out)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return out
+    # The child's signal handler runs with the case's FS, RSP and flags; with that FS the dynamic linker cannot run.
+    flags = ["-fno-stack-protector", "-mno-red-zone"]
+    return program.build("differential", HERE, ["*.c"], LINKED, flags=flags, link=["-Wl,-z,now"])
 
 
-def check(program: Path, *arguments: str) -> str:
-    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=3600)
+def check(built: Path, *arguments: str) -> str:
+    done = subprocess.run([str(built), *arguments], capture_output=True, text=True, timeout=3600)
     if done.returncode == 77:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

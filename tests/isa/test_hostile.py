@@ -10,31 +10,21 @@ import re
 import subprocess
 from pathlib import Path
 
+import program
 import pytest
-from decoding import OUT
-from test_blocks import LINKED, OURS, TESTS, compile_object
+from test_blocks import LINKED, SHARED, TESTS
 
-from imgvm.vmm import _build
-
-HOSTILE = ["isa/hostile/*.c", *OURS]
+OURS = ["isa/hostile/*.c", *SHARED]
 
 
 @pytest.fixture(scope="session")
 def hostile() -> Path:
-    headers = [path for root in (_build.NATIVE, TESTS / "isa") for kind in ("*.h", "*.def") for path in root.rglob(kind)]
-    newest = max(path.stat().st_mtime for path in headers)
-    sources = [path for root, patterns in ((TESTS, HOSTILE), (_build.NATIVE, LINKED)) for pattern in patterns
-               for path in sorted(root.glob(pattern)) if path != TESTS / "isa/blocks/main.c"]
-    objects = [str(compile_object(source, newest)) for source in sources]
-    out = OUT / "hostile"
     wrapped = [f"-Wl,--wrap={name}" for name in ("aligned_alloc", "calloc")]
-    done = subprocess.run(["cc", "-pthread", *wrapped, *objects, "-o", str(out)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return out
+    return program.build("hostile", TESTS, OURS, LINKED, link=wrapped, like="blocks")
 
 
-def survive(program: Path, seed: int, count: int) -> None:
-    done = subprocess.run([str(program), "--seed", str(seed), "--count", str(count)], capture_output=True, text=True)
+def survive(built: Path, seed: int, count: int) -> None:
+    done = subprocess.run([str(built), "--seed", str(seed), "--count", str(count)], capture_output=True, text=True)
     assert done.returncode == 0, f"seed {seed}: status {done.returncode}: {done.stdout[-3000:]}{done.stderr[-1000:]}"
     totals = re.search(r"^(\d+) cases, (\d+) lives, (\d+) blocks translated; (\d+) compared, 0 differ$", done.stdout, re.M)
     assert totals, done.stdout
