@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ConsentError, ImgvmError
-from imgvm.log import log, printable
+from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ConsentError, ImgvmError, cut
+from imgvm.log import log, one_line
 
 VERBS = (
     "pack", "run", "validate", "inspect", "extract", "unpack", "export", "import", "push", "pull", "config",
     "check", "verify", "sign", "convert", "snapshot", "reset", "overlay", "resize", "schema", "doctor", "cpu",
 )  # fmt: skip
+MAX_SHOWN = 8000  # of a message: it may quote a path, and a guest's or image's words
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb
 # What an option means that stands alone.
 _ALONE = {"--gdb": f"--gdb={GDB_ADDRESS}", "--stats": "--stats=table"}
@@ -57,6 +59,8 @@ def _ending_signals() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the process status. No exception but SystemExit leaves it."""
     args = with_run(list(sys.argv[1:] if argv is None else argv))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name is printed as it is, whatever its bytes
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         with _ending_signals():
             while True:
@@ -69,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     args = [*args[:end], "--allow", error.grant, *args[end:]]
     except ConfigError as error:
         for problem in error.problems:
-            sys.stderr.write(f"{printable(str(problem))}\n")
+            sys.stderr.write(f"{one_line(str(problem))}\n")
         return error.status
     except ImgvmError as error:
-        log.error(error.message, error.hint)
+        log.error(cut(error.message, MAX_SHOWN), error.hint and cut(error.hint, MAX_SHOWN))
         return error.status
     except _Ended as ended:
         return STATUS_SIGNAL + ended.number
@@ -116,7 +120,7 @@ def _agrees(error: ConsentError) -> bool:
     """Asks on a terminal; without one the answer is no."""
     if not (os.isatty(0) and os.isatty(2)):
         return False
-    sys.stderr.write(f"imgvm: {printable(error.message)}\nAllow it ({error.grant})? [y/N] ")
+    sys.stderr.write(f"imgvm: {one_line(error.message)}\nAllow it ({error.grant})? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgvm import machine as _machine
 from imgvm.config import accept, semantics, tree
 from imgvm.config import overrides as _overrides
-from imgvm.errors import STATUS_NOT_FOUND, ConfigError, ImgvmError, Problem, errno_hint
+from imgvm.errors import STATUS_ERROR, STATUS_NOT_FOUND, ConfigError, ImgvmError, Problem, errno_hint
 from imgvm.machine import Machine
 from imgvm.record import NOTHING, Record
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Config"]
 
 MAX_RESOLVED_BYTES = 1 << 20
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")  # in a C string, and in UTF-8
 _COMPOSING = ("include", "vars", "profiles")  # of which nothing is left when a config is resolved
 
 
@@ -56,15 +57,8 @@ class Config(Record):
         """Reads a file. `overrides` are `path=value` texts, as of `--set`; `variables` are `NAME=VALUE`."""
         from imgvm.config.document import MAX_TEXT_BYTES
 
-        source = Path(path)
-        try:
-            with source.open("rb") as stream:
-                raw = stream.read(MAX_TEXT_BYTES + 1)
-        except OSError as error:
-            status = STATUS_NOT_FOUND if isinstance(error, FileNotFoundError) else ImgvmError("").status
-            hint = errno_hint(error.errno)
-            raise ImgvmError(f"{path}: {error.strerror}", hint, status, errno=error.errno or 0) from None
-        folder = source.resolve().parent
+        raw = read_text(path, MAX_TEXT_BYTES)
+        folder = Path(path).resolve().parent
         return cls.from_text(raw, str(path), folder, overrides, variables=variables, profiles=profiles)
 
     @classmethod
@@ -121,6 +115,17 @@ class Config(Record):
         return resolved_text(self.machine)
 
 
+def read_text(path: str | Path, most_bytes: int) -> bytes:
+    """A file that says what a machine is. One byte more than `most_bytes` tells that it is too large."""
+    try:
+        with Path(path).open("rb") as stream:
+            return stream.read(most_bytes + 1)
+    except OSError as error:
+        status = STATUS_NOT_FOUND if isinstance(error, FileNotFoundError) else STATUS_ERROR
+        hint = errno_hint(error.errno)
+        raise ImgvmError(f"{path}: {error.strerror}", hint, status, errno=error.errno or 0) from None
+
+
 def resolved_text(machine: Machine) -> str:
     return json.dumps(_machine.to_document(machine), indent=1, ensure_ascii=False) + "\n"
 
@@ -140,10 +145,19 @@ def _override(read: tree.Tree, sets: Sequence[str]) -> None:
 def _check(read: tree.Tree) -> None:
     """ConfigError with all that is wrong."""
     problems = (
-        semantics.wants_newer(read) or [*read.problems, *_against_schema(read)] or semantics.check(read)
+        semantics.wants_newer(read)
+        or [*read.problems, *_unusable(read), *_against_schema(read)]
+        or semantics.check(read)
     )
     if problems:
         raise ConfigError(sorted(set(problems), key=lambda p: (p.file, p.line, p.column, p.path)))
+
+
+def _unusable(read: tree.Tree) -> Iterator[Problem]:
+    for path, text, is_key in read.texts():
+        if found := _UNUSABLE.search(text):
+            what = "a NUL character" if found[0] == "\0" else "half a surrogate pair, which is no character"
+            yield read.problem(path, f"the text contains {what}", key=is_key)
 
 
 def _against_schema(read: tree.Tree) -> list[Problem]:

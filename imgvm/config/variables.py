@@ -19,6 +19,7 @@ from imgvm.config.tree import Path, PlainText, Tree
 from imgvm.errors import Problem, UsageError
 
 MAX_TEXT_BYTES = 64 << 10
+MAX_DEPTH = 50
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USE = re.compile(r"\$\$|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::([-?])([^{}]*))?\})?")
 _ESCAPE_HINT = "write $${ for a ${ that the guest is to see"
@@ -60,8 +61,6 @@ def settled(tree: Tree, path: Path, data: Any) -> Any:
         return [settled(tree, (*path, index), value) for index, value in enumerate(data)]
     if not isinstance(data, str):
         return data
-    if "\0" in data:
-        tree.problems.append(tree.problem(path, "the text contains a NUL character"))
     if any(use[0] != "$$" for use in _USE.finditer(data)):
         message = "variables are settled when the image is packed"
         hint = "write the value itself, or $${ for a ${ that the guest is to see"
@@ -108,6 +107,9 @@ class _Scope:
             if name in self._open:
                 circle = " → ".join([*self._open[self._open.index(name) :], name])
                 self._report(at, f"the variable {name} needs itself ({circle})")
+                return ""
+            if len(self._open) >= MAX_DEPTH:
+                self._report(at, f"variables need each other more than {MAX_DEPTH} deep")
                 return ""
             self._open.append(name)
             self._values[name] = self._find(name)
@@ -185,8 +187,6 @@ def _resolve(tree: Tree, scope: _Scope, path: Path, data: Any) -> Any:
     if not isinstance(data, str):
         return data
     text = scope.expand(data, path)
-    if "\0" in text:
-        tree.problems.append(tree.problem(path, "the text contains a NUL character"))
     if not isinstance(data, PlainText):
         return text
     try:

@@ -31,10 +31,10 @@ from imgvm.launch import CONFIG_RESOLVED, CONFIG_TEXT, KERNEL
 from imgvm.machine import Disk, ImageOptions, Machine
 from imgvm.pack import disk as disks
 from imgvm.pack import kernel as kernels
-from imgvm.pack.output import Replacement, check_output, host_error, sync
+from imgvm.pack.output import Replacement, check_output, host_error
 from imgvm.pack.packer import COMPOSED
 from imgvm.pack.progress import Progress, choose
-from imgvm.qcow2 import MAX_BLOB_BYTES, Image, snapshots
+from imgvm.qcow2 import MAX_BLOB_BYTES, Image, pieces, snapshots
 
 MANIFEST, DISK, FURTHER_DISK = "image.json", "disk.raw", "disk-{}.raw"
 COMPOSED_FOLDER = "composed"
@@ -134,9 +134,8 @@ def write_raw(image: Image, target: Path) -> None:
     size, cluster_bytes = image.info.disk_bytes, image.info.cluster_bytes
     with target.open("xb") as stream:
         os.truncate(stream.fileno(), size)
-        for offset in range(0, size, _PIECE_BYTES):
-            data = image.read(offset, min(_PIECE_BYTES, size - offset))
-            for start, end in disks.runs(data, offset, cluster_bytes):
+        for offset, data in pieces.of_disk(image, _PIECE_BYTES):
+            for start, end in pieces.runs(data, offset, cluster_bytes):
                 os.pwrite(stream.fileno(), data[start:end], offset + start)
 
 
@@ -171,7 +170,6 @@ def assemble(
                 if manifest.pristine:
                     snapshots.create(image, snapshots.PRISTINE, date=manifest.date)
                 image.set_config(blobs, date=manifest.date)
-            sync(temporary)
     except OSError as error:
         raise host_error(error, target) from error
     finally:
@@ -203,14 +201,15 @@ def _read_manifest(folder: Path) -> _Manifest:
         further = tuple(data.get("further_disks", ()))
         blobs, pristine = dict(data["blobs"]), data.get("pristine") is True
         found = _Manifest(blobs, data["config"], data["date"], data["cluster_bytes"], further, pristine)
+        for key, kind in (("config", str), ("date", int), ("cluster_bytes", int)):
+            if type(data[key]) is not kind:
+                raise TypeError(f"{key} is {data[key]!r:.60}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PackError(f"{path} is damaged: {error}", hint) from None
-    for name in found.digests:
-        if not _FILE_NAME.fullmatch(name):
-            raise PackError(f"{path} is damaged: {name!r} is no name of a blob", hint)
-    for name in found.further_disks:
-        if not isinstance(name, str) or not _DISK_NAME.fullmatch(name):
-            raise PackError(f"{path} is damaged: {name!r} is no name of a disk", hint)
+    for names, pattern, what in ((found.digests, _FILE_NAME, "blob"), (further, _DISK_NAME, "disk")):
+        for name in names:
+            if not isinstance(name, str) or not pattern.fullmatch(name):
+                raise PackError(f"{path} is damaged: {name!r:.60} is no name of a {what}", hint)
     return found
 
 

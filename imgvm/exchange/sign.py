@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from imgvm import launch, units
 from imgvm.errors import ImgvmError, UsageError
 from imgvm.qcow2 import Image
+from imgvm.record import NOTHING
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -73,7 +74,8 @@ def faults(path: str | Path, key: str | Path, allow: Collection[str] = ()) -> It
         yield from _changes(image, json.loads(statement))
 
 
-def _statement(image: Image, *, disk: bool) -> dict[str, Any]:
+def _statement(image: Image, *, disk: bool, signed: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    """`signed` is one to be compared with: a disk of another size than there is not read."""
     statement: dict[str, Any] = {
         "blobs": {
             blob.name: {"bytes": blob.bytes, "sha256": blob.sha256}
@@ -82,25 +84,27 @@ def _statement(image: Image, *, disk: bool) -> dict[str, Any]:
         }
     }
     if disk:
-        statement["disk"] = {"bytes": image.info.disk_bytes, "sha256": _disk_digest(image)}
+        statement["disk"] = _disk(image, signed.get("disk"))
         for name in image.disk_names():
             further = image.open_disk(name)
-            row = {"bytes": further.info.disk_bytes, "sha256": _disk_digest(further)}
+            row = _disk(further, signed.get("further_disks", NOTHING).get(name))
             statement.setdefault("further_disks", {})[name] = row
             further.close()
     return statement
 
 
-def _disk_digest(image: Image) -> str:
+def _disk(image: Image, signed: Mapping[str, Any] | None) -> dict[str, Any]:
     digest, size = sha256(), image.info.disk_bytes
+    if signed is not None and signed["bytes"] != size:
+        return {"bytes": size}
     for offset in range(0, size, _PIECE_BYTES):
         digest.update(image.read(offset, min(_PIECE_BYTES, size - offset)))
-    return digest.hexdigest()
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def _changes(image: Image, signed: dict[str, Any]) -> Iterator[str]:
     """The statement is the signer's, and so believed; the image is not."""
-    now = _statement(image, disk="disk" in signed)
+    now = _statement(image, disk="disk" in signed, signed=signed)
     for name in sorted({*signed["blobs"], *now["blobs"]}):
         was, there = signed["blobs"].get(name), now["blobs"].get(name)
         if was is None:
@@ -122,37 +126,37 @@ def _changes(image: Image, signed: dict[str, Any]) -> Iterator[str]:
         yield f"the disk {', '.join(names)} was changed after signing"
 
 
-def _read_key(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(_MAX_KEY_BYTES)
-
-
 def _private_key(path: Path) -> Ed25519PrivateKey:
     serialization, kinds = _library()
     hint = "openssl genpkey -algorithm ed25519 -out key.pem"
-    try:
-        key = serialization.load_pem_private_key(_read_key(path), password=None)
-    except TypeError:
-        raise UsageError(f"{path} is locked with a password", "openssl pkey -in it -out another") from None
-    except ValueError:
-        raise UsageError(f"{path} is no private key in PEM form", hint) from None
-    if not isinstance(key, kinds.Ed25519PrivateKey):
-        raise UsageError(f"{path} is no Ed25519 key", hint)
-    found: Ed25519PrivateKey = key
+
+    def load(data: bytes) -> Any:
+        return serialization.load_pem_private_key(data, password=None)
+
+    found: Ed25519PrivateKey = _key(path, load, kinds.Ed25519PrivateKey, "private", hint)
     return found
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:
     serialization, kinds = _library()
     hint = "openssl pkey -in key.pem -pubout -out public.pem"
-    try:
-        key = serialization.load_pem_public_key(_read_key(path))
-    except ValueError:
-        raise UsageError(f"{path} is no public key in PEM form", hint) from None
-    if not isinstance(key, kinds.Ed25519PublicKey):
-        raise UsageError(f"{path} is no Ed25519 key", hint)
-    found: Ed25519PublicKey = key
+    load, kind = serialization.load_pem_public_key, kinds.Ed25519PublicKey
+    found: Ed25519PublicKey = _key(path, load, kind, "public", hint)
     return found
+
+
+def _key(path: Path, load: Callable[[bytes], Any], kind: type, word: str, hint: str) -> Any:
+    with path.open("rb") as stream:
+        data = stream.read(_MAX_KEY_BYTES)
+    try:
+        key = load(data)
+    except TypeError:
+        raise UsageError(f"{path} is locked with a password", "openssl pkey -in it -out another") from None
+    except ValueError:
+        raise UsageError(f"{path} is no {word} key in PEM form", hint) from None
+    if not isinstance(key, kind):
+        raise UsageError(f"{path} is no Ed25519 key", hint)
+    return key
 
 
 def _library() -> tuple[Any, Any]:

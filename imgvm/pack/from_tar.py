@@ -26,12 +26,14 @@ MIN_UNPACKED_LIMIT_BYTES = 4 << 30
 MAX_RATIO = 100
 _MAX_HEADER_BYTES = 1 << 20  # of names and attributes that do not fit into a plain header
 _CHUNK_BYTES = 1 << 20
+# What tarfile raises over an archive that is damaged.
+FAULTS = (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, IndexError, KeyError)
 _MAX_ID = 0xFFFFFFFE
 _XATTR = "SCHILY.xattr."
 _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
 
 
-class _Member(tarfile.TarInfo):
+class Member(tarfile.TarInfo):
     """A member whose header is looked at before tarfile acts on it."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
@@ -44,7 +46,12 @@ class _Member(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
-def unpacked(file: BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
+def limit(packed_bytes: int) -> int:
+    """What so much may unpack to."""
+    return max(MIN_UNPACKED_LIMIT_BYTES, MAX_RATIO * packed_bytes)
+
+
+def unpacked(file: BinaryIO, name: str, stack: ExitStack, limit_bytes: int | None = None) -> BinaryIO:
     """The archive itself, or what it unpacks to, in a file that is gone with the stack."""
     file.seek(0)
     kind = sniff(file.read(16))
@@ -55,7 +62,7 @@ def unpacked(file: BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
     source = _decompressor(kind, file)
     if source is None:
         raise PackError(f"{name}: {kind} compression is not supported", hint="use gzip, xz or zstd")
-    limit_bytes = max(MIN_UNPACKED_LIMIT_BYTES, MAX_RATIO * size_bytes)
+    limit_bytes = limit(size_bytes) if limit_bytes is None else limit_bytes
     out = temporary(stack)
     total = 0
     while data := _read(source, name, kind):
@@ -75,6 +82,8 @@ def temporary(stack: ExitStack) -> BinaryIO:
 def _read(source: IO[bytes], name: str, kind: str) -> bytes:
     try:
         return source.read(_CHUNK_BYTES)
+    except MemoryError:
+        raise PackError(f"{name}: the {kind} data wants more memory than there is") from None
     except Exception as error:  # each library has errors of its own
         if not isinstance(error, (OSError, EOFError, zlib.error, lzma.LZMAError)) and kind != "zstd":
             raise
@@ -132,13 +141,13 @@ def add(
     end = file.tell()
     file.seek(0)
     try:
-        with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member, errors="surrogateescape") as archive:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=Member, errors="surrogateescape") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]
                 _add(tree, member, file, end, latest_sec, whiteouts)
     except PackError as error:
         raise PackError(f"{name}: {error.message}", error.hint) from error
-    except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, IndexError, KeyError) as error:
+    except FAULTS as error:
         raise PackError(f"{name} is not a readable tar archive ({error})") from error
 
 

@@ -18,23 +18,30 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import reader_seeds as seeds
-from mutate import mutate
+from mutate import Seed, mutate
 
+from imgvm import audit
 from imgvm.config import Config
 from imgvm.errors import ImgvmError
 from imgvm.exchange import import_ova, importing
+from imgvm.pack import from_oci, from_tar
+from imgvm.pack import kernel as kernels
+from imgvm.pack.tree import FileTree
 from imgvm.qcow2 import Image
 from imgvm.qcow2.convert import convert
 
 OUT = Path(__file__).parents[2] / "build" / "fuzz" / "readers"
 MEMORY_BYTES = 2 << 30  # of address space, with the interpreter
 FILE_BYTES = 64 << 20
+MEMORY_FOLDER = Path("/dev/shm")  # where a sync costs nothing, and making and removing a folder next to it
+_ZEROS = bytes(65536)
 SECONDS = 10  # of the processor, for one input: a busy host makes nothing hang
 
 
@@ -50,9 +57,20 @@ class Reader:
     repair: Callable[[bytearray], None] | None = None  # puts checksums right, so that more is reached
 
 
+def _write(path: Path, data: bytes) -> None:
+    """With holes for most of its zeros: some formats have megabytes of them."""
+    with path.open("wb", buffering=0) as stream:
+        for at in range(0, len(data), len(_ZEROS)):
+            piece = data[at : at + len(_ZEROS)]
+            if piece != _ZEROS:
+                stream.seek(at)
+                stream.write(piece)
+        stream.truncate(len(data))
+
+
 def _import_text(data: bytes, folder: Path) -> None:
     path = folder / "machine"
-    path.write_bytes(data)
+    _write(path, data)
     found = importing.from_file(path)
     found.move(folder, folder)
     found.text()
@@ -60,37 +78,71 @@ def _import_text(data: bytes, folder: Path) -> None:
 
 def _import_ova(data: bytes, folder: Path) -> None:
     path = folder / "a.ova"
-    path.write_bytes(data)
+    _write(path, data)
     import_ova.from_ova(path, folder, force=True).text()
 
 
 def _convert(data: bytes, folder: Path) -> None:
     path = folder / "foreign"
-    path.write_bytes(data)
+    _write(path, data)
     convert(path, folder / "out.img")
 
 
 def _payload(data: bytes, folder: Path) -> None:
     path = folder / "a.img"
-    path.write_bytes(data)
+    _write(path, data)
     with Image.open(path) as image:
         for blob in image.config_blobs():
             image.read_config(blob.name)
+        audit.describe(image)
+
+
+def _yaml(data: bytes, folder: Path) -> None:
+    config = Config.from_text(data, "a.yaml", folder, environment={})
+    assert Config.from_resolved(config.resolved().encode(), "machine.json").machine is not None
+
+
+def _resolved(data: bytes, _: Path) -> None:
+    Config.from_resolved(data, "machine.json").resolved().encode()
+
+
+def _walk(tree: FileTree) -> None:
+    for _path, node in tree.walk():
+        if node.is_file:
+            for _ in node.content.pieces():
+                pass
+
+
+def _tar(data: bytes, folder: Path) -> None:
+    path, tree = folder / "a.tar", FileTree()
+    _write(path, data)
+    with ExitStack() as stack:
+        file = stack.enter_context(path.open("rb"))
+        from_tar.add(tree, from_tar.unpacked(file, "a.tar", stack), "a.tar", latest_sec=None)
+        _walk(tree)
+
+
+def _saved(data: bytes, folder: Path) -> None:
+    path = folder / "a.tar"
+    _write(path, data)
+    with ExitStack() as stack:
+        _walk(from_oci.read(path, "a.tar", stack, None)[0])
 
 
 READERS: dict[str, Reader] = {
-    "yaml": Reader(
-        lambda data, folder: Config.from_text(data, "a.yaml", folder, environment={}), seeds.yaml, seeds.YAML_TOKENS
-    ),
-    "resolved": Reader(lambda data, _: Config.from_resolved(data, "a.yaml"), seeds.resolved, seeds.YAML_TOKENS),
+    "yaml": Reader(_yaml, seeds.yaml, seeds.YAML_TOKENS),
+    "resolved": Reader(_resolved, seeds.resolved, seeds.YAML_TOKENS),
     "domain": Reader(_import_text, seeds.domain, seeds.XML_TOKENS),
     "ovf": Reader(_import_text, seeds.ovf, seeds.XML_TOKENS),
     "qemu": Reader(_import_text, seeds.qemu, seeds.QEMU_TOKENS),
-    "ova": Reader(_import_ova, seeds.ova),
+    "ova": Reader(_import_ova, seeds.ova, repair=seeds.sum_headers),
+    "tar": Reader(_tar, seeds.tar, repair=seeds.sum_headers),
+    "saved": Reader(_saved, seeds.saved, repair=seeds.sum_headers),
+    "kernel": Reader(lambda data, _: kernels.load(data, "kernel"), seeds.kernel),
     "payload": Reader(_payload, seeds.payload, repair=seeds.sign_payload),
     **{
         kind: Reader(_convert, lambda kind=kind: seeds.foreign(kind))  # type: ignore[misc]
-        for kind in ("vmdk", "vmdk-stream", "vdi", "vpc", "vpc-fixed", "vhdx")
+        for kind in seeds.FORMATS
     },
 }
 
@@ -105,7 +157,8 @@ class RefusedError(Exception):
 
 def _try(reader: Reader, data: bytes) -> None:
     """RefusedError, or what was not caught where it should have been."""
-    with tempfile.TemporaryDirectory(prefix="imgvm-fuzz-") as folder:
+    place = MEMORY_FOLDER if os.access(MEMORY_FOLDER, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="imgvm-fuzz-", dir=place) as folder:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             reader.read(data, Path(folder))
@@ -116,11 +169,11 @@ def _try(reader: Reader, data: bytes) -> None:
             signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _inputs(reader: Reader, rng: random.Random) -> Iterator[bytes]:
-    corpus = reader.seeds()
-    yield from corpus
+def _inputs(reader: Reader, valid: Sequence[bytes], rng: random.Random) -> Iterator[bytes]:
+    yield from valid
+    corpus = [Seed(data) for data in valid]
     while True:
-        data = mutate(bytearray(rng.choice(corpus)), corpus, reader.tokens, rng)
+        data = mutate(rng.choice(corpus), corpus, reader.tokens, rng)
         if reader.repair and rng.random() < 0.7:
             reader.repair(data)
         yield bytes(data)
@@ -129,8 +182,8 @@ def _inputs(reader: Reader, rng: random.Random) -> Iterator[bytes]:
 def run(name: str, count: int, seed: int) -> int:
     """In this process, which it limits: how many inputs were accepted. SystemExit when one did harm."""
     reader, accepted = READERS[name], 0
-    inputs = _inputs(reader, random.Random(f"{name} {seed}"))
-    good = len(reader.seeds())
+    valid = reader.seeds()
+    inputs = _inputs(reader, valid, random.Random(f"{name} {seed}"))
     signal.signal(signal.SIGPROF, _ring)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     for number, data in zip(range(count), inputs, strict=False):
@@ -141,7 +194,7 @@ def run(name: str, count: int, seed: int) -> int:
             _try(reader, data)
             accepted += 1
         except BaseException as fault:
-            if isinstance(fault, RefusedError) and number >= good:
+            if isinstance(fault, RefusedError) and number >= len(valid):
                 continue
             OUT.mkdir(parents=True, exist_ok=True)
             kept = OUT / f"{name}-{seed}-{number}"
@@ -177,8 +230,10 @@ def main() -> int:
     return failed != 0
 
 
-def available(name: str) -> bool:
-    return name not in ("vmdk", "vmdk-stream", "vdi", "vpc", "vpc-fixed", "vhdx") or shutil.which("qemu-img") is not None
+def missing(name: str) -> str | None:
+    """The tool that makes a reader's seeds, when it is not installed."""
+    tool = "tar" if name == "tar" else "qemu-img" if name in seeds.FORMATS else None
+    return tool if tool is not None and shutil.which(tool) is None else None
 
 
 if __name__ == "__main__":

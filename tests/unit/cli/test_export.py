@@ -22,6 +22,7 @@ from imgvm.exchange import vmdk
 from imgvm.exchange.export import TARGETS
 from imgvm.launch import open_image
 from imgvm.qcow2 import Image
+from imgvm.qcow2.foreign import open_foreign
 
 Images = Callable[..., Path]
 MIB = 1 << 20
@@ -193,11 +194,33 @@ def test_vmdk_round_trips(size: int, tmp_path: Path) -> None:
     for name in ("a.vmdk", "b.vmdk"):
         read = bytearray(size)
         with (tmp_path / name).open("rb") as stream:
-            reader = vmdk.Reader(stream, name)
-            assert reader.disk_bytes == size
-            for at, piece in reader.pieces():
+            disk = open_foreign(tmp_path / name, stream)
+            assert disk is not None and disk.disk_bytes == size
+            for at, piece in disk.parts():
                 read[at : at + len(piece)] = piece
         assert read == data, name
+
+
+def test_a_further_disk_of_nothing(image_of: Images) -> None:
+    """Its zeros are not even counted, or this would take days."""
+    image = image_of(leave(0), "disks: [{name: a, size: 1MiB}, {name: b, size: 100TiB}]")
+    with Image.open(image, writable=True) as opened:
+        opened.open_disk("b").write(70 << 40, b"far away")
+    with Image.open(exported(image, "qemu") / "disk-b.qcow2") as copy:
+        assert copy.info.disk_bytes == 100 << 40
+        assert copy.read(70 << 40, 8) == b"far away"
+
+
+@pytest.mark.parametrize("target", ["ova", "libvirt"])
+def test_texts_that_xml_cannot_hold(target: str, image_of: Images, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    image = image_of(leave(0), 'description: "a\\x01b\\nc"\ndisks: [{name: data, size: 1MiB}]')
+    folder = exported(image, target)
+    assert "note: control characters" in capfd.readouterr().err
+    if target == "ova":
+        with tarfile.open(folder / "small.ova") as tar:
+            tar.extract("small.ovf", folder, filter="data")
+    root = Xml.parse(folder / ("small.ovf" if target == "ova" else "domain.xml")).getroot()
+    assert "a\ufffdb\nc" in {element.text for element in root.iter()}
 
 
 def test_kubernetes_manifests(linux: Path) -> None:

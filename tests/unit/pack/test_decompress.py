@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import subprocess
+import tracemalloc
 from contextlib import suppress
 
 import pytest
+import zstandard
 from builders import COMPRESSORS, lz4_legacy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +36,32 @@ def test_size_is_bounded(name: str) -> None:
     with pytest.raises(DecompressError, match="more than 0 MiB"):
         decompress(COMPRESSORS[name](TEXT), limit_bytes=len(TEXT) - 1)
     assert decompress(COMPRESSORS[name](TEXT), limit_bytes=len(TEXT))[0] == TEXT
+
+
+@pytest.mark.parametrize(("form", "at"), [("lzma", 1), ("xz", None)])
+def test_a_dictionary_of_gigabytes_is_not_made(form: str, at: int | None) -> None:
+    if at is None:
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}]
+        data = lzma.compress(TEXT, filters=filters)
+    else:
+        packed = bytearray(COMPRESSORS[form](TEXT))
+        packed[at : at + 4] = (0xFFFF0000).to_bytes(4, "little")
+        data = bytes(packed)
+    with pytest.raises(DecompressError, match="limit"):
+        decompress(data)
+
+
+def test_a_zstd_bomb_is_not_unpacked_first() -> None:
+    """A few kilobytes become gigabytes: what is beyond the bound is not held in memory to be measured."""
+    packer, zeros = zstandard.ZstdCompressor().compressobj(), bytes(32 << 20)
+    data = b"".join([packer.compress(zeros) for _ in range(48)]) + packer.flush()
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecompressError, match="more than 1 MiB"):
+            decompress(data, limit_bytes=1 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 512 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_lz4_of_several_blocks_with_the_size_that_kernels_append() -> None:
