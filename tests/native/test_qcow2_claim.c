@@ -2,7 +2,7 @@
 /* needs: block/[a-z]*.c base/error.c base/sha256*.c */
 /* libs: z zstd */
 /* New clusters while others read and write: what takes no exclusive turn and what does, clusters that somebody is busy
- * with, and the space taken ahead in the host's file. */
+ * with, the space taken ahead in the host's file, and what of the tables a flush writes. */
 #define _GNU_SOURCE
 #include "block/qcow2.h"
 #include "check.h"
@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define KIB UINT64_C(1024)
@@ -19,6 +21,15 @@
 
 static char folder[] = "/tmp/imgvm-claim-XXXXXX";
 static uint8_t model[DISK_BYTES], disk[DISK_BYTES];
+
+static uint64_t written; /* to all files */
+
+ssize_t pwritev(int fd, const struct iovec *pieces, int count, off_t offset)
+{
+    ssize_t put = syscall(SYS_pwritev, fd, pieces, count, offset, 0);
+    written += put > 0 ? (uint64_t)put : 0;
+    return put;
+}
 
 static const char *path_of(unsigned which, const char *name)
 {
@@ -166,6 +177,27 @@ static void test_space_ahead(void)
     unlink(path);
 }
 
+/* Pages of the tables, not whole clusters. */
+static void test_flush_of_few_entries(void)
+{
+    const char *path = path_of(0, "few.img");
+    memset(model, 0, sizeof model);
+    imgvm_image *image = make(path, NULL);
+    put(image, 0, CLUSTER, 1);
+    CHECK_EQ(imgvm_image_flush(image, NULL), 0);
+    put(image, 3 * CLUSTER, CLUSTER, 2);
+    put(image, 5 * CLUSTER, CLUSTER, 3);
+    put(image, 1000 * CLUSTER, 4096, 4); /* its entry is on the table's second page */
+    written = 0;
+    CHECK_EQ(imgvm_image_flush(image, NULL), 0);
+    CHECK_EQ(written, (2 + 1) * 4096); /* of the L2 table and of the refcounts */
+    written = 0;
+    CHECK_EQ(imgvm_image_flush(image, NULL), 0);
+    CHECK_EQ(written, 0);
+    check_and_close(image, path);
+    unlink(path);
+}
+
 int main(void)
 {
     if (!mkdtemp(folder))
@@ -173,6 +205,7 @@ int main(void)
     test_others_go_on();
     test_busy_clusters();
     test_space_ahead();
+    test_flush_of_few_entries();
     rmdir(folder);
     return check_report();
 }
