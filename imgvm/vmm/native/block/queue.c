@@ -37,12 +37,13 @@ static int add_thread(struct pool *pool)
 void pool_kick(struct pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
+    bool wakes = pool->sleeping;
     pool->pending = true;
-    if (pool->sleeping)
-        pthread_cond_signal(&pool->work);
-    else if (pool->thread_count < POOL_THREADS_MAX && !pool->stop)
+    if (!wakes && pool->thread_count < POOL_THREADS_MAX && !pool->stop)
         add_thread(pool);
     pthread_mutex_unlock(&pool->lock);
+    if (wakes)
+        pthread_cond_signal(&pool->work);
 }
 
 static void *pool_work(void *opaque)
