@@ -56,6 +56,7 @@ WORKS = (
     Work("random 4k read, not in memory", False, 4096, FAR, 10_000, cold=True),
     Work("sequential write", True, 256 * 1024, 256 * 1024, DISK // (256 * 1024)),
     Work("random 4k write", True, 4096, FAR, 20_000),
+    Work("random 4k write, not in memory", True, 4096, FAR, 20_000, cold=True),
     Work("random 4k write, a flush after each 64", True, 4096, FAR, 6_400, 64),
 )
 
@@ -88,18 +89,14 @@ class Disks:
         subprocess.run(["qemu-img", *map(str, words)], cwd=self.folder, check=True, capture_output=True)
 
     def file(self, name: str, work: Work) -> str:
-        if not work.write:
-            if work.cold:
-                self._forget()
-            return name
-        subprocess.run(["cp", "--sparse=always", name, "copy"], cwd=self.folder, check=True)
-        _bring_to_disk(self.folder / "copy")  # else the first flush does it
-        return "copy"
-
-    def _forget(self) -> None:
-        for name in (SOURCE, "base", "middle", *KINDS):
-            with _bring_to_disk(self.folder / name).open("rb") as stream:
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if work.write:
+            subprocess.run(["cp", "--sparse=always", name, "copy"], cwd=self.folder, check=True)
+            _bring_to_disk(self.folder / "copy")  # else the first flush does it
+            name = "copy"
+        if work.cold:
+            for each in (name, SOURCE, "base", "middle", *KINDS):
+                _forget(_bring_to_disk(self.folder / each))
+        return name
 
     def run(self, *command: object) -> tuple[str, float]:
         """What it wrote, and the processor time of all its threads."""
@@ -133,6 +130,11 @@ def _bring_to_disk(path: Path) -> Path:
     with path.open("r+b") as stream:
         os.fsync(stream.fileno())
     return path
+
+
+def _forget(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 Measure = Callable[[str, str, Work, int], tuple[float, float]]

@@ -7,7 +7,7 @@
 
 #include "queue.h"
 
-#define POOL_THREADS_MAX 4 /* each waits for the host's disk by itself */
+#define POOL_THREADS_MAX 8 /* each waits for the host's disk by itself */
 
 /* A few threads, made as jobs wait. */
 struct pool {
