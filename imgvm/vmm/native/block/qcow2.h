@@ -102,6 +102,7 @@ struct qcow2 {
     uint64_t free_hint; /* every cluster before it is in use */
     uint64_t used_end;  /* nothing from here on in the file was ever in use: all is zero */
     uint64_t appended, reserved_end; /* data put there since the file is open; space taken ahead */
+    uint64_t unflushed; /* data written since somebody last had it brought to the disk */
     struct claim *claims;
     uint64_t *frees;    /* cluster numbers that lose one reference once the metadata is on disk */
     size_t free_count, free_room;
