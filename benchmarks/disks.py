@@ -91,11 +91,13 @@ class Disks:
     def file(self, name: str, work: Work) -> str:
         if work.write:
             subprocess.run(["cp", "--sparse=always", name, "copy"], cwd=self.folder, check=True)
-            _bring_to_disk(self.folder / "copy")  # else the first flush does it
             name = "copy"
-        if work.cold:
-            for each in (name, SOURCE, "base", "middle", *KINDS):
-                _forget(_bring_to_disk(self.folder / each))
+            _bring_to_disk(self.folder / name)  # else the first flush does it
+        for each in (name, SOURCE, "base", "middle", *KINDS):
+            if work.cold:
+                _forget(self.folder / each)
+            else:
+                (self.folder / each).read_bytes()
         return name
 
     def run(self, *command: object) -> tuple[str, float]:
@@ -126,13 +128,13 @@ class Disks:
         return float(match[1]), used
 
 
-def _bring_to_disk(path: Path) -> Path:
+def _bring_to_disk(path: Path) -> None:
     with path.open("r+b") as stream:
         os.fsync(stream.fileno())
-    return path
 
 
 def _forget(path: Path) -> None:
+    _bring_to_disk(path)
     with path.open("rb") as stream:
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

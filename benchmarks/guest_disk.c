@@ -5,8 +5,8 @@
  *
  *     guest_disk DEVICE
  *
- * The first kind of work is the first to write to the disk; the rest find all of it written. Prints for each
- * "kernel NAME NANOSECONDS 0". */
+ * The first kind of work is the first to write to the disk; the rest find all of it written. Prints "a disk of N bytes",
+ * and for each kind "kernel NAME NANOSECONDS 0". */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/aio_abi.h>
@@ -121,6 +121,8 @@ int main(int argc, char **argv)
             give_up("memory");
         memset(data[i], 0x5a + (int)i, BYTES_MAX);
     }
+    printf("a disk of %llu bytes\n", (unsigned long long)size);
+    fflush(stdout);
     for (unsigned i = 0; i < sizeof works / sizeof *works; i++)
         transfer(&works[i]);
     return 0;
