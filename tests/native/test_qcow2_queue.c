@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define MIB (UINT64_C(1) << 20)
@@ -25,6 +26,17 @@ static char folder[] = "/tmp/imgvm-queue-XXXXXX";
 static imgvm_image *image, *holder; /* holder: of a further disk's file */
 static struct block_queue *queue;
 static unsigned seed;
+static bool waits; /* the host's file system knows no RWF_NOWAIT */
+static unsigned refusals;
+
+ssize_t preadv2(int fd, const struct iovec *pieces, int count, off_t offset, int flags)
+{
+    if (!waits)
+        return syscall(SYS_preadv2, fd, pieces, count, offset, 0, flags);
+    __atomic_add_fetch(&refusals, 1, __ATOMIC_RELAXED);
+    errno = EOPNOTSUPP;
+    return -1;
+}
 
 struct slot {
     struct block_job job;
@@ -323,6 +335,25 @@ static void test_cold(enum block_queue_kind kind)
     unlink(path);
 }
 
+/* Where the host does not say what it has in memory, threads read all. */
+static void test_reads_that_wait(enum block_queue_kind kind)
+{
+    char path[80];
+    memset(world.model, 0, sizeof world.model);
+    make(path_of(path, "waits.img"), &(imgvm_image_options){.disk_bytes = DISK_BYTES, .cluster_bytes = 4096});
+    CHECK_EQ(imgvm_image_open(path, IMGVM_IMAGE_READ_WRITE, &image, NULL), 0);
+    fill(image, false);
+    world.read_only = waits = true;
+    refusals = 0;
+    serve(kind, 300);
+    waits = false;
+    CHECK_EQ(world.by_ring, 0);
+    CHECK(world.run > 100);
+    CHECK(kind == QUEUE_THREADS ? !refusals : refusals && refusals < 20); /* it is not asked again and again */
+    CHECK_EQ(imgvm_image_close(image, NULL), 0);
+    unlink(path);
+}
+
 /* A disk beside another one in the same file, which is written meanwhile. */
 static void test_further_disk(enum block_queue_kind kind)
 {
@@ -365,6 +396,7 @@ int main(void)
         test_raw(kinds[i]);
         test_further_disk(kinds[i]);
         test_cold(kinds[i]);
+        test_reads_that_wait(kinds[i]);
         test_requests(kinds[i], &(imgvm_image_options){.disk_bytes = DISK_BYTES, .cluster_bytes = 512}, false, false);
         test_requests(kinds[i], &(imgvm_image_options){.disk_bytes = DISK_BYTES}, true, false);
         test_requests(kinds[i], &(imgvm_image_options){.disk_bytes = DISK_BYTES, .zstd = true}, true, true);

@@ -15,6 +15,7 @@ struct block_file {
     int fd;
     bool writable, is_device;
     bool made; /* by file_create, which takes it away again when it fails */
+    bool waits; /* its file system knows no RWF_NOWAIT */
     bool reserved; /* space behind the file's end, given back when it is closed */
     uint64_t bytes; /* grows with writes past the end */
     dev_t device;   /* with inode: tells two names of one file */

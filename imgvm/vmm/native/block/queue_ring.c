@@ -115,30 +115,40 @@ static struct block_job *next_for_pool(void *opaque, bool *more)
     return job ? job : next_of_owner(ring, more);
 }
 
-static bool move(const struct image_extent *extent, bool write, struct vec *memory)
+enum outcome { MOVED, WOULD_WAIT, UNKNOWN };
+
+static enum outcome move(const struct image_extent *extent, bool write, struct vec *memory)
 {
+    struct block_file *file = extent->file;
+    if (!write && __atomic_load_n(&file->waits, __ATOMIC_RELAXED))
+        return UNKNOWN;
     for (uint64_t done = 0, taken; done < extent->bytes; done += taken) {
         struct iovec pieces[VEC_PIECES_MAX];
-        int count = vec_take(memory, extent->bytes - done, pieces, &taken), fd = extent->file->fd;
+        int count = vec_take(memory, extent->bytes - done, pieces, &taken);
         off_t at = (off_t)(extent->offset + done);
-        ssize_t moved = write ? pwritev(fd, pieces, count, at) : preadv2(fd, pieces, count, at, RWF_NOWAIT);
-        if (moved < 0 || (uint64_t)moved != taken)
-            return false;
+        ssize_t moved = write ? pwritev(file->fd, pieces, count, at) : preadv2(file->fd, pieces, count, at, RWF_NOWAIT);
+        if (moved >= 0 && (uint64_t)moved == taken)
+            continue;
+        if (write)
+            return UNKNOWN;
+        if (moved >= 0 || errno != EOPNOTSUPP)
+            return WOULD_WAIT;
+        __atomic_store_n(&file->waits, true, __ATOMIC_RELAXED);
+        return UNKNOWN;
     }
-    return true;
+    return MOVED;
 }
-
-enum outcome { MOVED, WOULD_WAIT, UNKNOWN };
 
 static enum outcome move_now(struct ring *ring, struct block_job *job, bool *more)
 {
     struct image_extent extents[EXTENTS_MAX];
     unsigned count = 0;
-    bool write = job->kind == JOB_WRITE, moved = true;
+    bool write = job->kind == JOB_WRITE;
+    enum outcome outcome = MOVED;
     struct vec memory = job->memory;
     if (!image_plan_begin(ring->config.image, write, job->offset, job->bytes, extents, EXTENTS_MAX, &count))
         return UNKNOWN;
-    for (unsigned i = 0; moved && i < count; i++) {
+    for (unsigned i = 0; outcome == MOVED && i < count; i++) {
         if (!extents[i].file) {
             vec_zero(&memory, extents[i].bytes);
             continue;
@@ -146,12 +156,12 @@ static enum outcome move_now(struct ring *ring, struct block_job *job, bool *mor
         if (*more) /* somebody else may take the next one meanwhile */
             pool_kick(&ring->pool);
         *more = false;
-        moved = move(&extents[i], write, &memory);
+        outcome = move(&extents[i], write, &memory);
     }
     image_plan_end(ring->config.image);
-    if (moved)
+    if (outcome == MOVED)
         ring->config.moved(ring->config.opaque, job);
-    return moved ? MOVED : write ? UNKNOWN : WOULD_WAIT;
+    return outcome;
 }
 
 /* What may take long is begun when somebody else looks for more, or the owner knows that it must kick: it has been told
