@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 // needs: block/[a-z]*.c base/error.c base/sha256*.c
 /* Reads or writes a disk as `qemu-img bench` does: `count` transfers of `bytes`, `depth` at a time, each `step` further
- * than the one before, around the disk's end; a flush after every `interval` transfers (0: none), with nothing else under
- * way. The clock begins when the file is open and ends with the last transfer.
+ * than the one before, around the disk's end; a flush after every `interval` transfers but the last (0: none), with
+ * nothing else under way. The clock begins when the file is open and ends with the last transfer.
  *
  *     disk_loop ring|threads|plain read|write FILE COUNT BYTES STEP DEPTH INTERVAL
  *
- * `ring` and `threads` go through the queue that a machine's disk uses. `plain` is pread and pwrite on the file itself,
- * one at a time. Prints nanoseconds. */
+ * `ring` and `threads` (without io_uring) go through the queue that a machine's disk uses. `plain` is pread and pwrite on
+ * the file itself, one at a time. Prints nanoseconds. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,7 +114,7 @@ static void transfer_all(void)
         while (ended < barrier)
             pthread_cond_wait(&finished, &lock);
         pthread_mutex_unlock(&lock);
-        if (run.interval && imgvm_image_flush(image, &err))
+        if (run.interval && ended < run.count && imgvm_image_flush(image, &err))
             give_up("flush");
     }
 }
@@ -125,7 +125,7 @@ static void transfer_plainly(void)
     for (uint64_t i = 1; i <= run.count; i++) {
         off_t at = (off_t)next_offset();
         ssize_t result = run.write ? pwrite(fd, data, run.bytes, at) : pread(fd, data, run.bytes, at);
-        if (result != (ssize_t)run.bytes || (run.interval && i % run.interval == 0 && fdatasync(fd)))
+        if (result != (ssize_t)run.bytes || (run.interval && i < run.count && i % run.interval == 0 && fdatasync(fd)))
             give_up("transfer");
     }
 }

@@ -116,6 +116,13 @@ def _static(name: str, folder: Path, more: Sequence[str | Path] = ()) -> Path:
     return out
 
 
+def compile_guest_disk(folder: Path) -> Path:
+    """Transfers of a disk, as a static program for any Linux."""
+    out = folder / "guest_disk"
+    _cc(["-O2", "-static", HERE / "guest_disk.c", "-o", out])
+    return out
+
+
 def compile_cpu_loop(folder: Path) -> Path:
     """The kernels on the software processor alone."""
     return _compile_with_core(HERE / "cpu_loop.c", folder, [compile_kernels(folder)], [])

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -224,6 +226,50 @@ def faults(folder: Path) -> Contest:
     return Contest("Page faults on two processors", what, contestants, ratios, absent)
 
 
+def guest_disks(folder: Path) -> Contest:
+    """A disk from inside the guest, in the same image for all."""
+    peers.compile_guest_disk(folder)
+    image, copy, absent = folder / "disk.img", folder / "copy.img", []
+    text = json.loads(config("disk", ["guest_disk"], ["/guest_disk", "/dev/vda"]))
+    text["disks"] = [{"name": "d", "size": "128MiB"}]
+    try:
+        pack(Config.from_text(json.dumps(text), "disk.yaml", folder), image)
+    except PackError as error:
+        raise AbsentError(str(error)) from None
+    for name in ("kernel", "initrd"):
+        (folder / name).write_bytes(_blob(image, name))
+
+    def contestant(name: str, command: list[str | Path]) -> Contestant:
+        def turn() -> Mapping[str, float]:
+            shutil.copyfile(image, copy)
+            with copy.open("r+b") as stream:
+                os.fsync(stream.fileno())
+            found = _kernels(peers.output_of(command))
+            return {name.replace("_", " "): int(words[0]) / 1e9 for name, words in found.items()}
+
+        return Contestant(name, turn)
+
+    contestants = [contestant("imgvm jit", peers.imgvm("run", copy, "--accel", "jit"))]
+    ways = {"io_uring": ("io_uring", ""), "threads": ("threads", ""), "iothread": ("threads", ",iothread=io")}
+    try:
+        for name, (aio, thread) in ways.items():
+            drive = f"file={copy},format=qcow2,if=none,id=d,cache=writeback,aio={aio}"
+            device = f"virtio-blk-pci,drive=d{thread}"
+            in_qemu = qemu(folder / "kernel", folder / "initrd")
+            in_qemu += ["-object", "iothread,id=io", "-drive", drive, "-device", device]
+            contestants.append(contestant(f"{TCG}, {name}", in_qemu))
+    except AbsentError as missing:
+        absent.append(f"{TCG}: {missing}")
+    what = (
+        "128 MiB of virtio-blk in Debian on one processor, past the guest's page cache "
+        "(`benchmarks/guest_disk.c`), in a qcow2 image that has nothing of it yet; the host has all of it in "
+        "its page cache. QEMU with `cache=writeback`, by io_uring, by threads, and by threads with an "
+        "iothread. Times are those of the program's clock."
+    )
+    ratios = [("imgvm jit", f"{TCG}, {name}") for name in ways]
+    return Contest("A disk from inside the guest", what, contestants, ratios, absent)
+
+
 def start(folder: Path) -> Contest:
     image, result = folder / "hello.img", folder / "result.json"
     pack(Config.load(peers.HERE.parent / "examples" / "hello.yaml"), image)
@@ -262,5 +308,6 @@ WORKLOADS: dict[str, Callable[[Path], Contest]] = {
     "start": start,
     "disks": disks,
     "disks-processor": disks_processor,
+    "guest-disks": guest_disks,
     "rootfs": packing.rootfs,
 }

@@ -63,6 +63,41 @@ static void take_count(void *opaque, const char *group, const char *name, uint64
     ((uint64_t *)opaque)[strcmp(group, "ports") ? 3 : i] += value;
 }
 
+/* What a device asks for happens once, when the lock is free. */
+static struct bus waking;
+static unsigned woken;
+
+static void wake(void *opaque)
+{
+    CHECK_EQ(pthread_mutex_trylock(waking.lock), 0);
+    pthread_mutex_unlock(waking.lock);
+    woken += *(unsigned *)opaque;
+}
+
+static void waking_write(void *device, uint64_t offset, unsigned size, uint64_t value)
+{
+    (void)size, (void)value;
+    CHECK(pthread_mutex_trylock(waking.lock) != 0);
+    if (offset)
+        bus_after(&waking, wake, device);
+}
+
+static void test_bus_after(void)
+{
+    static const struct bus_ops ops = {dev_read, waking_write};
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    unsigned step = 5;
+    bus_init(&waking, &lock);
+    CHECK_EQ(bus_add(&waking, 0x60, 4, &ops, &step, "one", NULL), 0);
+    bus_write(&waking, 0x61, 1, 0);
+    CHECK_EQ(woken, 5);
+    bus_write(&waking, 0x60, 1, 0);
+    CHECK_EQ(woken, 5);
+    bus_write(&waking, 0x62, 2, 0);
+    CHECK_EQ(woken, 10);
+    bus_destroy(&waking);
+}
+
 static void test_bus(void)
 {
     static const struct bus_ops ops = {dev_read, dev_write};
@@ -126,6 +161,7 @@ int main(void)
 {
     test_timers_fire_in_order();
     test_bus();
+    test_bus_after();
     test_guest_memory();
     return check_report();
 }

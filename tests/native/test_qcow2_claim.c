@@ -2,14 +2,18 @@
 /* needs: block/[a-z]*.c base/error.c base/sha256*.c */
 /* libs: z zstd */
 /* New clusters while others read and write: what takes no exclusive turn and what does, clusters that somebody is busy
- * with, and the space taken ahead in the host's file. */
+ * with, the space taken ahead in the host's file, and what a flush writes and waits for. */
 #define _GNU_SOURCE
 #include "block/qcow2.h"
 #include "check.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define KIB UINT64_C(1024)
@@ -19,6 +23,29 @@
 
 static char folder[] = "/tmp/imgvm-claim-XXXXXX";
 static uint8_t model[DISK_BYTES], disk[DISK_BYTES];
+
+static uint64_t written; /* to all files */
+static imgvm_image *flushed;
+static unsigned waits;
+static bool fails;
+
+/* While the host's disk is waited for. */
+int sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags)
+{
+    CHECK(fd == flushed->file.fd && !offset && !bytes && flags & SYNC_FILE_RANGE_WAIT_AFTER);
+    CHECK_EQ(pthread_rwlock_tryrdlock(&flushed->turn), 0);
+    pthread_rwlock_unlock(&flushed->turn);
+    waits++;
+    errno = EIO;
+    return -fails;
+}
+
+ssize_t pwritev(int fd, const struct iovec *pieces, int count, off_t offset)
+{
+    ssize_t put = syscall(SYS_pwritev, fd, pieces, count, offset, 0);
+    written += put > 0 ? (uint64_t)put : 0;
+    return put;
+}
 
 static const char *path_of(unsigned which, const char *name)
 {
@@ -34,7 +61,7 @@ static imgvm_image *make(const char *path, const char *backing_file)
                                          .backing_format = backing_file ? "qcow2" : NULL};
     CHECK_EQ(imgvm_image_create_with(path, &options, NULL), 0);
     CHECK_EQ(imgvm_image_open(path, IMGVM_IMAGE_READ_WRITE, &image, NULL), 0);
-    return image;
+    return flushed = image;
 }
 
 static void put(imgvm_image *image, uint64_t offset, uint64_t bytes, uint8_t value)
@@ -166,6 +193,56 @@ static void test_space_ahead(void)
     unlink(path);
 }
 
+/* Pages of the tables, not whole clusters. */
+static void test_flush_of_few_entries(void)
+{
+    const char *path = path_of(0, "few.img");
+    memset(model, 0, sizeof model);
+    imgvm_image *image = make(path, NULL);
+    put(image, 0, CLUSTER, 1);
+    CHECK_EQ(imgvm_image_flush(image, NULL), 0);
+    put(image, 3 * CLUSTER, CLUSTER, 2);
+    put(image, 5 * CLUSTER, CLUSTER, 3);
+    put(image, 1000 * CLUSTER, 4096, 4); /* its entry is on the table's second page */
+    written = 0;
+    CHECK_EQ(imgvm_image_flush(image, NULL), 0);
+    CHECK_EQ(written, (2 + 1) * 4096); /* of the L2 table and of the refcounts */
+    written = 0;
+    CHECK_EQ(imgvm_image_flush(image, NULL), 0);
+    CHECK_EQ(written, 0);
+    check_and_close(image, path);
+    unlink(path);
+}
+
+/* Others read and write while a flush has data written, whose loss it tells. */
+static void test_flush_and_others(void)
+{
+    const char *path = path_of(0, "flush.img");
+    imgvm_error err = {0};
+    memset(model, 0, sizeof model);
+    imgvm_image *image = make(path, NULL);
+    waits = 0;
+    put(image, 0, 3 * CLUSTER, 1);
+    CHECK_EQ(imgvm_image_flush(image, NULL), 0);
+    CHECK_EQ(waits, 0); /* for so little */
+    put(image, 0, 16 * CLUSTER, 1);
+    CHECK_EQ(imgvm_image_flush(image, NULL), 0);
+    CHECK_EQ(waits, 1);
+    put(image, 0, CLUSTER, 2); /* no metadata follows */
+    CHECK_EQ(imgvm_image_flush(image, NULL), 0);
+    CHECK_EQ(waits, 1);
+    put(image, 16 * CLUSTER, 16 * CLUSTER, 3);
+    fails = true;
+    CHECK_EQ(imgvm_image_flush(image, &err), -EIO);
+    fails = false;
+    CHECK(strstr(err.message, "cannot flush"));
+    CHECK_EQ(imgvm_image_write(image, 0, model, CLUSTER, &err), -EIO); /* nothing builds on it */
+    CHECK_EQ(imgvm_image_flush(image, NULL), -EIO);
+    CHECK_EQ(waits, 2);
+    CHECK_EQ(imgvm_image_close(image, NULL), -EIO);
+    unlink(path);
+}
+
 int main(void)
 {
     if (!mkdtemp(folder))
@@ -173,6 +250,8 @@ int main(void)
     test_others_go_on();
     test_busy_clusters();
     test_space_ahead();
+    test_flush_of_few_entries();
+    test_flush_and_others();
     rmdir(folder);
     return check_report();
 }

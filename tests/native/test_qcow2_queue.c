@@ -9,8 +9,11 @@
 #include "block/uring.h"
 #include "check.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define MIB (UINT64_C(1) << 20)
@@ -23,6 +26,17 @@ static char folder[] = "/tmp/imgvm-queue-XXXXXX";
 static imgvm_image *image, *holder; /* holder: of a further disk's file */
 static struct block_queue *queue;
 static unsigned seed;
+static bool waits; /* the host's file system knows no RWF_NOWAIT */
+static unsigned refusals;
+
+ssize_t preadv2(int fd, const struct iovec *pieces, int count, off_t offset, int flags)
+{
+    if (!waits)
+        return syscall(SYS_preadv2, fd, pieces, count, offset, 0, flags);
+    __atomic_add_fetch(&refusals, 1, __ATOMIC_RELAXED);
+    errno = EOPNOTSUPP;
+    return -1;
+}
 
 struct slot {
     struct block_job job;
@@ -36,7 +50,7 @@ static struct {
     pthread_cond_t ended;
     struct slot slots[SLOTS];
     uint8_t model[DISK_BYTES];
-    unsigned left, busy, moved, run, wrong, errors;
+    unsigned left, busy, moved, by_ring, run, wrong, errors;
     bool read_only;
 } world = {.lock = PTHREAD_MUTEX_INITIALIZER, .ended = PTHREAD_COND_INITIALIZER};
 
@@ -125,6 +139,10 @@ static void end(struct slot *slot, unsigned *count)
 static void moved(void *opaque, struct block_job *job)
 {
     (void)opaque;
+    char name[16] = "";
+    pthread_getname_np(pthread_self(), name, sizeof name);
+    if (!strcmp(name, "imgvm-ring"))
+        __atomic_add_fetch(&world.by_ring, 1, __ATOMIC_RELAXED);
     end(container_of(job, struct slot, job), &world.moved);
 }
 
@@ -139,6 +157,24 @@ static void run(void *opaque, struct block_job *job)
     if (result)
         __atomic_add_fetch(&world.errors, 1, __ATOMIC_RELAXED);
     end(slot, &world.run);
+}
+
+/* The host forgets what the files hold. Not every file system has its files elsewhere, too. */
+static bool forget(const char *const *paths)
+{
+    bool gone = false;
+    for (; *paths; paths++) {
+        int fd = open(*paths, O_RDWR);
+        uint8_t byte;
+        struct iovec piece = {&byte, 1};
+        if (fd < 0)
+            continue;
+        CHECK_EQ(fdatasync(fd), 0);
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        gone |= preadv2(fd, &piece, 1, 0, RWF_NOWAIT) < 0 && errno == EAGAIN;
+        close(fd);
+    }
+    return gone;
 }
 
 /* Another user of the same handle: its turns come in between. */
@@ -160,7 +196,7 @@ static void serve(enum block_queue_kind kind, unsigned requests)
                                               .moved = moved};
     imgvm_error err = {0};
     world.left = requests;
-    world.moved = world.run = world.wrong = world.errors = 0;
+    world.moved = world.by_ring = world.run = world.wrong = world.errors = 0;
     CHECK_EQ(block_queue_create(&queue, &config, &err), 0);
     CHECK_EQ(block_queue_kind(queue), kind);
     block_queue_kick(queue);
@@ -272,6 +308,52 @@ static void test_raw(enum block_queue_kind kind)
     unlink(path);
 }
 
+/* Reads that have to wait for the host's disk are the ring's, all at once; a single one is not. */
+static void test_cold(enum block_queue_kind kind)
+{
+    char path[80];
+    const char *const paths[] = {path_of(path, "cold.img"), NULL};
+    unsigned by_ring = 0;
+    bool gone = true;
+    memset(world.model, 0, sizeof world.model);
+    make(path, &(imgvm_image_options){.disk_bytes = DISK_BYTES, .cluster_bytes = 4096});
+    CHECK_EQ(imgvm_image_open(path, IMGVM_IMAGE_READ_WRITE, &image, NULL), 0);
+    fill(image, false);
+    world.read_only = true;
+    for (unsigned i = 0; gone && i < 20; i++) {
+        gone = forget(paths);
+        serve(kind, 40);
+        by_ring += world.by_ring;
+    }
+    if (!gone)
+        printf("the host keeps files in memory here: reads of the disk are not tested\n");
+    else if (kind == QUEUE_RING)
+        CHECK(by_ring > 20);
+    else
+        CHECK_EQ(by_ring, 0);
+    CHECK_EQ(imgvm_image_close(image, NULL), 0);
+    unlink(path);
+}
+
+/* Where the host does not say what it has in memory, threads read all. */
+static void test_reads_that_wait(enum block_queue_kind kind)
+{
+    char path[80];
+    memset(world.model, 0, sizeof world.model);
+    make(path_of(path, "waits.img"), &(imgvm_image_options){.disk_bytes = DISK_BYTES, .cluster_bytes = 4096});
+    CHECK_EQ(imgvm_image_open(path, IMGVM_IMAGE_READ_WRITE, &image, NULL), 0);
+    fill(image, false);
+    world.read_only = waits = true;
+    refusals = 0;
+    serve(kind, 300);
+    waits = false;
+    CHECK_EQ(world.by_ring, 0);
+    CHECK(world.run > 100);
+    CHECK(kind == QUEUE_THREADS ? !refusals : refusals && refusals < 20); /* it is not asked again and again */
+    CHECK_EQ(imgvm_image_close(image, NULL), 0);
+    unlink(path);
+}
+
 /* A disk beside another one in the same file, which is written meanwhile. */
 static void test_further_disk(enum block_queue_kind kind)
 {
@@ -313,6 +395,8 @@ int main(void)
         seed = 1 + i;
         test_raw(kinds[i]);
         test_further_disk(kinds[i]);
+        test_cold(kinds[i]);
+        test_reads_that_wait(kinds[i]);
         test_requests(kinds[i], &(imgvm_image_options){.disk_bytes = DISK_BYTES, .cluster_bytes = 512}, false, false);
         test_requests(kinds[i], &(imgvm_image_options){.disk_bytes = DISK_BYTES}, true, false);
         test_requests(kinds[i], &(imgvm_image_options){.disk_bytes = DISK_BYTES, .zstd = true}, true, true);

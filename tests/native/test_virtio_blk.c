@@ -283,8 +283,8 @@ static void test_suppression(void)
     store_le16(ram(g, RING_AVAIL), 0);
     CHECK_EQ(request(g, 0, 0, DATA, 512), 0);
     CHECK_EQ(g->messages[1], 1);
-    /* While all of its threads work, NO_NOTIFY is set, and what is offered then is found without a kick. The ring's thread
-     * never works: it has looked for more already. */
+    /* While all of its threads work, NO_NOTIFY is set, and what is offered then is found without a kick. Beside
+     * a ring, who begins what may take long has looked for more already. */
     bool busy = queue_kind == QUEUE_THREADS;
     gate(&d.image, true);
     put_request(g, 0, 0, 1, DATA, 512);

@@ -2,6 +2,7 @@
 /* needs: base/error.c mem/bus.c mem/guest_mem.c dev/pci/host.c dev/pci/msix.c dev/pci/assign.c dev/virtio/queue.c */
 /* needs: dev/virtio/device.c dev/virtio/pci.c dev/virtio/blk.c block/queue.c block/queue_ring.c block/uring.c */
 /* Requests in flight: resets and pauses while the host's disk is slow. */
+#include "block/queue_parts.h"
 #include "virtio_disk.h"
 
 /* A reset while the disk is at work: status stays until the request is over, and nothing of it is ever returned. */
@@ -125,16 +126,16 @@ static void test_pause_and_master(void)
 static void test_in_flight(void)
 {
     static struct disk d;
-    disk_init(&d, false, FLUSH, 16);
+    disk_init(&d, false, FLUSH, 32);
     struct guest *g = &d.g;
     gate(&d.image, true);
-    for (uint16_t i = 0; i < 5; i++) {
+    for (uint16_t i = 0; i < POOL_THREADS_MAX + 1; i++) {
         put_request(g, (uint16_t)(3 * i), 0, i, DATA + 512u * i, 512);
         driver_offer(g, (uint16_t)(3 * i));
     }
     driver_kick(g);
     pthread_mutex_lock(&d.image.lock);
-    while (d.image.waiting < 4)
+    while (d.image.waiting < POOL_THREADS_MAX)
         pthread_cond_wait(&d.image.changed, &d.image.lock);
     pthread_mutex_unlock(&d.image.lock);
     CHECK_EQ(used_index(g), 0);
@@ -143,16 +144,16 @@ static void test_in_flight(void)
     pthread_create(&helper, NULL, open_gate, &d);
     virtio_pause(g->device);
     CHECK_EQ(d.image.waiting, 0);
-    CHECK(used_index(g) >= 4);
+    CHECK(used_index(g) >= POOL_THREADS_MAX);
     virtio_resume(g->device);
     pthread_mutex_unlock(&g->lock);
     pthread_join(helper, NULL);
-    CHECK(driver_wait(g, 5));
-    for (uint16_t i = 0; i < 5; i++) {
+    CHECK(driver_wait(g, POOL_THREADS_MAX + 1));
+    for (uint16_t i = 0; i < POOL_THREADS_MAX + 1; i++) {
         CHECK_EQ(status_byte(g, (uint16_t)(3 * i)), 0);
         CHECK(!memcmp(ram(g, DATA + 512u * i), d.image.data + 512u * i, 512));
     }
-    CHECK_EQ(d.image.most_waiting, 4);
+    CHECK_EQ(d.image.most_waiting, POOL_THREADS_MAX);
     disk_destroy(&d);
 }
 

@@ -289,6 +289,17 @@ void file_write_out(const struct block_file *file)
     sync_file_range(file->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
+int file_write_dirty(struct block_file *file, imgvm_error *err)
+{
+    const unsigned all = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    while (sync_file_range(file->fd, 0, 0, all) < 0)
+        if (errno == ENOSYS || errno == ESPIPE) /* file_sync has more to do */
+            return 0;
+        else if (errno != EINTR)
+            return error_set(err, errno, "cannot flush %s: %s", file->path, strerror(errno));
+    return 0;
+}
+
 int file_sync(struct block_file *file, imgvm_error *err)
 {
     while (fdatasync(file->fd) < 0)

@@ -15,6 +15,7 @@ struct block_file {
     int fd;
     bool writable, is_device;
     bool made; /* by file_create, which takes it away again when it fails */
+    bool waits; /* its file system knows no RWF_NOWAIT */
     bool reserved; /* space behind the file's end, given back when it is closed */
     uint64_t bytes; /* grows with writes past the end */
     dev_t device;   /* with inode: tells two names of one file */
@@ -54,6 +55,8 @@ int file_set_size(struct block_file *file, uint64_t bytes, imgvm_error *err);
  * does not say, all is data. */
 bool file_is_data(struct block_file *file, uint64_t offset, uint64_t bytes, uint64_t *run);
 void file_write_out(const struct block_file *file); /* begins to; waits for nothing */
+/* What file_sync would have to write; waits for it, and promises nothing. A failure may be told here and not again. */
+int file_write_dirty(struct block_file *file, imgvm_error *err);
 int file_sync(struct block_file *file, imgvm_error *err);
 
 /* file_lock.c: -EBUSY when another process (or handle) uses the image in a way that excludes ours. */

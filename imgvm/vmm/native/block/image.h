@@ -37,7 +37,7 @@ struct image_ops {
     /* NULL, or what a shared turn takes besides the handle's: false when that would have to wait. */
     bool (*try_share)(imgvm_image *image);
     void (*unshare)(imgvm_image *image);
-    /* 1 when data alone was to be flushed and is; 0 when that takes the exclusive turn. */
+    /* 1 when data alone was to be flushed and is; 0 when the rest takes the exclusive turn. */
     int (*flush_data)(imgvm_image *image, imgvm_error *err);
     /* Exclusive. */
     int (*write)(imgvm_image *image, uint64_t offset, struct vec *vec, uint64_t bytes, imgvm_error *err);

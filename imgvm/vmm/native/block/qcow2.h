@@ -29,7 +29,8 @@ struct table {
     uint64_t index;  /* in the L1 or refcount table */
     uint64_t offset; /* in the file */
     size_t live;     /* position in table_cache.live */
-    bool dirty, used;
+    uint64_t dirty; /* a bit for each piece of it, from the least significant one on */
+    bool used;
     uint8_t data[]; /* one cluster, as on disk */
 };
 
@@ -102,6 +103,7 @@ struct qcow2 {
     uint64_t free_hint; /* every cluster before it is in use */
     uint64_t used_end;  /* nothing from here on in the file was ever in use: all is zero */
     uint64_t appended, reserved_end; /* data put there since the file is open; space taken ahead */
+    uint64_t unflushed; /* data written since somebody last had it brought to the disk */
     struct claim *claims;
     uint64_t *frees;    /* cluster numbers that lose one reference once the metadata is on disk */
     size_t free_count, free_room;
@@ -182,7 +184,8 @@ int cache_load(struct qcow2 *q, struct table_cache *cache, uint64_t index, uint6
 int cache_add(struct qcow2 *q, struct table_cache *cache, uint64_t index, uint64_t offset, struct table **out,
               imgvm_error *err);
 void cache_drop(struct table_cache *cache, struct table *table);
-void cache_dirty(struct table_cache *cache, struct table *table);
+/* These bytes of the table are not those on disk, or are about to be changed. */
+void cache_dirty(const struct qcow2 *q, struct table_cache *cache, struct table *table, uint64_t at, uint64_t bytes);
 int cache_write_back(struct qcow2 *q, struct table_cache *cache, imgvm_error *err);
 void cache_evict_clean(struct table_cache *cache, size_t keep);
 
@@ -223,6 +226,7 @@ struct mapping {
 struct l2_entry l2_load(const struct qcow2 *q, const struct table *table, uint64_t index);
 struct l2_entry l2_parse(const struct qcow2 *q, const uint8_t *data);
 void l2_store(struct qcow2 *q, struct table *table, uint64_t index, struct l2_entry entry); /* makes it dirty */
+void l2_dirty(struct qcow2 *q, struct table *table, uint64_t index);
 void l2_format(const struct qcow2 *q, uint8_t *data, struct l2_entry entry);
 /* The entry of a cluster at `host` that holds nothing but data. `copied`: it is ours alone. */
 struct l2_entry l2_data_entry(const struct qcow2 *q, uint64_t host, bool copied);

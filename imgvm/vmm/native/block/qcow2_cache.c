@@ -7,6 +7,9 @@
 
 #include "qcow2.h"
 
+#define HOST_PAGE_BITS 12
+#define PIECES_BITS_MAX 6 /* a bit for each in one word */
+
 int cache_init(struct table_cache *cache, uint64_t slots, size_t live_limit, imgvm_error *err)
 {
     *cache = (struct table_cache){.slot_count = MAX(slots, 1), .live_limit = live_limit};
@@ -89,7 +92,7 @@ int cache_add(struct qcow2 *q, struct table_cache *cache, uint64_t index, uint64
     if (result)
         return result;
     memset((*out)->data, 0, q->cluster_bytes);
-    cache_dirty(cache, *out);
+    cache_dirty(q, cache, *out, 0, q->cluster_bytes);
     return 0;
 }
 
@@ -99,20 +102,43 @@ void cache_drop(struct table_cache *cache, struct table *table)
     cache->live[table->live] = last;
     last->live = table->live;
     cache->slots[table->index] = NULL;
-    cache->dirty_count -= table->dirty;
+    cache->dirty_count -= table->dirty != 0;
     free(table);
 }
 
-void cache_dirty(struct table_cache *cache, struct table *table)
+/* log2 of what is written at once: no less than a page of the host's, or it would have to be read before. */
+static unsigned piece_bits(const struct qcow2 *q)
+{
+    return MAX(MIN(q->cluster_bits, HOST_PAGE_BITS), q->cluster_bits - PIECES_BITS_MAX);
+}
+
+void cache_dirty(const struct qcow2 *q, struct table_cache *cache, struct table *table, uint64_t at, uint64_t bytes)
 {
     cache->dirty_count += !table->dirty;
-    table->dirty = true;
+    for (uint64_t piece = at >> piece_bits(q); piece <= (at + bytes - 1) >> piece_bits(q); piece++)
+        table->dirty |= BIT(piece);
 }
 
 static int by_offset(const void *a, const void *b)
 {
     const struct table *const *ta = a, *const *tb = b;
     return ((*ta)->offset > (*tb)->offset) - ((*ta)->offset < (*tb)->offset);
+}
+
+static int write_pieces(struct qcow2 *q, const struct table *table, imgvm_error *err)
+{
+    const unsigned bits = piece_bits(q), count = 1u << (q->cluster_bits - bits);
+    for (unsigned first = 0, last; first < count; first = last + 1) {
+        for (last = first; last < count && table->dirty >> last & 1; last++)
+            ;
+        uint64_t at = (uint64_t)first << bits;
+        int result = last > first
+                         ? file_write(q->file, table->offset + at, table->data + at, (uint64_t)(last - first) << bits, err)
+                         : 0;
+        if (result)
+            return result;
+    }
+    return 0;
 }
 
 int cache_write_back(struct qcow2 *q, struct table_cache *cache, imgvm_error *err)
@@ -129,9 +155,9 @@ int cache_write_back(struct qcow2 *q, struct table_cache *cache, imgvm_error *er
     qsort(dirty, count, sizeof *dirty, by_offset);
     int result = 0;
     for (size_t i = 0; i < count; i++) {
-        if ((result = file_write(q->file, dirty[i]->offset, dirty[i]->data, q->cluster_bytes, err)))
+        if ((result = write_pieces(q, dirty[i], err)))
             break;
-        dirty[i]->dirty = false;
+        dirty[i]->dirty = 0;
         cache->dirty_count--;
     }
     free(dirty);

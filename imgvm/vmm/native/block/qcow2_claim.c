@@ -112,7 +112,7 @@ int claim_make(imgvm_image *image, struct table *table, uint64_t offset, uint64_
         if (!claim->own)
             claim->fill |= old.kind == CLUSTER_COMPRESSED ? bitmap_allocated(q) : claim->entry.bitmap & bitmap_allocated(q);
     }
-    cache_dirty(&q->l2_cache, table); /* stays in memory until the claim is in it */
+    l2_dirty(q, table, l2_index(q, offset)); /* stays in memory until the claim is in it */
     claim->next = q->claims;
     q->claims = claim;
     return 0;

@@ -43,7 +43,13 @@ void l2_format(const struct qcow2 *q, uint8_t *data, struct l2_entry entry)
 void l2_store(struct qcow2 *q, struct table *table, uint64_t index, struct l2_entry entry)
 {
     l2_format(q, table->data + (index << (q->cluster_bits - q->l2_bits)), entry);
-    cache_dirty(&q->l2_cache, table);
+    l2_dirty(q, table, index);
+}
+
+void l2_dirty(struct qcow2 *q, struct table *table, uint64_t index)
+{
+    unsigned entry_bits = q->cluster_bits - q->l2_bits;
+    cache_dirty(q, &q->l2_cache, table, index << entry_bits, BIT(entry_bits));
 }
 
 struct l2_entry l2_data_entry(const struct qcow2 *q, uint64_t host, bool copied)
@@ -133,7 +139,7 @@ int map_l2_for_write(struct qcow2 *q, uint64_t l1_index, struct table **out, img
     if ((result = releases_reserve(q, 1, err)) || (result = place_l2(q, (*out)->data, &offset, err)))
         return result;
     (*out)->offset = offset;
-    cache_dirty(&q->l2_cache, *out);
+    cache_dirty(q, &q->l2_cache, *out, 0, q->cluster_bytes);
     offset_table_set(&q->l1, l1_index, offset | ENTRY_COPIED);
     return cluster_release_later(q, old, err);
 }

@@ -86,8 +86,9 @@ int refcount_set(struct qcow2 *q, uint64_t cluster, uint64_t value, imgvm_error 
     int result = cache_load(q, &q->block_cache, block, offset, &table, err);
     if (result)
         return result;
-    count_store(q, table->data, cluster & (BIT(block_bits(q)) - 1), value);
-    cache_dirty(&q->block_cache, table);
+    uint64_t index = cluster & (BIT(block_bits(q)) - 1);
+    count_store(q, table->data, index, value);
+    cache_dirty(q, &q->block_cache, table, index << q->refcount_order >> 3, MAX(1u << q->refcount_order >> 3, 1));
     if (!value && cluster < q->free_hint)
         q->free_hint = cluster;
     return 0;

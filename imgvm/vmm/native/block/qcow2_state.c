@@ -5,6 +5,8 @@
 
 #include "qcow2.h"
 
+#define MUCH_BYTES (UINT64_C(512) << 10) /* to be written with the metadata: takes longer than to wait for the disk twice */
+
 int qcow2_sync(struct qcow2 *q, imgvm_error *err)
 {
     int result = has_data_file(q) ? file_sync(q->data, err) : 0;
@@ -104,17 +106,22 @@ static int qcow2_flush_data(imgvm_image *image, imgvm_error *err)
 {
     struct qcow2 *q = image->qcow2;
     pthread_mutex_lock(&image->lock);
-    bool clean = !q->failed && metadata_is_clean(q), modified = q->modified;
+    bool clean = metadata_is_clean(q), modified = q->modified, failed = q->failed;
+    bool much = q->unflushed >= MUCH_BYTES;
+    q->unflushed = 0;
     pthread_mutex_unlock(&image->lock);
-    if (!clean || !modified)
-        return clean;
-    int result = has_data_file(q) ? file_sync(q->data, err) : file_sync(q->file, err);
+    if (failed || !modified) /* the exclusive turn says what is wrong */
+        return !failed && clean;
+    if (!clean && !much)
+        return 0;
+    /* The exclusive turn, in which the metadata follows, is short when the data is out. */
+    int result = clean ? file_sync(q->data, err) : file_write_dirty(q->data, err);
     if (result) {
         pthread_mutex_lock(&image->lock);
         q->failed = true;
         pthread_mutex_unlock(&image->lock);
     }
-    return result ? result : 1;
+    return result ? result : clean;
 }
 
 static int qcow2_flush(imgvm_image *image, imgvm_error *err)

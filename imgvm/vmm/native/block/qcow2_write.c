@@ -82,6 +82,7 @@ enum image_place own_place_shared(imgvm_image *image, uint64_t offset, uint64_t 
     int result = find_table(q, offset, &table, NULL);
     if (!result && table)
         result = own_run(q, table, offset, in_this_table(q, offset, bytes), &host, &run, NULL);
+    q->unflushed += run;
     map_unlock(image);
     if (result || !run || host + run > file_bytes(q->data)) /* who lengthens the file keeps its length */
         return PLACE_UNKNOWN;
@@ -113,6 +114,7 @@ static int write_step(imgvm_image *image, bool exclusive, uint64_t offset, struc
         result = own_run(q, table, offset, bytes, &host, part, err);
     if (!result && table && !*part && (exclusive || is_changeable(q, table)))
         result = claim_make(image, table, offset, bytes, &claim, err);
+    q->unflushed += *part + (claim.count << q->cluster_bits);
     map_unlock(image);
     if (result)
         return result;

@@ -9,9 +9,10 @@
 struct block_queue {
     struct ring *ring; /* NULL: the pool does all */
     struct pool pool;
+    struct block_queue_config config;
 };
 
-int queue_thread(pthread_t *thread, void *(*work)(void *), void *opaque)
+int queue_thread(pthread_t *thread, const char *name, void *(*work)(void *), void *opaque)
 {
     sigset_t all, old;
     sigfillset(&all);
@@ -19,7 +20,7 @@ int queue_thread(pthread_t *thread, void *(*work)(void *), void *opaque)
     int error = pthread_create(thread, NULL, work, opaque);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (!error)
-        pthread_setname_np(*thread, "imgvm-disk");
+        pthread_setname_np(*thread, name);
     return -error;
 }
 
@@ -28,20 +29,21 @@ static void *pool_work(void *opaque);
 /* Not enough memory or threads for another one is no error as long as there is one. */
 static int add_thread(struct pool *pool)
 {
-    int result = queue_thread(&pool->threads[pool->thread_count], pool_work, pool);
+    int result = queue_thread(&pool->threads[pool->thread_count], "imgvm-disk", pool_work, pool);
     pool->thread_count += !result;
     return result;
 }
 
-static void wake_one(struct pool *pool, bool or_make)
+void pool_kick(struct pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
+    bool wakes = pool->sleeping;
     pool->pending = true;
-    if (pool->sleeping)
-        pthread_cond_signal(&pool->work);
-    else if (or_make && pool->thread_count < POOL_THREADS_MAX && !pool->stop)
+    if (!wakes && pool->thread_count < POOL_THREADS_MAX && !pool->stop)
         add_thread(pool);
     pthread_mutex_unlock(&pool->lock);
+    if (wakes)
+        pthread_cond_signal(&pool->work);
 }
 
 static void *pool_work(void *opaque)
@@ -60,11 +62,8 @@ static void *pool_work(void *opaque)
         if (last)
             return NULL;
         bool more = false;
-        for (struct block_job *job; (job = pool->next(pool->opaque, &more));) {
-            if (more) /* somebody else may take the next one meanwhile */
-                wake_one(pool, true);
-            pool->run(pool->opaque, job);
-        }
+        for (struct block_job *job; (job = pool->next(pool->opaque, &more));)
+            pool->run(pool->opaque, job, more);
     }
 }
 
@@ -80,11 +79,6 @@ int pool_start(struct pool *pool, imgvm_error *err)
     return error_set(err, -result, "cannot start a thread for a disk");
 }
 
-void pool_kick(struct pool *pool, bool or_make)
-{
-    wake_one(pool, or_make);
-}
-
 void pool_stop(struct pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
@@ -95,6 +89,20 @@ void pool_stop(struct pool *pool)
         pthread_join(pool->threads[i], NULL);
     pthread_mutex_destroy(&pool->lock);
     pthread_cond_destroy(&pool->work);
+}
+
+static struct block_job *next_job(void *opaque, bool *more)
+{
+    struct block_queue *queue = opaque;
+    return queue->config.next(queue->config.opaque, more);
+}
+
+static void run_job(void *opaque, struct block_job *job, bool more)
+{
+    struct block_queue *queue = opaque;
+    if (more) /* somebody else may take the next one meanwhile */
+        pool_kick(&queue->pool);
+    queue->config.run(queue->config.opaque, job);
 }
 
 int block_queue_create(struct block_queue **out, const struct block_queue_config *config, imgvm_error *err)
@@ -108,7 +116,8 @@ int block_queue_create(struct block_queue **out, const struct block_queue_config
         return error_set(err, -result, "this host has no io_uring");
     }
     if (result) { /* for whatever reason: the threads need nothing of it */
-        queue->pool = (struct pool){.next = config->next, .run = config->run, .opaque = config->opaque};
+        queue->config = *config;
+        queue->pool = (struct pool){.next = next_job, .run = run_job, .opaque = queue};
         result = pool_start(&queue->pool, err);
     }
     if (result)
@@ -128,7 +137,7 @@ void block_queue_kick(struct block_queue *queue)
     if (queue->ring)
         ring_kick(queue->ring);
     else
-        pool_kick(&queue->pool, false);
+        pool_kick(&queue->pool);
 }
 
 void block_queue_destroy(struct block_queue *queue)

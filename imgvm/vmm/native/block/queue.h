@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What is asked of an image, many things at a time and in any order. Where the host has io_uring, one thread asks the
- * kernel for all transfers that move data and change no map, and a few more run the rest; elsewhere those few run all.
+/* What is asked of an image, many things at a time and in any order. A few threads do it; where the host has io_uring, they
+ * leave to it, and to one thread more, the reads of what the host does not have in memory, however many those are.
  *
  * The queue asks its source for jobs: a device takes them from its driver when there is somebody to do them. */
 #ifndef IMGVM_BLOCK_QUEUE_H
@@ -15,7 +15,8 @@ struct block_job {
     enum { JOB_CALL, JOB_READ, JOB_WRITE } kind;
     uint64_t offset, bytes;
     struct vec memory;
-    struct block_job *next; /* the queue's */
+    struct block_job *next; /* the queue's, as is the next */
+    bool tried;             /* only `run` can do it */
 };
 
 enum block_queue_kind { QUEUE_BEST, QUEUE_THREADS, QUEUE_RING };

@@ -7,12 +7,12 @@
 
 #include "queue.h"
 
-#define POOL_THREADS_MAX 4 /* each waits for the host's disk by itself */
+#define POOL_THREADS_MAX 8 /* each waits for the host's disk by itself */
 
 /* A few threads, made as jobs wait. */
 struct pool {
     struct block_job *(*next)(void *opaque, bool *more);
-    void (*run)(void *opaque, struct block_job *job);
+    void (*run)(void *opaque, struct block_job *job, bool more); /* kicks the pool when there is more and this takes time */
     void *opaque;
     pthread_mutex_t lock;
     pthread_cond_t work;
@@ -23,11 +23,10 @@ struct pool {
 
 /* next, run and opaque are set. */
 int pool_start(struct pool *pool, imgvm_error *err);
-/* `or_make`: there is a job for a thread more, should all be busy. */
-void pool_kick(struct pool *pool, bool or_make);
+void pool_kick(struct pool *pool); /* there may be jobs */
 void pool_stop(struct pool *pool);
 /* A thread that takes no signals: they are for the process's owner and for the vCPU threads. */
-int queue_thread(pthread_t *thread, void *(*work)(void *), void *opaque);
+int queue_thread(pthread_t *thread, const char *name, void *(*work)(void *), void *opaque);
 
 struct ring;
 /* -errno without a message when the host has no io_uring. */

@@ -75,8 +75,8 @@ static struct io_uring_sqe *next_sqe(struct uring *ring)
     return &ring->sqes[index];
 }
 
-void uring_transfer(struct uring *ring, bool write, int fd, const struct iovec *pieces, unsigned count, uint64_t offset,
-                    bool apart, uint64_t tag)
+void uring_read(struct uring *ring, int fd, const struct iovec *pieces, unsigned count, uint64_t offset, bool apart,
+                uint64_t tag)
 {
     struct io_uring_sqe *sqe = next_sqe(ring);
     sqe->flags = apart ? IOSQE_ASYNC : 0;
@@ -84,11 +84,11 @@ void uring_transfer(struct uring *ring, bool write, int fd, const struct iovec *
     sqe->off = offset;
     sqe->user_data = tag;
     if (count == 1 && pieces->iov_len <= INT32_MAX) { /* saves the kernel a copy */
-        sqe->opcode = write ? IORING_OP_WRITE : IORING_OP_READ;
+        sqe->opcode = IORING_OP_READ;
         sqe->addr = (uintptr_t)pieces->iov_base;
         sqe->len = (unsigned)pieces->iov_len;
     } else {
-        sqe->opcode = write ? IORING_OP_WRITEV : IORING_OP_READV;
+        sqe->opcode = IORING_OP_READV;
         sqe->addr = (uintptr_t)pieces;
         sqe->len = count;
     }
@@ -134,10 +134,10 @@ int uring_open(struct uring *ring, unsigned entries)
 
 void uring_close(struct uring *ring) { (void)ring; }
 
-void uring_transfer(struct uring *ring, bool write, int fd, const struct iovec *pieces, unsigned count, uint64_t offset,
-                    bool apart, uint64_t tag)
+void uring_read(struct uring *ring, int fd, const struct iovec *pieces, unsigned count, uint64_t offset, bool apart,
+                uint64_t tag)
 {
-    (void)ring, (void)write, (void)fd, (void)pieces, (void)count, (void)offset, (void)apart, (void)tag;
+    (void)ring, (void)fd, (void)pieces, (void)count, (void)offset, (void)apart, (void)tag;
 }
 
 void uring_read_eventfd(struct uring *ring, int fd, uint64_t *value, uint64_t tag)

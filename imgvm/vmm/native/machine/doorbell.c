@@ -46,9 +46,12 @@ void doorbell_ring(struct board_doorbell *doorbell)
     uint64_t count;
     if (read(doorbell->fd, &count, sizeof count) != sizeof count)
         return;
+    struct virtio_device *device = doorbell->pci->device;
     pthread_mutex_lock(&doorbell->board->lock);
-    virtio_notify_all(doorbell->pci->device);
+    for (unsigned queue = 0; queue < device->queue_count; queue++)
+        virtio_notify(device, queue);
     pthread_mutex_unlock(&doorbell->board->lock);
+    virtio_wake(device);
 }
 
 void doorbell_detach_all(struct board *board)

@@ -145,7 +145,17 @@ void bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value)
     pthread_mutex_lock(bus->lock);
     count_access(bus, address);
     write_locked(bus, address, size, value);
+    void (*after)(void *opaque) = bus->after, *opaque = bus->after_opaque;
+    bus->after = NULL;
     pthread_mutex_unlock(bus->lock);
+    if (after)
+        after(opaque);
+}
+
+void bus_after(struct bus *bus, void (*call)(void *opaque), void *opaque)
+{
+    bus->after = call;
+    bus->after_opaque = opaque;
 }
 
 const char *bus_name(struct bus *bus, uint64_t address)

@@ -33,6 +33,8 @@ struct bus_tally {
 
 struct bus {
     pthread_mutex_t *lock;
+    void (*after)(void *opaque); /* of the write under way */
+    void *after_opaque;
     struct bus_range *ranges; /* ordered by base */
     unsigned count, capacity;
     struct bus_tally *tallies;
@@ -51,6 +53,9 @@ void bus_remove(struct bus *bus, uint64_t base, const void *device);
  * is split into bytes. The board lock is taken inside. */
 uint64_t bus_read(struct bus *bus, uint64_t address, unsigned size);
 void bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value);
+/* From a handler of a write, at most once: whoever writes calls it, too, when the lock is free again. Threads that need the
+ * lock are better woken then. */
+void bus_after(struct bus *bus, void (*call)(void *opaque), void *opaque);
 /* Who is at the address; "none": nobody. */
 const char *bus_name(struct bus *bus, uint64_t address);
 /* How often each device was accessed. */

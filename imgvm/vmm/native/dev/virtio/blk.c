@@ -364,9 +364,12 @@ static void job_moved(void *opaque, struct block_job *job)
 static void notify(struct virtio_device *device, unsigned queue)
 {
     (void)queue;
-    struct virtio_blk *blk = blk_of(device);
-    blk->kicked = true;
-    block_queue_kick(blk->queue);
+    blk_of(device)->kicked = true;
+}
+
+static void wake(struct virtio_device *device)
+{
+    block_queue_kick(blk_of(device)->queue);
 }
 
 static bool reset(struct virtio_device *device)
@@ -396,7 +399,7 @@ static void destroy(struct virtio_device *device)
     free(blk);
 }
 
-static const struct virtio_device_ops blk_ops = {.notify = notify, .reset = reset, .drain = drain, .destroy = destroy};
+static const struct virtio_device_ops blk_ops = {.notify = notify, .wake = wake, .reset = reset, .drain = drain, .destroy = destroy};
 
 int virtio_blk_create(struct virtio_device **out, const struct virtio_blk_config *config, imgvm_error *err)
 {

@@ -32,10 +32,17 @@ void virtio_notify(struct virtio_device *device, unsigned queue)
         device->ops->notify(device, queue);
 }
 
+void virtio_wake(struct virtio_device *device)
+{
+    if (device->ops->wake)
+        device->ops->wake(device);
+}
+
 void virtio_notify_all(struct virtio_device *device)
 {
     for (unsigned i = 0; i < device->queue_count; i++)
         virtio_notify(device, i);
+    virtio_wake(device);
 }
 
 /* ---- the driver's side ---- */

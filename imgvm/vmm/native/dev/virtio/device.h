@@ -37,6 +37,7 @@ struct virtio_device;
 
 struct virtio_device_ops {
     void (*notify)(struct virtio_device *device, unsigned queue); /* only between DRIVER_OK and reset */
+    void (*wake)(struct virtio_device *device); /* optional; after notify, the board lock being free or not */
     /* Stop: give up whatever is queued. Returns true when nothing is in flight any more; else the device calls
      * virtio_reset_done later, and until then the status does not read as zero (2.4.1). NULL: nothing to stop. */
     bool (*reset)(struct virtio_device *device);
@@ -98,9 +99,11 @@ static inline bool virtio_has_feature(const struct virtio_device *device, unsign
 /* May the device take requests now? */
 bool virtio_running(const struct virtio_device *device);
 
-/* The driver's doorbell: MMIO write, or an ioeventfd's thread (which takes the board lock first). */
+/* The driver's doorbell: MMIO write, or an ioeventfd's thread (which takes the board lock first). virtio_wake is due
+ * then, best without the lock. */
 void virtio_notify(struct virtio_device *device, unsigned queue);
-/* Notify every queue that is live: after resume, or when bus mastering came on. */
+void virtio_wake(struct virtio_device *device);
+/* Both, for every queue that is live: after resume, or when bus mastering came on. */
 void virtio_notify_all(struct virtio_device *device);
 
 /* For transports. */

@@ -189,9 +189,9 @@ static uint64_t bar_read(void *opaque, uint64_t offset, unsigned size)
     }
 }
 
-static void bar_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
+/* Is it a doorbell? */
+static bool write_structure(struct virtio_pci *pci, uint64_t offset, unsigned size, uint64_t value)
 {
-    struct virtio_pci *pci = opaque;
     unsigned within = offset & 0xfff;
     switch (offset & ~UINT64_C(0xfff)) {
     case VIRTIO_PCI_COMMON:
@@ -202,8 +202,22 @@ static void bar_write(void *opaque, uint64_t offset, unsigned size, uint64_t val
         break;
     case VIRTIO_PCI_NOTIFY:
         virtio_notify(pci->device, within / VIRTIO_PCI_NOTIFY_MULTIPLIER);
-        break;
+        return true;
     }
+    return false;
+}
+
+static void wake(void *opaque)
+{
+    struct virtio_pci *pci = opaque;
+    virtio_wake(pci->device);
+}
+
+static void bar_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct virtio_pci *pci = opaque;
+    if (write_structure(pci, offset, size, value))
+        bus_after(pci->function.host->mmio, wake, pci);
 }
 
 static const struct bus_ops bar_ops = {bar_read, bar_write};
@@ -243,7 +257,8 @@ static void config_write(struct pci_function *function, unsigned offset, unsigne
     unsigned length = touches_window(pci, offset, size) ? window_target(pci, &target) : 0;
     if (length) {
         uint64_t value = load_le32(function->config + pci->window + WINDOW_DATA);
-        bar_write(pci, target, length, value & bits_mask_bytes(length));
+        if (write_structure(pci, target, length, value & bits_mask_bytes(length)))
+            virtio_wake(pci->device);
     }
     bool master = pci_bus_master(function), came = master && !pci->device->master;
     pci->device->master = master;
