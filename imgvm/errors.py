@@ -73,6 +73,15 @@ class EngineError(ImgvmError):
     """The machine cannot be built or run here."""
 
 
+MAX_WORDS = 1000  # of one message: what it quotes may be of any length
+MAX_PROBLEMS = 100  # that one error lists
+
+
+def cut(words: str, most: int = MAX_WORDS) -> str:
+    """Words of somebody else, as far as a message has room for them."""
+    return words if len(words) <= most else words[: most - 3] + "..."
+
+
 class Problem(Record):
     """One fault of a config. Lines and columns count from 1; 0 means that the place is unknown (`--set`)."""
 
@@ -83,6 +92,11 @@ class Problem(Record):
     message: str
     hint: str | None = None
 
+    def __init__(
+        self, file: str, line: int, column: int, path: str, message: str, hint: str | None = None
+    ) -> None:
+        super().__init__(file, line, column, cut(path), cut(message), hint and cut(hint))
+
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         path = f"{self.path}: " if self.path else ""
@@ -91,8 +105,12 @@ class Problem(Record):
 
 
 class ConfigError(ImgvmError):
-    """All the problems of a config at once, in the order of the text."""
+    """All the problems of a config at once, in the order of the text; of too many, the first ones."""
 
     def __init__(self, problems: Iterable[Problem], status: int = STATUS_ERROR) -> None:
         self.problems = tuple(problems)
+        first, more = self.problems[:MAX_PROBLEMS], len(self.problems) - MAX_PROBLEMS
+        if more > 1:  # an error that is raised again has one more already
+            rest = Problem(first[-1].file, 0, 0, "", f"{more} more problems are not shown")
+            self.problems = (*first, rest)
         super().__init__("\n".join(map(str, self.problems)), status=status)

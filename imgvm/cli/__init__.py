@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ConsentError, ImgvmError
-from imgvm.log import log, printable
+from imgvm.log import log, one_line
 
 VERBS = (
     "pack", "run", "validate", "inspect", "extract", "unpack", "export", "import", "push", "pull", "config",
@@ -57,6 +58,8 @@ def _ending_signals() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the process status. No exception but SystemExit leaves it."""
     args = with_run(list(sys.argv[1:] if argv is None else argv))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name is printed as it is, whatever its bytes
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         with _ending_signals():
             while True:
@@ -69,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     args = [*args[:end], "--allow", error.grant, *args[end:]]
     except ConfigError as error:
         for problem in error.problems:
-            sys.stderr.write(f"{printable(str(problem))}\n")
+            sys.stderr.write(f"{one_line(str(problem))}\n")
         return error.status
     except ImgvmError as error:
         log.error(error.message, error.hint)
@@ -116,7 +119,7 @@ def _agrees(error: ConsentError) -> bool:
     """Asks on a terminal; without one the answer is no."""
     if not (os.isatty(0) and os.isatty(2)):
         return False
-    sys.stderr.write(f"imgvm: {printable(error.message)}\nAllow it ({error.grant})? [y/N] ")
+    sys.stderr.write(f"imgvm: {one_line(error.message)}\nAllow it ({error.grant})? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

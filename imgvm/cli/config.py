@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -17,7 +16,7 @@ import typer
 
 from imgvm.cli.options import Allow, AsJson, ImageFile
 from imgvm.errors import STATUS_FINDINGS, ConfigError, ImgvmError, UsageError
-from imgvm.log import log, printable
+from imgvm.log import for_stdout, json_text, log, one_line
 
 if TYPE_CHECKING:
     from imgvm.edit import Change, Edited
@@ -44,7 +43,7 @@ def get(
         log.info(f"{image}: there is no {path}")
         return STATUS_FINDINGS
     plain = isinstance(value, str) and not as_json
-    print(value if plain else json.dumps(value, indent=1, ensure_ascii=False))
+    print(for_stdout(value) if plain else json_text(value, indent=1))
     return 0
 
 
@@ -85,7 +84,7 @@ def edit_(image: ImageFile, allow: Allow = None) -> int:
             break
         except ConfigError as error:
             for problem in error.problems:
-                sys.stderr.write(f"{printable(str(problem))}\n")
+                sys.stderr.write(f"{one_line(str(problem))}\n")
         except ImgvmError as error:
             raise ImgvmError(error.message, _kept(draft), error.status) from None
         if not (os.isatty(0) and typer.confirm("edit again?", default=True, err=True)):
@@ -122,7 +121,7 @@ def diff(
             }
             for row in found
         ]  # fmt: skip
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print(json_text(rows, indent=1))
     else:
         sys.stdout.writelines(_lines(found))
     return STATUS_FINDINGS if found else 0
@@ -134,11 +133,11 @@ def _lines(changes: Iterable[Change]) -> Iterable[str]:
     for change in changes:
         for sign, value in (("-", change.old), ("+", change.new)):
             if value is not ABSENT:
-                yield f"{sign} {printable(change.path)}: {_shown(value)}\n"
+                yield f"{sign} {one_line(change.path)}: {_shown(value)}\n"
 
 
 def _shown(value: Any) -> str:
-    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return one_line(value if isinstance(value, str) else json_text(value))
 
 
 def _tell(image: Path, done: Edited) -> None:

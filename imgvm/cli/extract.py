@@ -12,6 +12,7 @@ import typer
 
 from imgvm.cli.options import Allow, ImageFile
 from imgvm.errors import ImageError, UsageError
+from imgvm.log import printable
 
 
 def command(
@@ -34,7 +35,16 @@ def command(
     if output is not None:
         output.write_bytes(data)
         return 0
-    if os.isatty(1) and b"\0" in data:
+    if os.isatty(1) and not _is_text(data):
         raise UsageError(f"{blob} is binary", "give -o FILE, or send stdout to a file")
     sys.stdout.buffer.write(data)
     return 0
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether a terminal shows it and does nothing else."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return False
+    return text == printable(text)

@@ -12,6 +12,7 @@ import typer
 from imgvm import units
 from imgvm.cli.options import Allow, ImageFile
 from imgvm.errors import UsageError
+from imgvm.log import one_line
 
 
 class Action(StrEnum):
@@ -38,7 +39,7 @@ def command(
             for row in opened.snapshots():
                 when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.date))
                 state = units.format_size(row.vm_state_bytes) if row.vm_state_bytes else "-"
-                print(f"{row.id}\t{when}\t{units.format_size(row.disk_bytes)}\t{state}\t{row.name}")
+                print(f"{one_line(row.id)}\t{when}\t{units.format_size(row.disk_bytes)}\t{state}\t{one_line(row.name)}")
         elif action is Action.CREATE:
             snapshots.create(opened, name, date=time.time())
         elif action is Action.APPLY:

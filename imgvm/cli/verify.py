@@ -10,6 +10,7 @@ import typer
 
 from imgvm.cli.options import Allow, ImageFile
 from imgvm.errors import STATUS_FINDINGS
+from imgvm.log import one_line
 
 
 def command(
@@ -37,7 +38,7 @@ def command(
         with open_disk(image, allow=grants) as opened:
             found = list(audit.verify(opened))
     for fault in found:
-        print(f"{image}: {fault}")
+        print(f"{image}: {one_line(fault)}")
     if not found:
         print(f"{image}: verified")
     return STATUS_FINDINGS if found else 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Config"]
 
 MAX_RESOLVED_BYTES = 1 << 20
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")  # in a C string, and in UTF-8
 _COMPOSING = ("include", "vars", "profiles")  # of which nothing is left when a config is resolved
 
 
@@ -139,9 +140,16 @@ def _override(read: tree.Tree, sets: Sequence[str]) -> None:
 
 def _check(read: tree.Tree) -> None:
     """ConfigError with all that is wrong."""
-    problems = [*read.problems, *_against_schema(read)] or semantics.check(read)
+    problems = [*read.problems, *_unusable(read), *_against_schema(read)] or semantics.check(read)
     if problems:
         raise ConfigError(sorted(set(problems), key=lambda p: (p.file, p.line, p.column, p.path)))
+
+
+def _unusable(read: tree.Tree) -> Iterator[Problem]:
+    for path, text, is_key in read.texts():
+        if found := _UNUSABLE.search(text):
+            what = "a NUL character" if found[0] == "\0" else "half a surrogate pair, which is no character"
+            yield read.problem(path, f"the text contains {what}", key=is_key)
 
 
 def _against_schema(read: tree.Tree) -> list[Problem]:

@@ -20,7 +20,7 @@ from jsonschema.exceptions import ValidationError
 from imgvm.config.schema import compiled, referred, schema
 from imgvm.config.suggest import did_you_mean
 from imgvm.config.tree import Path, Tree, format_path
-from imgvm.errors import Problem
+from imgvm.errors import Problem, cut
 
 Violation = Any  # a jsonschema ValidationError, whose attributes' types say less than the schema does
 
@@ -204,7 +204,7 @@ def _show(value: Any) -> str:
         return "a map" if isinstance(value, dict) else "a list"
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
     text = text.lower() if isinstance(value, bool) else text
-    return text if len(text) <= 60 else text[:57] + "..."
+    return cut(text, 60)
 
 
 def _wrong_type(instance: Any, rule: dict[str, Any]) -> str:

@@ -8,10 +8,11 @@ import json
 from collections.abc import Callable, Iterable
 
 from imgvm.errors import Problem
+from imgvm.log import one_line
 
 
 def as_text(problems: Iterable[Problem]) -> str:
-    return "\n".join(map(str, problems))
+    return "\n".join(one_line(str(problem)) for problem in problems)
 
 
 def as_json(problems: Iterable[Problem]) -> str:

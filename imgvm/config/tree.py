@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from imgvm.errors import Problem
@@ -56,6 +56,19 @@ class Tree:
                 return Problem(self.overridden[path[:length]], 0, 0, format_path(path), message, hint)
         file, (line, column) = self.place(path, key)
         return Problem(file, line, column, format_path(path), message, hint)
+
+    def texts(self) -> Iterator[tuple[Path, str, bool]]:
+        """Every text in the data, with its path and whether it is a key."""
+        stack: list[tuple[Path, Any]] = [((), self.data)]
+        while stack:
+            path, data = stack.pop()
+            if isinstance(data, str):
+                yield path, data, False
+            elif isinstance(data, dict):
+                yield from (((*path, key), key, True) for key in data)
+                stack += (((*path, key), value) for key, value in data.items())
+            elif isinstance(data, list):
+                stack += (((*path, index), value) for index, value in enumerate(data))
 
 
 def format_path(path: Path) -> str:

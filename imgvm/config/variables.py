@@ -60,8 +60,6 @@ def settled(tree: Tree, path: Path, data: Any) -> Any:
         return [settled(tree, (*path, index), value) for index, value in enumerate(data)]
     if not isinstance(data, str):
         return data
-    if "\0" in data:
-        tree.problems.append(tree.problem(path, "the text contains a NUL character"))
     if any(use[0] != "$$" for use in _USE.finditer(data)):
         message = "variables are settled when the image is packed"
         hint = "write the value itself, or $${ for a ${ that the guest is to see"
@@ -185,8 +183,6 @@ def _resolve(tree: Tree, scope: _Scope, path: Path, data: Any) -> Any:
     if not isinstance(data, str):
         return data
     text = scope.expand(data, path)
-    if "\0" in text:
-        tree.problems.append(tree.problem(path, "the text contains a NUL character"))
     if not isinstance(data, PlainText):
         return text
     try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from imgvm import units
 from imgvm.errors import ConfigError, ImgvmError, Problem
-from imgvm.log import Log
+from imgvm.log import Log, json_text, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,26 @@ def test_log_levels_and_a_closed_stderr(monkeypatch: pytest.MonkeyPatch) -> None
     quiet.error("said", "do")
     normal.info("two\nlines")
     normal.verbose("unsaid")
-    assert out.getvalue() == "imgvm: said\nimgvm: hint: do\nimgvm: two\nimgvm: lines\n"
+    assert out.getvalue() == "imgvm: said\nimgvm: hint: do\nimgvm: two\n       lines\n"
     out.close()
     normal.error("nobody hears")
+
+
+def test_words_of_others_do_nothing_to_a_terminal() -> None:
+    text = "a\x1b[2J\x9b1m\u202eb\nc\td\udc80\u2028é"
+    assert printable(text) == "a\\x1b[2J\\x9b1m\\u202eb\nc\td\\udc80\\u2028é"
+    assert one_line(text) == "a\\x1b[2J\\x9b1m\\u202eb\\x0ac\\x09d\\udc80\\u2028é"
+    document = {"key\u202e": [text, 1]}
+    for indent in (None, 1):
+        shown = json_text(document, indent)
+        assert json.loads(shown) == document
+        assert one_line(shown.replace("\n", "")) == shown.replace("\n", "") and "é" in shown
+
+
+def test_long_words_and_many_problems_are_cut() -> None:
+    found = ConfigError(Problem("f", line, 1, "a" * 10_000, "b" * 10_000, "c" * 10_000) for line in range(1, 1000))
+    assert len(str(found)) < 101 * 4000
+    assert len(found.problems) == 101 and found.problems[-1].message == "899 more problems are not shown"
+    again = ConfigError(found.problems, 5)
+    assert again.problems == found.problems
+    assert len(ConfigError(found.problems[:100]).problems) == 100

@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import pty
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +24,7 @@ from imgvm.errors import ImgvmError
 from imgvm.qcow2 import Image
 
 Images = Callable[..., Path]
-TIB = 1 << 40
+GIB = 1 << 30
 VERBS = ("run", "inspect", "verify", "extract", "unpack", "export", "config", "edit")
 
 
@@ -34,7 +40,7 @@ def words_of(verb: str, image: Path, folder: Path) -> list[str]:
 
 @pytest.fixture
 def little_memory() -> object:
-    """Whoever believes a blob of terabytes fails here, and does not get away with memory that is never touched."""
+    """Whoever believes a blob of many gigabytes fails here, and does not get away with memory that is never touched."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, before[1]))
     yield
@@ -43,12 +49,14 @@ def little_memory() -> object:
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("blob", [0, 1, 2])
-def test_blobs_of_terabytes(verb: str, blob: int, little_memory: object, image_of: Images, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_blobs_beyond_reason(verb: str, blob: int, little_memory: object, image_of: Images, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In a file that is as large as they are, with nothing in it."""
     image = image_of(leave(0))
     payload = Payload(bytearray(image.read_bytes()))
-    payload.grow(3 * TIB)
-    payload.put(payload.blob(blob) + 72, 2 * TIB, 8)
+    payload.grow(24 * GIB)
+    payload.put(payload.blob(blob) + 72, 20 * GIB, 8)
     image.write_bytes(payload.seal())
+    os.truncate(image, 24 * GIB)
     status = main(words_of(verb, image, tmp_path))
     said = capfd.readouterr()
     assert "out of memory" not in said.err and "fault of imgvm" not in said.err
@@ -57,6 +65,23 @@ def test_blobs_of_terabytes(verb: str, blob: int, little_memory: object, image_o
         assert status in (125, 126) and "hint" in said.err
     if verb == "verify":
         assert status == 1 and f"more than {4 << 30}" in said.out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_blobs_that_are_more_than_the_file(verb: str, image_of: Images, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A thousand of them that lie in one place, or where nothing is, would fill memory and disk."""
+    image = image_of(leave(0))
+    data = image.read_bytes()
+    beyond = Payload(bytearray(data))
+    beyond.grow(1 << 30)
+    shared = Payload(bytearray(data))
+    for blob in (1, 2):
+        shared.put(shared.blob(blob) + 64, 0, 8)
+        shared.put(shared.blob(blob) + 72, int.from_bytes(data[shared.head + 16 : shared.head + 24]), 8)
+    for payload, words in ((beyond, "it is larger than the file"), (shared, "its index is wrong")):
+        image.write_bytes(payload.seal())
+        assert main(words_of(verb, image, tmp_path)) == 125
+        assert f"damaged: {words}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("at", "value", "size"), [(12, 1025, 4), (12, 0xFFFFFFFF, 4), (16, 1, 8), (16, 1 << 63, 8), (8, 2, 4)])
@@ -79,6 +104,87 @@ def test_names_do_not_drive_the_terminal(image_of: Images, capfd: pytest.Capture
     assert "\x1b" not in said.out and "\\x1b[2Jgone" in said.out
     assert main(["extract", str(image), "none"]) == 125
     assert "\x1b" not in capfd.readouterr().err
+
+
+HOSTILE = "\x1b[2Jgone\u202e\x9b1m"
+
+
+def hostile(image: Path) -> None:
+    """Its texts, blobs and snapshots are named by somebody who would drive the terminal."""
+    with Image.open(image, writable=True) as opened:
+        blobs = {blob.name: opened.read_config(blob.name) for blob in opened.config_blobs()}
+        document = json.loads(blobs["machine.json"])
+        document |= {"description": f"first\nblob      kernel {HOSTILE}", "labels": {HOSTILE: HOSTILE}}
+        text = f"# {HOSTILE}\n{blobs['config.yaml'].decode()}"
+        opened.set_config(blobs | {"machine.json": json.dumps(document).encode(), "config.yaml": text.encode(), HOSTILE: b""}, date=0)
+        opened.create_snapshot(f"a\n2\tb{HOSTILE}", date=0)
+
+
+def seen(words: list[str]) -> str:
+    """What a command shows on a terminal."""
+    controller, terminal = pty.openpty()
+    try:
+        subprocess.run([sys.executable, "-m", "imgvm", *words], stdin=terminal, stdout=terminal, stderr=terminal, timeout=60)
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):
+            while data := os.read(controller, 65536):
+                shown += data
+        return shown.decode()
+    finally:
+        os.close(controller)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["inspect", "IMAGE"], ["inspect", "IMAGE", "--json"], ["inspect", "IMAGE", "--config"], ["config", "get", "IMAGE"],
+     ["config", "get", "IMAGE", "description"], ["config", "diff", "IMAGE", "small.yaml"], ["config", "diff", "IMAGE", "small.yaml", "--json"],
+     ["snapshot", "list", "IMAGE"], ["verify", "IMAGE"], ["extract", "IMAGE", "none"], ["extract", "IMAGE", "config.yaml"],
+     ["config", "set", "IMAGE", "machine.cpus=x"], ["export", "IMAGE", "--to", "none"]],
+)  # fmt: skip
+def test_texts_do_not_drive_the_terminal(words: list[str], image_of: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = image_of(leave(0))
+    (tmp_path / "small.yaml").write_text("version: 1\nname: small\nboot: {kernel: kernel}\n")
+    hostile(image)
+    shown = seen([str(image) if word == "IMAGE" else word for word in words])
+    assert shown
+    assert not set(shown) & {"\x1b", "\u202e", "\x9b"}, shown
+    lines = shown.splitlines()
+    if words[0] == "inspect" and len(words) == 2:
+        assert sum(line.startswith("blob      kernel") for line in lines) == 1
+    if words[0] == "snapshot":
+        assert all(line.count("\t") == 4 for line in lines)
+
+
+def test_programs_get_texts_as_they_are(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
+    image = image_of(leave(0))
+    hostile(image)
+    assert main(["config", "get", str(image), "description"]) == 0
+    assert HOSTILE in capfd.readouterr().out
+    assert main(["extract", str(image), "config.yaml"]) == 0
+    assert capfd.readouterr().out.startswith(f"# {HOSTILE}\n")
+    assert main(["inspect", str(image), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["machine"]["labels"] == {HOSTILE: HOSTILE}
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+@pytest.mark.parametrize("key", ["description", "labels", "source"])
+def test_texts_that_no_system_call_takes(text: str, key: str, image_of: Images, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "b.raw").write_bytes(bytes(512))
+    image = image_of(leave(0), "disks: [{name: a, size: 1MiB}, {name: b, source: b.raw, format: raw, embed: false}]")
+    with Image.open(image, writable=True) as opened:
+        blobs = {blob.name: opened.read_config(blob.name) for blob in opened.config_blobs()}
+        document = json.loads(blobs["machine.json"])
+        if key == "source":
+            document["disks"][1]["source"] = text
+        else:
+            document[key] = text if key == "description" else {text: "x"}
+        opened.set_config(blobs | {"machine.json": json.dumps(document).encode()}, date=0)
+    for words in (["run", str(image), "--allow", "disks"], ["inspect", str(image)], ["config", "get", str(image)]):
+        assert main(words) in (125, 126)
+        said = capfd.readouterr().err
+        assert "the text contains" in said and "fault of imgvm" not in said
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b"[" * 10**5, b"{}" + b" " * (2 << 20), b"\xff", b'{"version": 1}', b"5"])

@@ -183,6 +183,8 @@ def test_examples_are_valid(path: Path) -> None:
         ("exec: {command: 'a${B}'}",
          "f:3:17: exec.command: there is no variable B (declare it under vars; write $${ for a ${ that the guest is to see)"),
         ('exec: {command: "a\\0b"}', "f:3:17: exec.command: the text contains a NUL character"),
+        ('description: "a\\0b"', "f:3:14: description: the text contains a NUL character"),
+        ('labels: {"a\\ud800": b}', "the text contains half a surrogate pair, which is no character"),
         ("image: {cluster_size: 3KiB}", "f:3:23: image.cluster_size: 3KiB is not a power of two"),
         ("image: {cluster_size: 4MiB}", "f:3:23: image.cluster_size: must be at most 2MiB, not 4MiB"),
         ("image: {compression: lzo}", "image.compression: must be one of none, zlib, zstd"),

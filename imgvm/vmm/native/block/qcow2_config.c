@@ -66,6 +66,7 @@ static int read_index(struct qcow2 *q, const struct snapshot *snapshot, struct c
     sha256_final(&sha, digest);
     if (!result && memcmp(digest, head + PAYLOAD_HASHED_HEAD_BYTES, SHA256_BYTES))
         result = damaged(q, err, "the checksum of its index is wrong");
+    uint64_t blob_bytes = 0; /* none shares its bytes with another: all of them are no more than the payload */
     for (uint32_t i = 0; !result && i < config->count; i++) {
         const uint8_t *record = index + i * PAYLOAD_RECORD_BYTES;
         struct blob *blob = &config->blobs[i];
@@ -74,8 +75,9 @@ static int read_index(struct qcow2 *q, const struct snapshot *snapshot, struct c
         blob->bytes = load_be64(record + 72);
         memcpy(blob->sha256, record + 80, SHA256_BYTES);
         if (!blob->name[0] || blob->name[PAYLOAD_NAME_BYTES - 1] || blob->offset > config->bytes ||
-            blob->bytes > config->bytes - blob->offset)
+            blob->bytes > config->bytes - blob->offset || blob->bytes > config->bytes - blob_bytes)
             result = damaged(q, err, "its index is wrong");
+        blob_bytes += blob->bytes;
     }
     free(index);
     return result;
@@ -114,6 +116,8 @@ int config_load(struct qcow2 *q, imgvm_error *err)
     if (q->config->bytes < PAYLOAD_HEAD_BYTES || q->config->virtual_offset & (q->cluster_bytes - 1) ||
         q->config->virtual_offset > mapped || q->config->bytes > mapped - q->config->virtual_offset)
         result = damaged(q, err, "its place is wrong");
+    else if (q->config->bytes > file_bytes(q->file)) /* every cluster of it was written */
+        result = damaged(q, err, "it is larger than the file");
     if (!result)
         result = read_index(q, snapshot, q->config, err);
     if (result)
