@@ -34,7 +34,7 @@ from imgvm.pack import kernel as kernels
 from imgvm.pack.output import Replacement, check_output, host_error, sync
 from imgvm.pack.packer import COMPOSED
 from imgvm.pack.progress import Progress, choose
-from imgvm.qcow2 import MAX_BLOB_BYTES, Image, snapshots
+from imgvm.qcow2 import MAX_BLOB_BYTES, Image, pieces, snapshots
 
 MANIFEST, DISK, FURTHER_DISK = "image.json", "disk.raw", "disk-{}.raw"
 COMPOSED_FOLDER = "composed"
@@ -133,9 +133,8 @@ def write_raw(image: Image, target: Path) -> None:
     size, cluster_bytes = image.info.disk_bytes, image.info.cluster_bytes
     with target.open("xb") as stream:
         os.truncate(stream.fileno(), size)
-        for offset in range(0, size, _PIECE_BYTES):
-            data = image.read(offset, min(_PIECE_BYTES, size - offset))
-            for start, end in disks.runs(data, offset, cluster_bytes):
+        for offset, data in pieces.of_disk(image, _PIECE_BYTES):
+            for start, end in pieces.runs(data, offset, cluster_bytes):
                 os.pwrite(stream.fileno(), data[start:end], offset + start)
 
 

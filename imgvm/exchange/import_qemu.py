@@ -102,7 +102,7 @@ class _Reader:
         elif name == "device":
             self._device(value)
         elif name not in _QUIET:
-            self._found.note(f"-{name} {value}"[:200])
+            self._found.note(f"-{name} {value}")
 
     def _cpu(self, value: str) -> None:
         model, _, more = value.partition(",")
@@ -116,9 +116,9 @@ class _Reader:
     def _drive(self, value: str) -> None:
         parts = _parts(value)
         if parts.get("media") == "cdrom" or parts.get("if") in ("floppy", "pflash", "mtd"):
-            self._found.note(f"-drive {value}"[:200])
+            self._found.note(f"-drive {value}")
         elif "file" not in parts:
-            self._found.note(f"-drive {value}, which names no file"[:200])
+            self._found.note(f"-drive {value}, which names no file")
         else:
             self._drives[parts.get("id") or f"drive {len(self._drives)}"] = parts
 
@@ -134,7 +134,7 @@ class _Reader:
         elif "drive" in parts:
             self._serials[parts["drive"]] = parts.get("serial", "")
         elif driver not in ("pvpanic", "virtio-serial-pci"):
-            self._found.note(f"-device {value}"[:200])
+            self._found.note(f"-device {value}")
 
     def _finish(self) -> None:
         self._found.put("machine", "entropy", self._entropy)

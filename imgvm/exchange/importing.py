@@ -12,6 +12,7 @@ import re
 import xml.etree.ElementTree as Xml
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from imgvm import units
 from imgvm.config import Config
 from imgvm.config.edit_text import dump
 from imgvm.config.schema import schema
-from imgvm.errors import STATUS_NOT_FOUND, ImgvmError, UsageError, errno_hint
+from imgvm.errors import STATUS_NOT_FOUND, ImgvmError, UsageError, cut, errno_hint
 
 MAX_TEXT_BYTES = 1 << 20
-MAX_NOTES = 50
+MAX_NOTES, MAX_NOTE = 50, 200
 # Elements of a domain that are read, or say nothing that a config would.
 _DOMAIN_KNOWN = {
     "name", "description", "vcpu", "memory", "currentMemory", "os", "cpu", "devices", "uuid", "features",
@@ -32,6 +33,8 @@ _DOMAIN_QUIET = {
     "emulator", "controller", "console", "serial", "input", "memballoon", "audio", "panic", "channel",
 }  # fmt: skip
 DEFAULT_KERNEL = {"distro": "debian:bookworm"}
+
+_short = partial(cut, most=60)
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Imported:
 
     def note(self, text: str) -> None:
         if len(self.notes) < MAX_NOTES:
-            self.notes.append(text)
+            self.notes.append(cut(text, MAX_NOTE))
 
     def put(self, section: str, key: str, value: Any) -> None:
         self.document.setdefault(section, {})[key] = value
@@ -136,12 +139,13 @@ def from_file(path: str | Path) -> Imported:
     return from_command(command_of(data.decode("utf-8", "replace"), str(path)))
 
 
-def from_xml(data: bytes, name: str) -> Imported:
+def from_xml(data: bytes, name: str, *, in_archive: bool = False) -> Imported:
+    """`in_archive`: what the envelope names is not in a folder of this host."""
     root = parse_xml(data, name)
     if root.tag == "domain":
         return from_domain(root)
     if _local(root.tag) == "Envelope":
-        return from_envelope(root)
+        return from_envelope(root, in_archive=in_archive)
     raise UsageError(f"{name}: <{_short(_local(root.tag))}> is neither a libvirt domain nor an OVF envelope")
 
 
@@ -205,8 +209,8 @@ def _kind_of(device: Xml.Element) -> str:
     return f" of type {_short(words)}" if words else ""
 
 
-def from_envelope(root: Xml.Element) -> Imported:
-    """An OVF envelope (DMTF DSP0243); disks by their file's name."""
+def from_envelope(root: Xml.Element, *, in_archive: bool = False) -> Imported:
+    """An OVF envelope (DMTF DSP0243); disks by their file's name, which come with it in its folder."""
     system = _first(root, "VirtualSystem")
     if system is None:
         raise UsageError("the OVF envelope has no VirtualSystem", "a collection of several is not read")
@@ -228,6 +232,8 @@ def from_envelope(root: Xml.Element) -> Imported:
             source = disks.get(values.get("HostResource", "").rpartition("/")[2])
             if source is None:
                 found.note(f"the disk {_short(values.get('HostResource', ''))} without a file")
+            elif not in_archive and (source.startswith("/") or ".." in source.split("/")):
+                found.note(f"the disk {_short(source)}, which is not in the envelope's folder")
             else:
                 found.disk(source)
         elif kind not in ("5", "6", "20"):  # controllers
@@ -281,7 +287,3 @@ def _first(root: Xml.Element, name: str) -> Xml.Element | None:
 
 def _attribute(element: Xml.Element, name: str) -> str:
     return next((value for key, value in element.attrib.items() if _local(key) == name), "")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."

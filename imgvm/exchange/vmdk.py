@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Stream-optimized VMDK, written and read (Virtual Disk Format 5.0, "Stream-Optimized Compressed").
+"""Stream-optimized VMDK, written (Virtual Disk Format 5.0, "Stream-Optimized Compressed").
 
     sector 0        header, whose grain directory is "at the end"
     then            descriptor, a text
@@ -132,67 +132,3 @@ class _Writer:
         self._marker(1, MARKER_FOOTER)
         self._stream.write(self._header(place))
         self._marker(0, MARKER_EOS)
-
-
-class Reader:
-    """A stream-optimized VMDK. What it says of itself is checked before it is believed."""
-
-    def __init__(self, stream: BinaryIO, name: str) -> None:
-        self._stream, self._name = stream, name
-        stream.seek(0, 2)
-        self._file_bytes = stream.tell()
-        fields = self._read_header(0)
-        if fields[9] == AT_END:
-            fields = self._read_header(self._file_bytes - 2 * SECTOR_BYTES)
-        self.sectors, grain, directory, overhead = fields[3], fields[4], fields[9], fields[10]
-        if grain != GRAIN_SECTORS or fields[7] != TABLE_GRAINS or fields[13] != _DEFLATE:
-            raise self._damaged("its grains are not those of a stream-optimized disk")
-        tables = -(-self.sectors // (GRAIN_SECTORS * TABLE_GRAINS))
-        if not self.sectors or self.sectors * SECTOR_BYTES > MAX_DISK_BYTES or overhead > self._file_bytes:
-            raise self._damaged("its size is wrong")
-        if tables * 4 > self._file_bytes:
-            raise self._damaged("its grain directory is not in the file")
-        self._tables = struct.unpack(f"<{tables}I", self._read(directory * SECTOR_BYTES, tables * 4))
-
-    @property
-    def disk_bytes(self) -> int:
-        return self.sectors * SECTOR_BYTES
-
-    def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """(offset, bytes) of every grain that is there, in order."""
-        for number, place in enumerate(self._tables):
-            if not place:
-                continue
-            table = struct.unpack(f"<{TABLE_GRAINS}I", self._read(place * SECTOR_BYTES, TABLE_GRAINS * 4))
-            for entry, at in enumerate(table):
-                offset = (number * TABLE_GRAINS + entry) * GRAIN_BYTES
-                if at > 1 and offset < self.disk_bytes:  # 1: a grain of zeros
-                    yield offset, self._grain(at * SECTOR_BYTES)[: self.disk_bytes - offset]
-
-    def _grain(self, at: int) -> bytes:
-        _, size = struct.unpack("<QI", self._read(at, 12))
-        if size > 2 * GRAIN_BYTES:
-            raise self._damaged("a grain is too large")
-        inflater = zlib.decompressobj()
-        try:
-            data = inflater.decompress(self._read(at + 12, size), GRAIN_BYTES)
-        except zlib.error as error:
-            raise self._damaged(f"a grain cannot be unpacked: {error}") from None
-        return data.ljust(GRAIN_BYTES, b"\0")
-
-    def _read_header(self, at: int) -> tuple[int, ...]:
-        data = self._read(at, SECTOR_BYTES)
-        fields: tuple[int, ...] = _HEADER.unpack(data[: _HEADER.size])
-        if data[:4] != _MAGIC or not fields[2] & 1 << 16:
-            hint = f"convert it first: qemu-img convert -O qcow2 {self._name} disk.qcow2"
-            raise ImageError(f"{self._name} is not a stream-optimized VMDK file", hint)
-        return fields
-
-    def _read(self, at: int, size: int) -> bytes:
-        if at < 0 or at + size > self._file_bytes:
-            raise self._damaged("it ends too early")
-        self._stream.seek(at)
-        return self._stream.read(size)
-
-    def _damaged(self, what: str) -> ImageError:
-        return ImageError(f"{self._name} is damaged: {what}", "fetch or export it again")

@@ -21,7 +21,7 @@ from imgvm.machine import Disk, ImageOptions
 from imgvm.pack import sources
 from imgvm.pack.progress import Progress
 from imgvm.pack.sources import Source
-from imgvm.qcow2 import Image
+from imgvm.qcow2 import Image, pieces
 from imgvm.qcow2.foreign import ForeignDisk, open_foreign
 
 SECTOR_BYTES = 512
@@ -45,35 +45,29 @@ class DiskSource:
     stack: ExitStack = field(default_factory=ExitStack)
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """(offset, bytes) in order; holes of a sparse file are skipped unread."""
+        """(offset, bytes) in order; what is known to be zeros is skipped unread."""
         if self.foreign is not None:
-            yield from self.foreign.parts()
-            return
+            return self.foreign.parts()
+        if self.image is not None:
+            return pieces.of_disk(self.image, _CHUNK_BYTES)
+        assert self.raw is not None
+        return self._of_file(self.raw)
+
+    def _of_file(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         offset = 0
-        while offset < self.size_bytes:
-            if self.raw is not None:
-                offset = self._next_data(offset)
-                if offset >= self.size_bytes:
-                    return
+        while (offset := self._next_data(file, offset)) < self.size_bytes:
             count = min(_CHUNK_BYTES - offset % _CHUNK_BYTES, self.size_bytes - offset)
-            yield offset, self._read(offset, count)
+            # The last sector of a file may be incomplete.
+            yield offset, os.pread(file.fileno(), count, offset).ljust(count, b"\0")
             offset += count
 
-    def _next_data(self, offset: int) -> int:
-        assert self.raw is not None
+    def _next_data(self, file: BinaryIO, offset: int) -> int:
         try:
-            found = os.lseek(self.raw.fileno(), offset, os.SEEK_DATA)
+            found = os.lseek(file.fileno(), offset, os.SEEK_DATA)
         except OSError as error:
             # ENXIO: only a hole is left. Others: a file system that knows no holes.
             return self.size_bytes if error.errno == errno.ENXIO else offset
         return found - found % SECTOR_BYTES
-
-    def _read(self, offset: int, count: int) -> bytes:
-        if self.raw is None:
-            assert self.image is not None
-            return self.image.read(offset, count)
-        data = os.pread(self.raw.fileno(), count, offset)
-        return data.ljust(count, b"\0")  # the last sector of a raw file may be incomplete
 
     def close(self) -> None:
         self.stack.close()
@@ -259,7 +253,7 @@ class _Writer:
 
     def _work(self, offset: int, data: bytearray, size: int) -> None:
         view = memoryview(data)
-        for start, end in runs(data, offset, self._target.cluster_bytes, size):
+        for start, end in pieces.runs(data, offset, self._target.cluster_bytes, size):
             self._put(offset + start, view[start:end])
             self._unsent_bytes += end - start
         if self._unsent_bytes >= _SEND_BYTES:  # the host's disk works while we do
@@ -326,27 +320,6 @@ def ascending(target: Target) -> Iterator[Ascending]:
         out = Ascending(writer, target)
         yield out
         out.flush()
-
-
-def runs(
-    data: bytes | bytearray, offset: int, cluster_bytes: int, size: int | None = None
-) -> Iterator[tuple[int, int]]:
-    """The stretches of `data` (which begins at `offset` of the disk) whose clusters are not all zero."""
-    start: int | None = None
-    position = 0
-    size = len(data) if size is None else size
-    zeroes = bytes(cluster_bytes)
-    while position < size:
-        end = min(position + cluster_bytes - (offset + position) % cluster_bytes, size)
-        if data.startswith(zeroes if end - position == cluster_bytes else bytes(end - position), position):
-            if start is not None:
-                yield start, position
-                start = None
-        elif start is None:
-            start = position
-        position = end
-    if start is not None:
-        yield start, position
 
 
 def _hash_zeroes(update: object, start: int, end: int) -> int:

@@ -26,12 +26,14 @@ MIN_UNPACKED_LIMIT_BYTES = 4 << 30
 MAX_RATIO = 100
 _MAX_HEADER_BYTES = 1 << 20  # of names and attributes that do not fit into a plain header
 _CHUNK_BYTES = 1 << 20
+# What tarfile raises over an archive that is damaged.
+FAULTS = (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, IndexError, KeyError)
 _MAX_ID = 0xFFFFFFFE
 _XATTR = "SCHILY.xattr."
 _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
 
 
-class _Member(tarfile.TarInfo):
+class Member(tarfile.TarInfo):
     """A member whose header is looked at before tarfile acts on it."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
@@ -132,13 +134,13 @@ def add(
     end = file.tell()
     file.seek(0)
     try:
-        with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member, errors="surrogateescape") as archive:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=Member, errors="surrogateescape") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]
                 _add(tree, member, file, end, latest_sec, whiteouts)
     except PackError as error:
         raise PackError(f"{name}: {error.message}", error.hint) from error
-    except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, IndexError, KeyError) as error:
+    except FAULTS as error:
         raise PackError(f"{name} is not a readable tar archive ({error})") from error
 
 

@@ -278,9 +278,20 @@ class Image:
     def extents(self, offset: int = 0, size: int | None = None) -> Iterator[tuple[int, int, bool]]:
         """The disk as (offset, size, whether it is known to be zeros)."""
         end = self.info.disk_bytes if size is None else offset + size
+        return self._extents("imgvm_image_extent", (), offset, end)
+
+    def snapshot_extents(self, name: str) -> Iterator[tuple[int, int, bool]]:
+        """The same of a snapshot's disk."""
+        index = self._snapshot_index(name)
+        end = self._snapshot(index).disk_bytes
+        return self._extents("imgvm_image_snapshot_extent", (index,), 0, end)
+
+    def _extents(
+        self, function: str, what: tuple[int, ...], offset: int, end: int
+    ) -> Iterator[tuple[int, int, bool]]:
         run = binding.ffi().new("uint64_t *")
         while offset < end:
-            zero = binding.call(ImageError, "imgvm_image_extent", self.handle, offset, end - offset, run)
+            zero = binding.call(ImageError, function, self.handle, *what, offset, end - offset, run)
             yield offset, run[0], bool(zero)
             offset += run[0]
 

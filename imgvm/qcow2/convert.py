@@ -11,13 +11,11 @@ from pathlib import Path
 from imgvm.errors import ImageError, errno_hint
 from imgvm.qcow2 import Image
 from imgvm.qcow2.foreign import open_foreign
+from imgvm.qcow2.pieces import Piece, of_disk, of_snapshot, runs
 
 FORMATS = ("qcow2", "raw")
 _PIECE_BYTES = 16 << 20
 _GRAIN_BYTES = 65536  # zeros are looked for in units of this
-_ZEROS = bytes(_GRAIN_BYTES)
-
-Part = tuple[int, bytes]
 
 
 def convert(
@@ -57,7 +55,7 @@ def convert(
         if snapshot:
             size = next((row.disk_bytes for row in image.snapshots() if snapshot in (row.name, row.id)), size)
         with _Target(target, format, -(-size // 512) * 512, cluster_bytes, compression) as out:
-            out.fill(_snapshot_parts(image, snapshot, size) if snapshot else _disk_parts(image))
+            out.fill(of_snapshot(image, snapshot, _PIECE_BYTES) if snapshot else of_disk(image, _PIECE_BYTES))
             if format == "qcow2" and image.has_config:
                 blobs = {blob.name: image.read_config(blob.name) for blob in image.config_blobs()}
                 dates = [row.date for row in image.snapshots() if row.name == "imgvm.config"]
@@ -105,38 +103,23 @@ class _Target:
     def add_disk(self, name: str, source: Image) -> None:
         """A further disk, as it is."""
         self.image.add_disk(name, source.info.disk_bytes)
-        self._fill(self.image.open_disk(name), _disk_parts(source))
+        self._fill(self.image.open_disk(name), of_disk(source, _PIECE_BYTES))
 
-    def fill(self, parts: Iterator[Part]) -> None:
+    def fill(self, parts: Iterator[Piece]) -> None:
         """Ascending parts of the disk; the rest is zeros."""
         self._fill(self.image, parts)
 
-    def _fill(self, disk: Image, parts: Iterator[Part]) -> None:
+    def _fill(self, disk: Image, parts: Iterator[Piece]) -> None:
         if self.compressed:
             for offset, data in _whole_clusters(parts, self.cluster_bytes, disk.info.disk_bytes):
                 disk.write_compressed(offset, data)
             return
         for offset, data in parts:
-            for start, end in _data_runs(data):
+            for start, end in runs(data, offset, _GRAIN_BYTES):
                 disk.write(offset + start, memoryview(data)[start:end])
 
 
-def _data_runs(data: bytes) -> Iterator[tuple[int, int]]:
-    """What is not zeros, in runs of whole grains."""
-    begin: int | None = None
-    for at in range(0, len(data), _GRAIN_BYTES):
-        grain = data[at : at + _GRAIN_BYTES]
-        if grain == _ZEROS[: len(grain)]:
-            if begin is not None:
-                yield begin, at
-                begin = None
-        elif begin is None:
-            begin = at
-    if begin is not None:
-        yield begin, len(data)
-
-
-def _whole_clusters(parts: Iterator[Part], cluster_bytes: int, disk_bytes: int) -> Iterator[Part]:
+def _whole_clusters(parts: Iterator[Piece], cluster_bytes: int, disk_bytes: int) -> Iterator[Piece]:
     """The same data in pieces that begin and end at clusters (or at the disk's end), zeros filled in."""
     start, held = 0, bytearray()
     for offset, data in parts:
@@ -157,20 +140,3 @@ def _whole_clusters(parts: Iterator[Part], cluster_bytes: int, disk_bytes: int) 
 def _padded(start: int, held: bytearray, cluster_bytes: int, disk_bytes: int) -> bytes:
     end = min(-(-(start + len(held)) // cluster_bytes) * cluster_bytes, disk_bytes)
     return bytes(held).ljust(end - start, b"\0")
-
-
-def _pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:
-    for at in range(offset, offset + size, _PIECE_BYTES):
-        yield at, min(_PIECE_BYTES, offset + size - at)
-
-
-def _disk_parts(image: Image) -> Iterator[Part]:
-    for offset, size, zero in image.extents():
-        if not zero:
-            for at, count in _pieces(offset, size):
-                yield at, image.read(at, count)
-
-
-def _snapshot_parts(image: Image, name: str, size: int) -> Iterator[Part]:
-    for at, count in _pieces(0, size):
-        yield at, image.read_snapshot(name, at, count)

@@ -32,6 +32,7 @@ class ForeignDisk:
     def __init__(self, path: Path, stream: BinaryIO) -> None:
         self.path, self.stream = path, stream
         self.file_bytes = os.fstat(stream.fileno()).st_size
+        self.own_bytes = 0  # of what was read by `own`
         self.disk_bytes = 0
         self.block_bytes = 0
         self._open()
@@ -58,15 +59,23 @@ class ForeignDisk:
         self.stream.seek(offset)
         return self.stream.read(size)
 
-    def table(self, form: str, offset: int, count: int) -> tuple[int, ...]:
-        size = struct.calcsize(form[-1]) * count
+    def table(self, form: str, offset: int, count: int) -> Iterator[int]:
+        """Numbers of a table, which are not made all at once: there can be tens of millions."""
+        size = struct.calcsize(form) * count
         if size > TABLE_BYTES_MAX:
             raise self.broken(f"a table of {count} entries")
-        return struct.unpack(f"{form[0]}{count}{form[-1]}", self.at(offset, size))
+        return (value for (value,) in struct.iter_unpack(form, self.own(offset, size)))
+
+    def own(self, offset: int, size: int) -> bytes:
+        """A table or block. None shares its place with another, so all of them are no more than the file."""
+        self.own_bytes += size
+        if self.own_bytes > self.file_bytes:
+            raise self.broken("several of its blocks lie in one place")
+        return self.at(offset, size)
 
     def block(self, index: int, offset: int) -> tuple[int, bytes]:
         start = index * self.block_bytes
-        return start, self.at(offset, min(self.block_bytes, self.disk_bytes - start))
+        return start, self.own(offset, min(self.block_bytes, self.disk_bytes - start))
 
     def block_count(self) -> int:
         return -(-self.disk_bytes // self.block_bytes)
@@ -162,7 +171,7 @@ class Vmdk(ForeignDisk):
         start = index * self.block_bytes
         try:
             unpacker = zlib.decompressobj()
-            data = unpacker.decompress(self.at(sector * SECTOR + 12, size), self.block_bytes)
+            data = unpacker.decompress(self.own(sector * SECTOR + 12, size), self.block_bytes)
         except zlib.error as problem:
             raise self.broken(f"the grain at sector {sector}: {problem}") from None
         wanted = min(self.block_bytes, self.disk_bytes - start)
@@ -234,10 +243,10 @@ class Vhdx(ForeignDisk):
     def parts(self) -> Iterator[tuple[int, bytes]]:
         blocks = self.block_count()
         entries = self.table("<Q", self.map_at, blocks + max(blocks - 1, 0) // self.ratio)
-        for index in range(blocks):
-            entry = entries[index + index // self.ratio]
-            if entry & 7 == self.PRESENT:
-                yield self.block(index, entry >> 20 << 20)
+        for at, entry in enumerate(entries):
+            chunk, inside = divmod(at, self.ratio + 1)  # a chunk's last entry is not of a block
+            if inside < self.ratio and entry & 7 == self.PRESENT:
+                yield self.block(chunk * self.ratio + inside, entry >> 20 << 20)
 
 
 def open_foreign(path: Path, stream: BinaryIO) -> ForeignDisk | None:

@@ -7,6 +7,7 @@ import io
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from imgvm.exchange import vmdk
 from imgvm.exchange.import_qemu import command_of, from_command
 from imgvm.exchange.importing import from_xml
 from imgvm.qcow2 import Image
+from imgvm.qcow2.foreign import open_foreign
 
 Images = Callable[..., Path]
 MIB = 1 << 20
@@ -180,7 +182,10 @@ def test_hostile_archives(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     archive(a_ovf=ovf, **{"../../x": b"KDMV" + bytes(10_000)})
     before = sorted(tmp_path.parent.rglob("*"))
     assert main(["import", str(ova), "-o", str(out)]) == 125
-    assert "not a stream-optimized VMDK" in capfd.readouterr().err
+    assert "damaged vmdk" in capfd.readouterr().err
+    archive(a_ovf=ovf, **{"../../x": b"no disk" * 1000})
+    assert main(["import", str(ova), "-o", str(out)]) == 125
+    assert "is no disk that can be read" in capfd.readouterr().err
     archive(a_ovf=ovf)
     assert main(["import", str(ova), "-o", str(out)]) == 125
     archive(b=b"")
@@ -188,6 +193,9 @@ def test_hostile_archives(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     archive(**{f"m{n}": b"" for n in range(200)})
     assert main(["import", str(ova), "-o", str(out)]) == 125
     ova.write_bytes(b"no tar" * 1000)
+    assert main(["import", str(ova), "-o", str(out)]) == 125
+    archive(a_ovf=ovf)
+    ova.write_bytes(ova.read_bytes()[:700])
     assert main(["import", str(ova), "-o", str(out)]) == 125
     said = capfd.readouterr().err
     assert "fault of imgvm" not in said
@@ -228,6 +236,56 @@ def test_any_xml_gives_a_config_or_an_error(root: str, children: list[str]) -> N
         assert error.message
 
 
+def _ova(path: Path, disk: bytes, **header: object) -> None:
+    """An OVA of one disk, `a.vmdk`, whose header is as said."""
+    ovf = b"<Envelope><References><File id='f' href='a.vmdk'/></References><DiskSection><Disk diskId='d' fileRef='f'/></DiskSection><VirtualSystem id='v'><Item><ResourceType>17</ResourceType><HostResource>ovf:/disk/d</HostResource></Item></VirtualSystem></Envelope>"
+    with path.open("wb") as out:
+        for name, data in (("a.ovf", ovf), ("a.vmdk", disk)):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            for key, value in header.items() if name == "a.vmdk" else ():
+                setattr(entry, key, value)
+            out.write(entry.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512))
+        out.write(bytes(1024))
+
+
+def test_places_that_no_file_has(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a member that is larger than any file, tarfile goes on where nobody can seek to."""
+    for size in (1 << 64, 1 << 80, -(1 << 20)):
+        _ova(tmp_path / "a.ova", b"x" * 512, size=size)
+        assert main(["import", str(tmp_path / "a.ova"), "-o", str(tmp_path / "c.yaml")]) == 125
+        said = capfd.readouterr().err
+        assert "is no OVA" in said and "fault of imgvm" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ova"]
+
+
+def test_sparse_members_are_no_disks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One of a kilobyte could be unpacked to terabytes of zeros."""
+    _ova(tmp_path / "a.ova", b"")
+    data = bytearray((tmp_path / "a.ova").read_bytes())
+    at = data.rindex(b"a.vmdk\0")
+    data[at + 156] = ord("S")  # GNU's sparse files: the map at 386, the real size at 483
+    data[at + 386 : at + 410] = b"%011o\0%011o\0" % (0, 0)
+    data[at + 483 : at + 495] = b"%011o\0" % (8 << 30)
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    (tmp_path / "a.ova").write_bytes(data)
+    with tarfile.open(tmp_path / "a.ova") as tar:
+        assert tar.getmember("a.vmdk").size == 8 << 30
+    assert main(["import", str(tmp_path / "a.ova"), "-o", str(tmp_path / "c.yaml")]) == 125
+    assert "a.vmdk is a sparse file" in capfd.readouterr().err
+
+
+def test_an_envelope_keeps_to_its_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Else its author could have a file of the host packed into an image."""
+    for href in ("/etc/passwd", "../secret", "a/../../secret"):
+        text = f"<Envelope><File id='f' href='{href}'/><Disk diskId='d' fileRef='f'/><VirtualSystem id='v'><Item><ResourceType>17</ResourceType><HostResource>ovf:/disk/d</HostResource></Item></VirtualSystem></Envelope>"
+        (tmp_path / "a.ovf").write_text(text)
+        assert main(["import", str(tmp_path / "a.ovf")]) == 0
+        said = capfd.readouterr()
+        assert "source:" not in said.out and "is not in the envelope's folder" in said.err
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1 << 17), st.binary(min_size=1, max_size=8)), max_size=5), st.integers(0, 1 << 17))
 def test_any_vmdk_is_read_or_refused(changes: list[tuple[int, bytes]], cut: int) -> None:
@@ -235,12 +293,15 @@ def test_any_vmdk_is_read_or_refused(changes: list[tuple[int, bytes]], cut: int)
     for at, patch in changes:
         at %= len(data)
         data[at : at + len(patch)] = patch
-    stream = io.BytesIO(bytes(data[: len(data) - cut % len(data)]))
-    try:
-        total = sum(len(piece) for _, piece in vmdk.Reader(stream, "x").pieces())
-        assert total <= 64 * MIB
-    except ImgvmError as error:
-        assert error.message
+    with tempfile.TemporaryFile() as stream:
+        stream.write(data[: len(data) - cut % len(data)])
+        stream.seek(0)
+        try:
+            disk = open_foreign(Path("x"), stream)
+            total = sum(len(piece) for _, piece in disk.parts()) if disk else 0
+            assert total <= 64 * MIB
+        except ImgvmError as error:
+            assert error.message
 
 
 def _vmdk() -> bytes:
@@ -253,7 +314,14 @@ VMDK = _vmdk()
 
 
 @pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
-def test_other_kinds_of_vmdk_are_named(tmp_path: Path) -> None:
-    subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", tmp_path / "a.vmdk", "1M"], check=True)
-    with (tmp_path / "a.vmdk").open("rb") as stream, pytest.raises(ImgvmError, match="not a stream-optimized"):
-        vmdk.Reader(stream, "a.vmdk")
+@pytest.mark.parametrize("form", ["vmdk", "vdi", "vpc", "vhdx"])
+def test_an_ova_of_other_disks(form: str, tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(b"a disk's data".ljust(MIB, b"z"))
+    words = ["qemu-img", "convert", "-f", "raw", "-O", form, *(["-o", "force_size=on"] if form == "vpc" else []), "raw", "disk"]
+    subprocess.run(words, cwd=tmp_path, check=True)
+    _ova(tmp_path / "a.ova", (tmp_path / "disk").read_bytes())
+    assert main(["import", str(tmp_path / "a.ova"), "-o", str(tmp_path / "c.yaml")]) == 0
+    (disk,) = Config.load(tmp_path / "c.yaml").machine.disks
+    assert disk.source is not None
+    with Image.open(disk.source) as opened:
+        assert opened.read(0, MIB) == (tmp_path / "raw").read_bytes()

@@ -23,7 +23,7 @@ from file_trees import has, run
 from imgvm.config import Config
 from imgvm.errors import ImageError, PackError
 from imgvm.exchange.folder import assemble, unpack
-from imgvm.pack import PackResult, disk, initramfs, packer
+from imgvm.pack import PackResult, initramfs, packer
 from imgvm.pack.deb import Deb, DebCache
 from imgvm.qcow2 import Image
 
@@ -384,16 +384,6 @@ def test_sources_that_do_not_fit_or_are_foreign(folder: Path) -> None:
             pack(folder, f"boot: {{kernel: boot/vmlinuz}}\ndisks: [{{name: d, {keys}}}]\n")
         assert words in caught.value.message
     assert not (folder / "box.img").exists() and leftovers(folder) == []
-
-
-def test_runs_of_data() -> None:
-    def runs(data: bytes, offset: int = 0) -> list[tuple[int, int]]:
-        return list(disk.runs(data, offset, 4))
-
-    assert runs(b"") == runs(bytes(12)) == []
-    assert runs(b"aaaa" + bytes(4) + b"bbbbcccc") == [(0, 4), (8, 16)]
-    assert runs(b"a\0\0\0" + bytes(4) + b"b") == [(0, 4), (8, 9)]
-    assert runs(b"\0\0aaaa", offset=2) == [(2, 6)]
 
 
 # Faults

@@ -95,6 +95,21 @@ int imgvm_image_snapshot_delete(imgvm_image *image, uint32_t index, imgvm_error 
     return result;
 }
 
+int imgvm_image_snapshot_extent(imgvm_image *image, uint32_t index, uint64_t offset, uint64_t bytes, uint64_t *run,
+                                imgvm_error *err)
+{
+    bool is_zero = false;
+    *run = 0;
+    image_exclude(image);
+    int result = refuse_raw(image, "have snapshots", err);
+    if (!result)
+        result = check_snapshot(image, index, false, err);
+    if (!result && bytes)
+        result = snapshot_extent(image->qcow2, index, offset, bytes, run, &is_zero, err);
+    image_leave(image);
+    return result ? result : is_zero;
+}
+
 int imgvm_image_snapshot_read(imgvm_image *image, uint32_t index, bool state, uint64_t offset, void *data,
                               uint64_t bytes, imgvm_error *err)
 {

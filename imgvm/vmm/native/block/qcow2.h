@@ -324,6 +324,8 @@ int snapshot_delete(struct qcow2 *q, uint32_t index, imgvm_error *err);
 /* A part of the snapshot's disk, or of the state beyond it. */
 int snapshot_read(struct qcow2 *q, uint32_t index, bool state, uint64_t offset, void *data, uint64_t bytes,
                   imgvm_error *err);
+int snapshot_extent(struct qcow2 *q, uint32_t index, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero,
+                    imgvm_error *err);
 /* References to all that the first `entries` entries of an L1 table map, one more each; -EOVERFLOW before anything
  * changed when one is at its limit. The caller has set the dirty bit. */
 int tree_add_references(struct qcow2 *q, uint64_t l1_offset, uint64_t entries, imgvm_error *err);
@@ -370,6 +372,9 @@ void beyond_free(struct beyond *b);
 /* Reads through a snapshot's own L1 table. */
 int beyond_read(struct qcow2 *q, const struct snapshot *snapshot, uint64_t at, uint8_t *data, uint64_t bytes,
                 imgvm_error *err);
+/* *run bytes from `at` on are known to be zeros, or may be anything. */
+int beyond_extent(struct qcow2 *q, const struct snapshot *snapshot, uint64_t at, uint64_t bytes, uint64_t *run,
+                  bool *is_zero, imgvm_error *err);
 
 /* Everything that an L1 table refers to, the table itself included: one visit a reference. `broken` hears of what
  * cannot be followed; it (as visit) ends the walk by returning an error. No L2 table is entered twice. */

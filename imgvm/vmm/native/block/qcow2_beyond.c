@@ -28,16 +28,29 @@ static int load_table(struct qcow2 *q, const struct snapshot *snapshot, uint64_t
     return file_read(q->file, offset, table, q->cluster_bytes, err);
 }
 
+static int check_l1(struct qcow2 *q, const struct snapshot *snapshot, imgvm_error *err)
+{
+    uint64_t l1_bytes = (uint64_t)snapshot->l1_entries * 8;
+    if (snapshot->l1_offset & (q->cluster_bytes - 1) || snapshot->l1_offset > file_bytes(q->file) ||
+        l1_bytes > file_bytes(q->file) - snapshot->l1_offset)
+        return qcow2_corrupt(q, err, "the L1 table of a snapshot is not in the file");
+    return 0;
+}
+
+static int decode(struct qcow2 *q, const uint8_t *table, uint64_t at, struct l2_entry *entry, struct mapping *mapping,
+                  imgvm_error *err)
+{
+    *entry = l2_parse(q, table + (l2_index(q, at) << (q->cluster_bits - q->l2_bits)));
+    return map_decode(q, *entry, subcluster_of(q, at), mapping, err);
+}
+
 int beyond_read(struct qcow2 *q, const struct snapshot *snapshot, uint64_t at, uint8_t *data, uint64_t bytes,
                 imgvm_error *err)
 {
-    uint64_t table_index = UINT64_MAX, l1_bytes = (uint64_t)snapshot->l1_entries * 8;
+    uint64_t table_index = UINT64_MAX;
     bool there = false;
     uint8_t *table = malloc(q->cluster_bytes);
-    int result = table ? 0 : qcow2_no_memory(err);
-    if (!result && (snapshot->l1_offset & (q->cluster_bytes - 1) || snapshot->l1_offset > file_bytes(q->file) ||
-                    l1_bytes > file_bytes(q->file) - snapshot->l1_offset))
-        result = qcow2_corrupt(q, err, "the L1 table of a snapshot is not in the file");
+    int result = table ? check_l1(q, snapshot, err) : qcow2_no_memory(err);
     while (!result && bytes) {
         struct mapping mapping = {.kind = CLUSTER_NONE};
         struct l2_entry entry = {0};
@@ -47,11 +60,8 @@ int beyond_read(struct qcow2 *q, const struct snapshot *snapshot, uint64_t at, u
             if ((result = load_table(q, snapshot, table_index, table, &there, err)))
                 break;
         }
-        if (there) {
-            entry = l2_parse(q, table + (l2_index(q, at) << (q->cluster_bits - q->l2_bits)));
-            if ((result = map_decode(q, entry, subcluster_of(q, at), &mapping, err)))
-                break;
-        }
+        if (there && (result = decode(q, table, at, &entry, &mapping, err)))
+            break;
         const struct iovec piece = {data, part};
         struct vec vec = {.piece = &piece};
         result = mapped_read_shared(q->image, entry.word, &mapping, at, &vec, part, err);
@@ -61,6 +71,50 @@ int beyond_read(struct qcow2 *q, const struct snapshot *snapshot, uint64_t at, u
     }
     free(table);
     return result;
+}
+
+/* How far from `at` on the map goes on as it starts, within one L2 table, and as what. */
+static int run_of(struct qcow2 *q, const struct snapshot *snapshot, uint8_t *table, uint64_t at, uint64_t bytes,
+                  uint64_t *run, enum cluster_kind *kind, imgvm_error *err)
+{
+    uint64_t in_table = at & (BIT(l1_shift(q)) - 1), end = at + MIN(bytes, BIT(l1_shift(q)) - in_table);
+    uint64_t next = at, sub_bytes = BIT(q->subcluster_bits);
+    bool there;
+    int result = load_table(q, snapshot, at >> l1_shift(q), table, &there, err);
+    *kind = CLUSTER_NONE;
+    *run = at >> l1_shift(q) < snapshot->l1_entries ? end - at : bytes;
+    if (result || !there)
+        return result;
+    for (; next < end; next = align_down(next, sub_bytes) + sub_bytes) {
+        struct l2_entry entry;
+        struct mapping mapping;
+        if ((result = decode(q, table, next, &entry, &mapping, err)))
+            return result;
+        if (next == at)
+            *kind = mapping.kind;
+        if (mapping.kind != *kind)
+            break;
+    }
+    *run = MIN(next, end) - at;
+    return 0;
+}
+
+int beyond_extent(struct qcow2 *q, const struct snapshot *snapshot, uint64_t at, uint64_t bytes, uint64_t *run,
+                  bool *is_zero, imgvm_error *err)
+{
+    enum cluster_kind kind;
+    imgvm_image *backing = q->image->backing;
+    uint8_t *table = malloc(q->cluster_bytes);
+    int result = table ? check_l1(q, snapshot, err) : qcow2_no_memory(err);
+    if (!result)
+        result = run_of(q, snapshot, table, at, bytes, run, &kind, err);
+    free(table);
+    if (result)
+        return result;
+    if (kind == CLUSTER_NONE && backing && at < backing->disk_bytes)
+        return image_extent(backing, at, MIN(*run, backing->disk_bytes - at), run, is_zero, err);
+    *is_zero = kind == CLUSTER_ZERO || kind == CLUSTER_NONE;
+    return 0;
 }
 
 /* ---- writing ---- */

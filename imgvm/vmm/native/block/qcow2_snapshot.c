@@ -257,17 +257,30 @@ int snapshot_apply(struct qcow2 *q, uint32_t index, imgvm_error *err)
 
 /* ---- read ---- */
 
-int snapshot_read(struct qcow2 *q, uint32_t index, bool state, uint64_t offset, void *data, uint64_t bytes,
-                  imgvm_error *err)
+static int check_range(struct qcow2 *q, const struct snapshot *snapshot, bool state, uint64_t offset, uint64_t bytes,
+                       imgvm_error *err)
 {
-    const struct snapshot *snapshot = &q->snapshots[index];
-    uint64_t size = state ? snapshot->vm_state_bytes : snapshot->disk_bytes, start = 0;
+    uint64_t size = state ? snapshot->vm_state_bytes : snapshot->disk_bytes;
     if (offset > size || bytes > size - offset)
         return error_set(err, EINVAL, "%s: %" PRIu64 " bytes at %" PRIu64 " are beyond the end of the snapshot's %s",
                          q->file->path, bytes, offset, state ? "state" : "disk");
     if (snapshot->disk_bytes > INT64_MAX || size > INT64_MAX)
         return qcow2_corrupt(q, err, "a snapshot's disk has %" PRIu64 " bytes", snapshot->disk_bytes);
-    if (state)
-        start = l1_entries_of(l1_shift(q), snapshot->disk_bytes) << l1_shift(q);
-    return beyond_read(q, snapshot, start + offset, data, bytes, err);
+    return 0;
+}
+
+int snapshot_read(struct qcow2 *q, uint32_t index, bool state, uint64_t offset, void *data, uint64_t bytes,
+                  imgvm_error *err)
+{
+    const struct snapshot *snapshot = &q->snapshots[index];
+    int result = check_range(q, snapshot, state, offset, bytes, err);
+    uint64_t start = state ? l1_entries_of(l1_shift(q), snapshot->disk_bytes) << l1_shift(q) : 0;
+    return result ? result : beyond_read(q, snapshot, start + offset, data, bytes, err);
+}
+
+int snapshot_extent(struct qcow2 *q, uint32_t index, uint64_t offset, uint64_t bytes, uint64_t *run, bool *is_zero,
+                    imgvm_error *err)
+{
+    int result = check_range(q, &q->snapshots[index], false, offset, bytes, err);
+    return result ? result : beyond_extent(q, &q->snapshots[index], offset, bytes, run, is_zero, err);
 }

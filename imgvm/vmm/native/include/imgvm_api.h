@@ -115,6 +115,9 @@ int imgvm_image_snapshot_delete(imgvm_image *image, uint32_t index, imgvm_error 
 /* A part of the snapshot's disk, or of its machine's state. */
 int imgvm_image_snapshot_read(imgvm_image *image, uint32_t index, bool state, uint64_t offset, void *data,
                               uint64_t bytes, imgvm_error *err);
+/* As imgvm_image_extent, of the snapshot's disk. */
+int imgvm_image_snapshot_extent(imgvm_image *image, uint32_t index, uint64_t offset, uint64_t bytes, uint64_t *run,
+                                imgvm_error *err);
 /* Whole clusters (or up to the disk's end), compressed as the image's header says. */
 int imgvm_image_write_compressed(imgvm_image *image, uint64_t offset, const void *data, uint64_t bytes,
                                  uint32_t threads, imgvm_error *err);
