@@ -93,7 +93,7 @@ def _zstd(data: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
     # Kernels are packed with windows of up to 128 MiB (zstd --ultra -22), beyond the default bound.
     stream = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
     content = bytearray()
-    step_bytes = 1 << 16
+    step_bytes = 1 << 12  # which become 128 MiB at the most
     try:
         for start in range(0, len(data), step_bytes):
             content += stream.decompress(data[start : start + step_bytes])

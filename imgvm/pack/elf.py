@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import islice
 
 MAGIC = b"\x7fELF"
 CLASS_32, CLASS_64 = 1, 2
@@ -118,7 +119,7 @@ def loadable(data: bytes) -> bytes:
         raise ElfError("it has no loadable segment")
     if sum(load.file_bytes for load in loads) > len(data):
         raise ElfError("its segments overlap")
-    notes = [(note, host) for note in old if note.type == PT_NOTE for host in loads if _holds(host, note)]
+    notes = [(note, host) for note in old if note.type == PT_NOTE for host in _hosts(loads, note)]
 
     out = bytearray(_EHDR.size + _PHDR.size * (len(loads) + len(notes)))
     rows = []
@@ -148,8 +149,11 @@ def loadable(data: bytes) -> bytes:
     return bytes(out)
 
 
-def _holds(load: Segment, note: Segment) -> bool:
-    return load.offset <= note.offset and note.offset + note.file_bytes <= load.offset + load.file_bytes
+def _hosts(loads: list[Segment], note: Segment) -> list[Segment]:
+    """The segment that holds a note; of several, the first."""
+    end = note.offset + note.file_bytes
+    holding = (load for load in loads if load.offset <= note.offset and end <= load.offset + load.file_bytes)
+    return list(islice(holding, 1))
 
 
 def _header(data: bytes) -> tuple[bytes, int, int, int, int, int, int, int, int, int, int, int, int, int]:

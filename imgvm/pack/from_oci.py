@@ -217,18 +217,23 @@ def _tree(
     """The layers over each other, and their size as they came."""
     if len(layers) > MAX_LAYERS:
         raise PackError(f"{store.part}: more than {MAX_LAYERS} layers")
-    tree, total = FileTree(), 0
+    tree, total, unpacked_bytes = FileTree(), 0, 0
+    laid: dict[str, BinaryIO] = {}  # one that is named again is not read again
     for path, size_bytes in layers:
-        file = store.find(path, size_bytes)
-        if file is None:
-            raise PackError(f"{store.part}: it lacks {path}")
-        wanted = re.search(r"sha256/([0-9a-f]{64})$", path)
-        if wanted and wanted[1] != from_tar.digest(file):
-            raise PackError(f"{store.part}: {path} has another digest", hint="fetch the image again")
-        total += file.seek(0, os.SEEK_END)
         label = f"{store.part}: layer {path.rpartition('/')[2][:12]}"
-        layer = from_tar.unpacked(file, label, stack)
-        from_tar.add(tree, layer, label, latest_sec=latest_sec, whiteouts=True)
+        if path not in laid:
+            file = store.find(path, size_bytes)
+            if file is None:
+                raise PackError(f"{store.part}: it lacks {path}")
+            wanted = re.search(r"sha256/([0-9a-f]{64})$", path)
+            if wanted and wanted[1] != from_tar.digest(file):
+                raise PackError(f"{store.part}: {path} has another digest", hint="fetch the image again")
+            total += file.seek(0, os.SEEK_END)
+            # All layers together: hundreds of bombs are one.
+            layer = from_tar.unpacked(file, label, stack, from_tar.limit(total) - unpacked_bytes)
+            unpacked_bytes += layer.seek(0, os.SEEK_END) if layer is not file else 0
+            laid[path] = layer
+        from_tar.add(tree, laid[path], label, latest_sec=latest_sec, whiteouts=True)
     return tree, total
 
 

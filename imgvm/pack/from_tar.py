@@ -46,7 +46,12 @@ class Member(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
-def unpacked(file: BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
+def limit(packed_bytes: int) -> int:
+    """What so much may unpack to."""
+    return max(MIN_UNPACKED_LIMIT_BYTES, MAX_RATIO * packed_bytes)
+
+
+def unpacked(file: BinaryIO, name: str, stack: ExitStack, limit_bytes: int | None = None) -> BinaryIO:
     """The archive itself, or what it unpacks to, in a file that is gone with the stack."""
     file.seek(0)
     kind = sniff(file.read(16))
@@ -57,7 +62,7 @@ def unpacked(file: BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
     source = _decompressor(kind, file)
     if source is None:
         raise PackError(f"{name}: {kind} compression is not supported", hint="use gzip, xz or zstd")
-    limit_bytes = max(MIN_UNPACKED_LIMIT_BYTES, MAX_RATIO * size_bytes)
+    limit_bytes = limit(size_bytes) if limit_bytes is None else limit_bytes
     out = temporary(stack)
     total = 0
     while data := _read(source, name, kind):

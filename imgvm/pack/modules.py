@@ -16,6 +16,7 @@ from imgvm.pack import elf
 from imgvm.pack.decompress import DecompressError, decompress
 
 _MAX_MODULE_BYTES = 256 << 20
+_MAX_CHAIN = 100  # kernels have a dozen
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 # What the machine's own devices need: virtio over PCI, then the devices on it.
@@ -75,6 +76,8 @@ class ModuleTree:
                     hint=f"its modules are those of {self.where}",
                 )
             return
+        if len(above) >= _MAX_CHAIN:
+            raise PackError(f"the module {above[0]} needs one that needs one, and so on {len(above)} times")
         path = f"{self.where}/{found[0]}"
         data = read_module(path, found[1])
         depends, before = dependencies(data, path)

@@ -25,6 +25,7 @@ from imgvm.pack.read_ahead import ReadAhead
 from imgvm.pack.sources import Source
 from imgvm.pack.squashfs import SquashFs
 from imgvm.pack.tree import Content, FileTree, Node, Text, excluding
+from imgvm.qcow2 import MAX_BLOB_BYTES
 
 PART = "rootfs"
 Fetch = Callable[[str], tuple[FileTree, Source]]  # of an image of a registry
@@ -266,8 +267,9 @@ def _version_key(name: bytes) -> list[tuple[int, bytes]]:
 
 
 def _bytes(content: Content) -> bytes:
-    data = b"".join(content.pieces())
-    if len(data) != content.size_bytes:
-        message = "a kernel, an initrd or a module of the rootfs has holes"
-        raise PackError(message, hint="copy the files again")
-    return data
+    what = "a kernel, an initrd or a module of the rootfs"
+    if sum(length for _, length in content.extents()) != content.size_bytes:
+        raise PackError(f"{what} has holes", hint="copy the files again")
+    if content.size_bytes > MAX_BLOB_BYTES:
+        raise PackError(f"{what} has {content.size_bytes >> 20} MiB", hint="is it one?")
+    return b"".join(content.pieces())

@@ -127,8 +127,8 @@ def bzimage(
     return bytes(out) + b"\xcc" * 0x2CC + payload + b"\xcc" * 100
 
 
-def kernel(compression: str = "lz4") -> bytes:
-    content = vmlinux()
+def kernel(compression: str = "lz4", content: bytes | None = None) -> bytes:
+    content = vmlinux() if content is None else content
     packed = COMPRESSORS[compression](content)
     # What the kernel's build appends to every format but gzip, whose own trailer has the size.
     size = b"" if compression == "gzip" else struct.pack("<I", len(content))

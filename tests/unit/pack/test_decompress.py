@@ -4,9 +4,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tracemalloc
 from contextlib import suppress
 
 import pytest
+import zstandard
 from builders import COMPRESSORS, lz4_legacy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +35,19 @@ def test_size_is_bounded(name: str) -> None:
     with pytest.raises(DecompressError, match="more than 0 MiB"):
         decompress(COMPRESSORS[name](TEXT), limit_bytes=len(TEXT) - 1)
     assert decompress(COMPRESSORS[name](TEXT), limit_bytes=len(TEXT))[0] == TEXT
+
+
+def test_a_zstd_bomb_is_not_unpacked_first() -> None:
+    """A few kilobytes become gigabytes: what is beyond the bound is not held in memory to be measured."""
+    packer, zeros = zstandard.ZstdCompressor().compressobj(), bytes(32 << 20)
+    data = b"".join([packer.compress(zeros) for _ in range(48)]) + packer.flush()
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecompressError, match="more than 1 MiB"):
+            decompress(data, limit_bytes=1 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 512 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_lz4_of_several_blocks_with_the_size_that_kernels_append() -> None:

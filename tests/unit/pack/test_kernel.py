@@ -180,3 +180,15 @@ def test_a_program_is_no_kernel() -> None:
     with pytest.raises(PackError, match="is not a Linux kernel: it looks like a program") as caught:
         kernels.load(Path(sys.executable).resolve().read_bytes(), "python")
     assert caught.value.hint
+
+
+def test_notes_that_many_segments_hold() -> None:
+    """Each is kept once: the product would be millions of headers, of which a file has no room to say how many."""
+    count = 300
+    head = bytearray(elf64([(0x1000000, b"\x90" * 100, 100)]))
+    struct.pack_into("<Q", head, 32, len(head))  # the program headers, behind all
+    struct.pack_into("<H", head, 56, 2 * count)
+    load = struct.pack("<IIQQQQQQ", elf.PT_LOAD, 5, 0x1000, 0x1000000, 0x1000000, 0, 4096, 4096)
+    note = struct.pack("<IIQQQQQQ", elf.PT_NOTE, 4, 0x1000, 0x1000000, 0x1000000, 0, 0, 4)
+    rows = elf.segments(elf.loadable(bytes(head) + count * load + count * note))
+    assert [row.type for row in rows] == [elf.PT_LOAD] * count + [elf.PT_NOTE] * count

@@ -52,6 +52,13 @@ def test_circles_end(tmp_path: Path) -> None:
     assert names(ModuleTree.of_folder(tmp_path), "a") == ["b", "a"]
 
 
+def test_long_chains_end(tmp_path: Path) -> None:
+    for number in range(1000):
+        (tmp_path / f"m{number}.ko").write_bytes(module(f"m{number + 1}"))
+    with pytest.raises(PackError, match="the module m0 needs one that needs one, and so on"):
+        names(ModuleTree.of_folder(tmp_path), "m0")
+
+
 def test_modinfo() -> None:
     assert dependencies(module("a-b,c", "pre: x y post: z pre: w"), "m") == (
         ["a_b", "c"],

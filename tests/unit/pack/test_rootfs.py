@@ -11,7 +11,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,9 @@ from imgvm.exchange.folder import assemble, unpack
 from imgvm.machine import File, Rootfs
 from imgvm.pack import PackResult, initramfs, lock, packer, squashfs
 from imgvm.pack.deb import DebCache
+from imgvm.pack.progress import Progress
+from imgvm.pack.rootfs import Root
+from imgvm.pack.tree import FileTree, Node
 from imgvm.qcow2 import Image
 
 MIB = 1 << 20
@@ -471,3 +474,26 @@ class TestInitramfs:
         assert stat.S_ISCHR(rows["dev/console"].mode)
         (place / "root/init").write_bytes(b"mine")
         assert self.packed(place)["init"].data == b"mine"
+
+
+class Large:
+    """A file of an archive that nobody reads into memory."""
+
+    size_bytes = 5 << 30
+
+    def __init__(self, held_bytes: int) -> None:
+        self._held_bytes = held_bytes
+
+    def extents(self) -> list[tuple[int, int]]:
+        return [(0, self._held_bytes)]
+
+    def pieces(self) -> Iterator[bytes]:
+        raise AssertionError("it was read")
+
+
+@pytest.mark.parametrize(("held_bytes", "words"), [(5 << 30, "has 5120 MiB"), (4096, "has holes")])
+def test_a_kernel_that_is_none_is_not_read(held_bytes: int, words: str) -> None:
+    tree = FileTree()
+    tree.put(b"boot/vmlinuz-1", Node(stat.S_IFREG | 0o644, content=Large(held_bytes)))
+    with pytest.raises(PackError, match=words):
+        Root(tree, [], Progress()).kernel()

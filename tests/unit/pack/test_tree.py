@@ -386,6 +386,28 @@ class TestImages:
         with ExitStack() as stack:
             assert names(from_oci.read(tmp_path / "saved.tar", "i", stack, None)[0]) == WANTED
 
+    def test_bombs_are_seen_in_all_layers_together(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(from_tar, "MIN_UNPACKED_LIMIT_BYTES", 2 * MIB)
+        monkeypatch.setattr(from_tar, "MAX_RATIO", 1)
+        image = Layout(tmp_path / "image")
+        layers = [gzip.compress(tar([(f"f{index}", {}, bytes(MIB // 2))])) for index in range(6)]
+        image.index(image.manifest(*layers[:3]))
+        with ExitStack() as stack:
+            assert names(from_oci.read(image.folder, "i", stack, None)[0]) == {"f0", "f1", "f2"}
+        image.index(image.manifest(*layers))
+        with ExitStack() as stack, pytest.raises(PackError, match="bomb"):
+            from_oci.read(image.folder, "i", stack, None)
+
+    def test_a_layer_that_is_named_often_is_read_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        manifest = json.dumps([{"Layers": ["one", "two", *["one"] * 100]}]).encode()
+        (tmp_path / "saved.tar").write_bytes(tar([("manifest.json", {}, manifest), ("one", {}, gzip.compress(LOWER)), ("two", {}, UPPER)]))
+        made = []
+        temporary = from_tar.temporary
+        monkeypatch.setattr(from_tar, "temporary", lambda stack: made.append(1) or temporary(stack))
+        with ExitStack() as stack:
+            assert "gone" in names(from_oci.read(tmp_path / "saved.tar", "i", stack, None)[0])
+        assert len(made) <= 6
+
     def test_a_blob_must_be_what_it_is_called(self, layout: Layout) -> None:
         for path in (layout.folder / "blobs/sha256").iterdir():
             kept = path.read_bytes()
