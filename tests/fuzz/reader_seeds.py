@@ -7,10 +7,15 @@ import hashlib
 import io
 import struct
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit/pack"))
+
+import builders
 
 from imgvm.config import Config, resolved_text
 from imgvm.exchange import vmdk
@@ -25,7 +30,7 @@ YAML_TOKENS = (
     b"[[[[[[[[[[[[[[[[", b"{a: {a: {a: ", b"|2\n", b">-\n", b"---\n", b"...\n", b"%YAML 9.9\n", b"${x}", b"${", b"$$", b"${env:HOME}",
     b"include: [a.yaml]\n", b"vars: {x: '${x}'}\n", b"profiles: {p: {machine: {cpus: 2}}}\n", b"0x7fffffffffffffff", b"1e999",
     b".nan", b"-.inf", b"0o777", b"\xff\xfe", b"\xef\xbb\xbf", b"\x00", b"\t", b"\r", b"\xc2\x85", b"\xe2\x80\xa8", b"2024-13-45",
-    b"yes", b"~", b"64EiB", b"99999999999999999999999", b"cpus: 64\n", b"'", b'"', b'"\\U0010ffff"', b'"\\x', b"# ",
+    b"yes", b"~", b'"\\ud800"', b'"\\0"', b'"\\u0000"', b"64EiB", b"99999999999999999999999", b"cpus: 64\n", b"'", b'"', b'"\\U0010ffff"', b'"\\x', b"# ",
 )  # fmt: skip
 XML_TOKENS = (
     b"<!DOCTYPE a [<!ENTITY a 'b'>]>", b"&a;", b"&#0;", b"&#x110000;", b"<![CDATA[", b"]]>", b"<!--", b"-->", b"<?xml?>", b"</domain>",
@@ -110,17 +115,73 @@ def ova() -> Sequence[bytes]:
     return [out.getvalue()]
 
 
-def sum_headers(tar: bytearray) -> None:
-    """The checksums of the members' headers, made true again (POSIX, pax, "ustar Interchange Format")."""
-    at = 0
-    while at + 512 <= len(tar):
-        tar[at + 148 : at + 156] = b" " * 8
-        tar[at + 148 : at + 156] = b"%06o\0 " % sum(tar[at : at + 512])
+def sum_headers(tar: bytearray, at: int = 0, end: int | None = None) -> None:
+    """The checksums of the members' headers, and of those of archives in it, made true again (POSIX, pax, "ustar
+    Interchange Format")."""
+    end = len(tar) if end is None else min(end, len(tar))
+    while at + 512 <= end:
+        if tar[at + 257 : at + 262] == b"ustar":
+            tar[at + 148 : at + 156] = b" " * 8
+            tar[at + 148 : at + 156] = b"%06o\0 " % sum(tar[at : at + 512])
         try:
-            size = int(tar[at + 124 : at + 136].strip(b" \0"), 8)
+            size = int(tar[at + 124 : at + 136].strip(b" \0") or b"0", 8)
         except ValueError:
             return
+        if size >= 512:
+            sum_headers(tar, at + 512, at + 512 + size)
         at += 512 + -(-max(size, 0) // 512) * 512
+
+
+def _tar(rows: Sequence[tuple[str, dict[str, object], bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
+        for name, facts, data in rows:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            for key, value in facts.items():
+                setattr(member, key, value)
+            archive.addfile(member, io.BytesIO(data))
+    return _short(out.getvalue())
+
+
+def _short(tar: bytes) -> bytes:
+    """Without the zeros that fill its last record of 10 KiB, but for two blocks of them."""
+    data = tar.rstrip(b"\0")
+    return data + bytes(-len(data) % 512 + 1024)
+
+
+_FILES = [
+    ("./", {"type": tarfile.DIRTYPE, "mode": 0o755}, b""), ("usr/bin/a", {"mode": 0o4755, "uid": 1 << 22}, b"a" * 700),
+    ("é" * 90, {"mtime": 1.5, "pax_headers": {"SCHILY.xattr.user.a": "b"}}, b"x"), ("bin", {"type": tarfile.SYMTYPE, "linkname": "usr/bin"}, b""),
+    ("bin/b", {"type": tarfile.LNKTYPE, "linkname": "usr/bin/a"}, b""), ("dev/null", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3}, b""),
+    ("run/pipe", {"type": tarfile.FIFOTYPE}, b""), ("l" * 150, {"type": tarfile.SYMTYPE, "linkname": "m" * 150}, b""),
+]  # fmt: skip
+_UPPER = [(".wh.run", {}, b""), ("usr/.wh..wh..opq", {}, b""), ("usr/bin/c", {}, b"c"), ("bin/d", {}, b"d")]
+
+
+def tar() -> Sequence[bytes]:
+    plain = _tar(_FILES), _tar([row for row in _FILES if "é" not in row[0]], tarfile.GNU_FORMAT)
+    with tempfile.TemporaryDirectory() as name:
+        with (Path(name) / "holes").open("wb") as stream:
+            stream.write(b"begin")
+            stream.seek(200_000)
+            stream.write(b"middle")
+            stream.truncate(400_000)
+        forms = (["--format=gnu"], ["--format=pax", "--sparse-version=1.0"], ["--format=pax", "--sparse-version=0.1"])
+        sparse = [subprocess.run(["tar", "-C", name, "--sparse", *form, "-c", "holes"], check=True, capture_output=True).stdout for form in forms]
+    return [*plain, *map(_short, sparse)]
+
+
+def saved() -> Sequence[bytes]:
+    """As `docker save` writes it, whose layers have no digests."""
+    manifest = b'[{"Config": "c.json", "RepoTags": ["a:1"], "Layers": ["one/layer.tar", "two/layer.tar"]}]'
+    return [_tar([("manifest.json", {}, manifest), ("one/layer.tar", {}, _tar(_FILES)), ("two/layer.tar", {}, _tar(_UPPER))], tarfile.GNU_FORMAT)]
+
+
+def kernel() -> Sequence[bytes]:
+    """A bzImage of each compression, an ELF file and a Multiboot kernel, all of them small."""
+    multiboot = struct.pack("<3I", 0x1BADB002, 1 << 16, -(0x1BADB002 + (1 << 16)) & 0xFFFFFFFF).rjust(76, b"\0").ljust(600, b"\x90")
+    return [*(builders.kernel(form, builders.vmlinux(3000)) for form in sorted(builders.COMPRESSORS)), builders.vmlinux(3000), multiboot]
 
 
 FORMATS = {

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reader_seeds as seeds
 from mutate import Seed, mutate
 
+from imgvm import audit
 from imgvm.config import Config
 from imgvm.errors import ImgvmError
 from imgvm.exchange import import_ova, importing
+from imgvm.pack import from_oci, from_tar
+from imgvm.pack import kernel as kernels
+from imgvm.pack.tree import FileTree
 from imgvm.qcow2 import Image
 from imgvm.qcow2.convert import convert
 
@@ -89,21 +94,55 @@ def _payload(data: bytes, folder: Path) -> None:
     with Image.open(path) as image:
         for blob in image.config_blobs():
             image.read_config(blob.name)
+        audit.describe(image)
+
+
+def _yaml(data: bytes, folder: Path) -> None:
+    config = Config.from_text(data, "a.yaml", folder, environment={})
+    assert Config.from_resolved(config.resolved().encode(), "machine.json").machine is not None
+
+
+def _resolved(data: bytes, _: Path) -> None:
+    Config.from_resolved(data, "machine.json").resolved().encode()
+
+
+def _walk(tree: FileTree) -> None:
+    for _path, node in tree.walk():
+        if node.is_file:
+            for _ in node.content.pieces():
+                pass
+
+
+def _tar(data: bytes, folder: Path) -> None:
+    path, tree = folder / "a.tar", FileTree()
+    _write(path, data)
+    with ExitStack() as stack:
+        file = stack.enter_context(path.open("rb"))
+        from_tar.add(tree, from_tar.unpacked(file, "a.tar", stack), "a.tar", latest_sec=None)
+        _walk(tree)
+
+
+def _saved(data: bytes, folder: Path) -> None:
+    path = folder / "a.tar"
+    _write(path, data)
+    with ExitStack() as stack:
+        _walk(from_oci.read(path, "a.tar", stack, None)[0])
 
 
 READERS: dict[str, Reader] = {
-    "yaml": Reader(
-        lambda data, folder: Config.from_text(data, "a.yaml", folder, environment={}), seeds.yaml, seeds.YAML_TOKENS
-    ),
-    "resolved": Reader(lambda data, _: Config.from_resolved(data, "a.yaml"), seeds.resolved, seeds.YAML_TOKENS),
+    "yaml": Reader(_yaml, seeds.yaml, seeds.YAML_TOKENS),
+    "resolved": Reader(_resolved, seeds.resolved, seeds.YAML_TOKENS),
     "domain": Reader(_import_text, seeds.domain, seeds.XML_TOKENS),
     "ovf": Reader(_import_text, seeds.ovf, seeds.XML_TOKENS),
     "qemu": Reader(_import_text, seeds.qemu, seeds.QEMU_TOKENS),
     "ova": Reader(_import_ova, seeds.ova, repair=seeds.sum_headers),
+    "tar": Reader(_tar, seeds.tar, repair=seeds.sum_headers),
+    "saved": Reader(_saved, seeds.saved, repair=seeds.sum_headers),
+    "kernel": Reader(lambda data, _: kernels.load(data, "kernel"), seeds.kernel),
     "payload": Reader(_payload, seeds.payload, repair=seeds.sign_payload),
     **{
         kind: Reader(_convert, lambda kind=kind: seeds.foreign(kind))  # type: ignore[misc]
-        for kind in ("vmdk", "vmdk-stream", "vdi", "vpc", "vpc-fixed", "vhdx")
+        for kind in seeds.FORMATS
     },
 }
 
@@ -191,8 +230,10 @@ def main() -> int:
     return failed != 0
 
 
-def available(name: str) -> bool:
-    return name not in ("vmdk", "vmdk-stream", "vdi", "vpc", "vpc-fixed", "vhdx") or shutil.which("qemu-img") is not None
+def missing(name: str) -> str | None:
+    """The tool that makes a reader's seeds, when it is not installed."""
+    tool = "tar" if name == "tar" else "qemu-img" if name in seeds.FORMATS else None
+    return tool if tool is not None and shutil.which(tool) is None else None
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ SECONDS, NIGHTLY_SECONDS = 600, 3600
 
 
 def check(name: str, count: int, seed: int, seconds: int) -> None:
-    if not readers.available(name):
-        pytest.skip("qemu-img is not installed")
+    if tool := readers.missing(name):
+        pytest.skip(f"{tool} is not installed")
     done = readers.fuzz(name, count, seed, seconds)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
     accepted = re.fullmatch(rf"{name}: {count} inputs, (\d+) accepted\n", done.stdout)
