@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 
 MAX_UNPACKED_BYTES = 1 << 30
+_MAX_LZMA_BYTES = 512 << 20  # of memory: kernels have dictionaries of up to 128 MiB, headers ask for 4 GiB
 LZ4_LEGACY_BLOCK_BYTES = 8 << 20  # each block of the legacy format but the last unpacks to this
 
 _MAGICS: tuple[tuple[str, bytes], ...] = (
@@ -60,13 +61,13 @@ def _gzip(data: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
 
 
 def _xz(data: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
-    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, _MAX_LZMA_BYTES)
     content = stream.decompress(data, limit_bytes + 1)
     return content, _ended("xz", stream.eof, len(content) > limit_bytes, stream.unused_data)
 
 
 def _lzma(data: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
-    stream = lzma.LZMADecompressor(lzma.FORMAT_ALONE)
+    stream = lzma.LZMADecompressor(lzma.FORMAT_ALONE, _MAX_LZMA_BYTES)
     content = stream.decompress(data, limit_bytes + 1)
     # A known size in the header (bytes 5-12) ends the stream without an end marker.
     (size_bytes,) = struct.unpack_from("<Q", data.ljust(13, b"\0"), 5)

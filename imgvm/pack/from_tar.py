@@ -82,6 +82,8 @@ def temporary(stack: ExitStack) -> BinaryIO:
 def _read(source: IO[bytes], name: str, kind: str) -> bytes:
     try:
         return source.read(_CHUNK_BYTES)
+    except MemoryError:
+        raise PackError(f"{name}: the {kind} data wants more memory than there is") from None
     except Exception as error:  # each library has errors of its own
         if not isinstance(error, (OSError, EOFError, zlib.error, lzma.LZMAError)) and kind != "zstd":
             raise

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import subprocess
@@ -35,6 +36,19 @@ def test_size_is_bounded(name: str) -> None:
     with pytest.raises(DecompressError, match="more than 0 MiB"):
         decompress(COMPRESSORS[name](TEXT), limit_bytes=len(TEXT) - 1)
     assert decompress(COMPRESSORS[name](TEXT), limit_bytes=len(TEXT))[0] == TEXT
+
+
+@pytest.mark.parametrize(("form", "at"), [("lzma", 1), ("xz", None)])
+def test_a_dictionary_of_gigabytes_is_not_made(form: str, at: int | None) -> None:
+    if at is None:
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}]
+        data = lzma.compress(TEXT, filters=filters)
+    else:
+        packed = bytearray(COMPRESSORS[form](TEXT))
+        packed[at : at + 4] = (0xFFFF0000).to_bytes(4, "little")
+        data = bytes(packed)
+    with pytest.raises(DecompressError, match="limit"):
+        decompress(data)
 
 
 def test_a_zstd_bomb_is_not_unpacked_first() -> None:
