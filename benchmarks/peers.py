@@ -91,30 +91,28 @@ def compile_kernels(folder: Path) -> Path:
 
 def compile_user_loop(folder: Path) -> Path:
     """The kernels as a static program, for any Linux."""
-    out = folder / "user_loop"
-    _cc(["-O2", "-static", HERE / "user_loop.c", compile_kernels(folder), "-o", out])
-    return out
+    return _static("user_loop", folder, [compile_kernels(folder)])
 
 
 def compile_mixed_loop(folder: Path) -> Path:
     """Vector code, x87 and system calls, as a static program for any Linux."""
-    out = folder / "mixed_loop"
-    _cc(["-O2", "-static", HERE / "mixed_loop.c", "-o", out])
-    return out
+    return _static("mixed_loop", folder)
 
 
 def compile_narrow_loop(folder: Path) -> Path:
     """32-bit integer loops, as a static program without a library."""
-    out = folder / "narrow_loop"
-    flags = ["-m32", "-march=i686", "-O2", "-ffreestanding", "-fno-pic", "-fno-stack-protector"]
-    _cc([*flags, "-nostdlib", "-static", "-no-pie", HERE / "narrow_loop.c", "-o", out])
-    return out
+    flags = ["-m32", "-march=i686", "-ffreestanding", "-fno-pic", "-fno-stack-protector"]
+    return _static("narrow_loop", folder, [*flags, "-nostdlib", "-no-pie"])
 
 
 def compile_faults(folder: Path) -> Path:
     """Page faults of several processes, as a static program for any Linux."""
-    out = folder / "faults"
-    _cc(["-O2", "-static", HERE / "faults.c", "-o", out])
+    return _static("faults", folder)
+
+
+def _static(name: str, folder: Path, more: Sequence[str | Path] = ()) -> Path:
+    out = folder / name
+    _cc(["-O2", "-static", HERE / f"{name}.c", *more, "-o", out])
     return out
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from imgvm import machine as _machine
 from imgvm.config import accept, semantics, tree
 from imgvm.config import overrides as _overrides
-from imgvm.errors import STATUS_NOT_FOUND, ConfigError, ImgvmError, Problem, errno_hint
+from imgvm.errors import STATUS_ERROR, STATUS_NOT_FOUND, ConfigError, ImgvmError, Problem, errno_hint
 from imgvm.machine import Machine
 from imgvm.record import NOTHING, Record
 
@@ -57,15 +57,8 @@ class Config(Record):
         """Reads a file. `overrides` are `path=value` texts, as of `--set`; `variables` are `NAME=VALUE`."""
         from imgvm.config.document import MAX_TEXT_BYTES
 
-        source = Path(path)
-        try:
-            with source.open("rb") as stream:
-                raw = stream.read(MAX_TEXT_BYTES + 1)
-        except OSError as error:
-            status = STATUS_NOT_FOUND if isinstance(error, FileNotFoundError) else ImgvmError("").status
-            hint = errno_hint(error.errno)
-            raise ImgvmError(f"{path}: {error.strerror}", hint, status, errno=error.errno or 0) from None
-        folder = source.resolve().parent
+        raw = read_text(path, MAX_TEXT_BYTES)
+        folder = Path(path).resolve().parent
         return cls.from_text(raw, str(path), folder, overrides, variables=variables, profiles=profiles)
 
     @classmethod
@@ -120,6 +113,17 @@ class Config(Record):
     def resolved(self) -> str:
         """The machine with every default written out, as JSON that is itself a valid config."""
         return resolved_text(self.machine)
+
+
+def read_text(path: str | Path, most_bytes: int) -> bytes:
+    """A file that says what a machine is. One byte more than `most_bytes` tells that it is too large."""
+    try:
+        with Path(path).open("rb") as stream:
+            return stream.read(most_bytes + 1)
+    except OSError as error:
+        status = STATUS_NOT_FOUND if isinstance(error, FileNotFoundError) else STATUS_ERROR
+        hint = errno_hint(error.errno)
+        raise ImgvmError(f"{path}: {error.strerror}", hint, status, errno=error.errno or 0) from None
 
 
 def resolved_text(machine: Machine) -> str:

@@ -31,7 +31,7 @@ from imgvm.launch import CONFIG_RESOLVED, CONFIG_TEXT, KERNEL
 from imgvm.machine import Disk, ImageOptions, Machine
 from imgvm.pack import disk as disks
 from imgvm.pack import kernel as kernels
-from imgvm.pack.output import Replacement, check_output, host_error, sync
+from imgvm.pack.output import Replacement, check_output, host_error
 from imgvm.pack.packer import COMPOSED
 from imgvm.pack.progress import Progress, choose
 from imgvm.qcow2 import MAX_BLOB_BYTES, Image, pieces, snapshots
@@ -169,7 +169,6 @@ def assemble(
                 if manifest.pristine:
                     snapshots.create(image, snapshots.PRISTINE, date=manifest.date)
                 image.set_config(blobs, date=manifest.date)
-            sync(temporary)
     except OSError as error:
         raise host_error(error, target) from error
     finally:
@@ -201,14 +200,15 @@ def _read_manifest(folder: Path) -> _Manifest:
         further = tuple(data.get("further_disks", ()))
         blobs, pristine = dict(data["blobs"]), data.get("pristine") is True
         found = _Manifest(blobs, data["config"], data["date"], data["cluster_bytes"], further, pristine)
+        for key, kind in (("config", str), ("date", int), ("cluster_bytes", int)):
+            if type(data[key]) is not kind:
+                raise TypeError(f"{key} is {data[key]!r:.60}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PackError(f"{path} is damaged: {error}", hint) from None
-    for name in found.digests:
-        if not _FILE_NAME.fullmatch(name):
-            raise PackError(f"{path} is damaged: {name!r} is no name of a blob", hint)
-    for name in found.further_disks:
-        if not isinstance(name, str) or not _DISK_NAME.fullmatch(name):
-            raise PackError(f"{path} is damaged: {name!r} is no name of a disk", hint)
+    for names, pattern, what in ((found.digests, _FILE_NAME, "blob"), (further, _DISK_NAME, "disk")):
+        for name in names:
+            if not isinstance(name, str) or not pattern.fullmatch(name):
+                raise PackError(f"{path} is damaged: {name!r:.60} is no name of a {what}", hint)
     return found
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from imgvm import units
-from imgvm.config import Config
+from imgvm.config import Config, read_text
 from imgvm.config.edit_text import dump
 from imgvm.config.schema import schema
-from imgvm.errors import STATUS_NOT_FOUND, ImgvmError, UsageError, cut, errno_hint
+from imgvm.errors import UsageError, cut
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_NOTES, MAX_NOTE = 50, 200
@@ -123,13 +123,7 @@ class Imported:
 
 def from_file(path: str | Path) -> Imported:
     """A libvirt domain or an OVF envelope in XML, or a shell script or text with a QEMU command line."""
-    source = Path(path)
-    try:
-        with source.open("rb") as stream:
-            data = stream.read(MAX_TEXT_BYTES + 1)
-    except OSError as error:
-        status = STATUS_NOT_FOUND if isinstance(error, FileNotFoundError) else ImgvmError("").status
-        raise ImgvmError(f"{path}: {error.strerror}", errno_hint(error.errno), status) from None
+    data = read_text(path, MAX_TEXT_BYTES)
     if len(data) > MAX_TEXT_BYTES:
         raise UsageError(f"{path} is too large for a machine's description", "an OVA ends in .ova")
     if data.lstrip().startswith(b"<"):

@@ -17,7 +17,7 @@ from typing import Any
 from imgvm import launch
 from imgvm.errors import ImageError, UsageError
 from imgvm.machine import Machine
-from imgvm.pack.output import Replacement, check_output, host_error, sync
+from imgvm.pack.output import Replacement, check_output, host_error
 from imgvm.pack.progress import Progress, choose
 from imgvm.registry import MANIFEST_TYPE, Registry, RegistryError, digest_of, is_digest, parse_ref
 
@@ -102,7 +102,6 @@ def pull(
 
                 registry.get_blob(digest, size, keep)
             launch.require_image(temporary)
-            sync(temporary)
     except OSError as error:
         raise host_error(error, target) from error
     finally:

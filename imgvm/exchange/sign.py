@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,37 +123,37 @@ def _changes(image: Image, signed: dict[str, Any]) -> Iterator[str]:
         yield f"the disk {', '.join(names)} was changed after signing"
 
 
-def _read_key(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(_MAX_KEY_BYTES)
-
-
 def _private_key(path: Path) -> Ed25519PrivateKey:
     serialization, kinds = _library()
     hint = "openssl genpkey -algorithm ed25519 -out key.pem"
-    try:
-        key = serialization.load_pem_private_key(_read_key(path), password=None)
-    except TypeError:
-        raise UsageError(f"{path} is locked with a password", "openssl pkey -in it -out another") from None
-    except ValueError:
-        raise UsageError(f"{path} is no private key in PEM form", hint) from None
-    if not isinstance(key, kinds.Ed25519PrivateKey):
-        raise UsageError(f"{path} is no Ed25519 key", hint)
-    found: Ed25519PrivateKey = key
+
+    def load(data: bytes) -> Any:
+        return serialization.load_pem_private_key(data, password=None)
+
+    found: Ed25519PrivateKey = _key(path, load, kinds.Ed25519PrivateKey, "private", hint)
     return found
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:
     serialization, kinds = _library()
     hint = "openssl pkey -in key.pem -pubout -out public.pem"
-    try:
-        key = serialization.load_pem_public_key(_read_key(path))
-    except ValueError:
-        raise UsageError(f"{path} is no public key in PEM form", hint) from None
-    if not isinstance(key, kinds.Ed25519PublicKey):
-        raise UsageError(f"{path} is no Ed25519 key", hint)
-    found: Ed25519PublicKey = key
+    load, kind = serialization.load_pem_public_key, kinds.Ed25519PublicKey
+    found: Ed25519PublicKey = _key(path, load, kind, "public", hint)
     return found
+
+
+def _key(path: Path, load: Callable[[bytes], Any], kind: type, word: str, hint: str) -> Any:
+    with path.open("rb") as stream:
+        data = stream.read(_MAX_KEY_BYTES)
+    try:
+        key = load(data)
+    except TypeError:
+        raise UsageError(f"{path} is locked with a password", "openssl pkey -in it -out another") from None
+    except ValueError:
+        raise UsageError(f"{path} is no {word} key in PEM form", hint) from None
+    if not isinstance(key, kind):
+        raise UsageError(f"{path} is no Ed25519 key", hint)
+    return key
 
 
 def _library() -> tuple[Any, Any]:

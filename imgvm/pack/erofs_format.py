@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from imgvm.pack import crc
+from imgvm.pack import crc, xattr
 
 BLOCK_BYTES = 4096
 SLOT_BYTES = 32  # inodes begin at multiples of it
@@ -38,14 +38,6 @@ _ENTRY_BYTES = 12
 
 _XATTR_HEAD_BYTES, _XATTR_ENTRY_BYTES = 12, 4
 _MAX_XATTR_BYTES = _XATTR_HEAD_BYTES + 4 * 0xFFFE
-_PREFIXES = (
-    ("system.posix_acl_access", 2),
-    ("system.posix_acl_default", 3),
-    ("user.", 1),
-    ("trusted.", 4),
-    ("security.", 6),
-)
-_WHOLE_NAMES = (2, 3)
 
 
 class ErofsError(ValueError):
@@ -138,7 +130,10 @@ def xattr_area(xattrs: Mapping[str, bytes]) -> bytes:
         return b""
     out = bytearray(_XATTR_HEAD_BYTES)
     for name, value in sorted(xattrs.items()):
-        index, rest = _split(name)
+        found = xattr.split(name)
+        if found is None:
+            raise ErofsError(f"its extended attribute {name[:80]} is of no kind that EROFS knows")
+        index, rest = found
         if len(value) > 0xFFFF:
             raise ErofsError(f"its extended attribute {name[:80]} has {len(value)} bytes; 65535 is the most")
         out += struct.pack("<BBH", len(rest), index, len(value)) + rest + value
@@ -146,16 +141,6 @@ def xattr_area(xattrs: Mapping[str, bytes]) -> bytes:
     if len(out) > _MAX_XATTR_BYTES:
         raise ErofsError("its extended attributes are larger than 256 KiB")
     return bytes(out)
-
-
-def _split(name: str) -> tuple[int, bytes]:
-    """The number of the prefix, and the rest of the name."""
-    for prefix, index in _PREFIXES:
-        if name.startswith(prefix):
-            rest = name.removeprefix(prefix).encode("utf-8", "surrogateescape")
-            if (not rest) if index in _WHOLE_NAMES else (0 < len(rest) < 256):
-                return index, rest
-    raise ErofsError(f"its extended attribute {name[:80]} is of no kind that EROFS knows")
 
 
 def folder_bytes(names: Sequence[bytes]) -> int:

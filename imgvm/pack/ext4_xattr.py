@@ -6,20 +6,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
+from imgvm.pack import xattr
 from imgvm.pack.ext4_format import BLOCK_BYTES, EXTRA_BYTES, INODE_BYTES
 
 _MAGIC = 0xEA020000
 _HEAD_BYTES = 32  # of a block
 _ROOM_IN_INODE = INODE_BYTES - 128 - EXTRA_BYTES
-_PREFIXES = (
-    ("system.posix_acl_access", 2),
-    ("system.posix_acl_default", 3),
-    ("user.", 1),
-    ("trusted.", 4),
-    ("security.", 6),
-    ("system.", 7),
-)
-_ACLS = (2, 3)
 Row = tuple[int, bytes, bytes]  # the prefix' number, the rest of the name, the value
 
 
@@ -31,7 +23,7 @@ def pack_xattrs(xattrs: Mapping[str, bytes]) -> tuple[bytes, bytes]:
     """Extended attributes for the inode's own room, or else for a block of their own."""
     if not xattrs:
         return b"", b""
-    rows = sorted((_split(name, value) for name, value in xattrs.items()), key=_order)
+    rows = sorted((_row(name, value) for name, value in xattrs.items()), key=_order)
     head = struct.pack("<I", _MAGIC)
     inside = _entries(rows, _ROOM_IN_INODE - len(head), 0)
     if inside is not None:
@@ -47,15 +39,11 @@ def _order(row: Row) -> tuple[int, int, bytes]:
     return row[0], len(row[1]), row[1]
 
 
-def _split(name: str, value: bytes) -> Row:
-    for prefix, index in _PREFIXES:
-        if name.startswith(prefix):
-            if index in _ACLS and name == prefix:
-                return index, b"", _acl(value)
-            rest = name.removeprefix(prefix).encode("utf-8", "surrogateescape")
-            if 0 < len(rest) < 256 and index not in _ACLS:
-                return index, rest, value
-    raise XattrError(f"its extended attribute {name[:80]} is of no kind that ext4 knows")
+def _row(name: str, value: bytes) -> Row:
+    found = xattr.split(name, xattr.SYSTEM)
+    if found is None:
+        raise XattrError(f"its extended attribute {name[:80]} is of no kind that ext4 knows")
+    return *found, _acl(value) if found[0] in xattr.ACLS else value
 
 
 def _acl(value: bytes) -> bytes:

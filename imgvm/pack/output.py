@@ -39,7 +39,7 @@ def full(output: str | Path) -> PackError:
     )  # fmt: skip
 
 
-def sync(path: Path) -> None:
+def _sync(path: Path) -> None:
     """What was written to a file survives a power loss from here on."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -62,6 +62,7 @@ class Replacement:
         temporary = self._folder / self._output.name
         try:
             if kind is None:
+                _sync(temporary)
                 temporary.replace(self._output)
         finally:
             temporary.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ from imgvm.pack.modules import (
     ModuleTree,
     find_tree,
 )
-from imgvm.pack.output import Replacement, check_output, full, host_error, sync
+from imgvm.pack.output import Replacement, check_output, full, host_error
 from imgvm.pack.progress import Progress, choose
 from imgvm.pack.rootfs import Root, RootKernel
 from imgvm.pack.sources import Source
@@ -107,17 +107,18 @@ class Packer:
             own, further = plan.disks(
                 self._machine, self._root, self._loader, self._folder, self._mtime_sec, stack
             )
-            with Replacement(output) as temporary:
-                with disk.create_image(temporary, own.size_bytes, self._machine.image) as image:
-                    self._fill_disks(image, own, further)
-                    if self._machine.image.pristine:
-                        snapshots.create(image, snapshots.PRISTINE, date=self._mtime_sec)
-                    if self._lock_path is not None:
-                        lock.check(self._lock_path, self._locked, self._sources)
-                    blobs[LOCK] = lock.text_of(self._sources).encode()
-                    self._progress.step(f"writing {output.name}")
-                    image.set_config(blobs, date=self._mtime_sec)
-                sync(temporary)
+            with (
+                Replacement(output) as temporary,
+                disk.create_image(temporary, own.size_bytes, self._machine.image) as image,
+            ):
+                self._fill_disks(image, own, further)
+                if self._machine.image.pristine:
+                    snapshots.create(image, snapshots.PRISTINE, date=self._mtime_sec)
+                if self._lock_path is not None:
+                    lock.check(self._lock_path, self._locked, self._sources)
+                blobs[LOCK] = lock.text_of(self._sources).encode()
+                self._progress.step(f"writing {output.name}")
+                image.set_config(blobs, date=self._mtime_sec)
         return PackResult(
             path=output,
             disk_bytes=own.size_bytes,

@@ -87,7 +87,11 @@ def test_what_cannot_be_unpacked_leaves_nothing(image: Path, tmp_path: Path, cap
 @pytest.mark.parametrize(
     "manifest",
     ["", "[]", '{"format": 2}', '{"format": 1}', '{"format": 1, "blobs": 5, "config": "", "date": 0, "cluster_bytes": 65536}',
-     '{"format": 1, "blobs": {"../x": ""}, "config": "", "date": 0, "cluster_bytes": 65536}', "[" * 5000],
+     '{"format": 1, "blobs": {"../x": ""}, "config": "", "date": 0, "cluster_bytes": 65536}', "[" * 5000,
+     '{"format": 1, "blobs": {}, "config": 5, "date": 0, "cluster_bytes": 65536}',
+     '{"format": 1, "blobs": {}, "config": "", "date": "0", "cluster_bytes": 65536}',
+     '{"format": 1, "blobs": {}, "config": "", "date": 0, "cluster_bytes": true}',
+     '{"format": 1, "blobs": {}, "config": "", "date": 0, "cluster_bytes": 65536, "further_disks": [[]]}'],
 )  # fmt: skip
 def test_damaged_manifests(manifest: str, image: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["unpack", str(image), str(tmp_path / "f")]) == 0
