@@ -8,11 +8,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from imgvm.errors import EngineError
+from imgvm.vmm import engine
 
 hypothesis.settings.register_profile("imgvm", deadline=None)  # on a busy host, anything may take its time
 hypothesis.settings.load_profile("imgvm")
@@ -49,3 +52,29 @@ def host(tmp_path: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def needs_engine() -> Callable[[str], None]:
+    """Skips the test when an engine is not there."""
+
+    def check(name: str) -> None:
+        try:
+            engine.probe(name)
+        except EngineError as error:
+            pytest.skip(str(error))
+
+    return check
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of few MiB: `@pytest.mark.parametrize("small_disk", [48], indirect=True)`, else one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    options = f"size={getattr(request, 'param', 1)}M"
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

@@ -27,14 +27,6 @@ GDB = shutil.which("gdb")
 pytestmark = pytest.mark.skipif(GDB is None, reason="gdb is not installed")
 
 
-def kvm_obstacle() -> str:
-    try:
-        engine.probe(engine.KVM)
-    except EngineError as error:
-        return str(error)
-    return ""
-
-
 class Session:
     """A machine that waits for gdb at a socket."""
 
@@ -52,12 +44,11 @@ class Session:
 
 
 @pytest.fixture
-def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Session]]:
+def start(tmp_path: Path, needs_engine: Callable[[str], None]) -> Iterator[Callable[..., Session]]:
     vms: list[Vm] = []
 
     def one(accel: str = engine.INTERP, cpus: int = 1, kernel: bytes | None = None, cmdline: str = "status=7") -> Session:
-        if accel == engine.KVM and kvm_obstacle():
-            pytest.skip(kvm_obstacle())
+        needs_engine(accel)
         text = (
             f"version: 1\nmachine: {{cpus: {cpus}, memory: 64MiB}}\ndevices: {{debug_exit: true}}\n"
             f"boot: {{kernel: k, cmdline: '{cmdline}'}}\nexit: {{on_reboot: exit}}\n"

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,17 +66,7 @@ def test_an_idle_guest_sleeps(busybox: Path, engine: str) -> None:
         process.wait()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48M", "tmpfs", folder], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"cannot mount: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
+@pytest.mark.parametrize("small_disk", [48], indirect=True)
 def test_a_full_host_disk(busybox: Path, small_disk: Path) -> None:
     """The guest sees I/O errors and goes on; the user is told why, in one line at the end."""
     image = Path(shutil.copy(busybox, small_disk))

@@ -105,14 +105,9 @@ def _disk() -> list[tuple[int, bytes]]:
 
 
 def ova() -> Sequence[bytes]:
-    disk, out = io.BytesIO(), io.BytesIO()
+    disk = io.BytesIO()
     vmdk.write(disk, DISK, _disk())
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in (("vm.ovf", OVF), ("a.vmdk", disk.getvalue())):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return [out.getvalue()]
+    return [builders.tar([("vm.ovf", {}, OVF), ("a.vmdk", {}, disk.getvalue())])]
 
 
 def sum_headers(tar: bytearray, at: int = 0, end: int | None = None) -> None:
@@ -132,18 +127,6 @@ def sum_headers(tar: bytearray, at: int = 0, end: int | None = None) -> None:
         at += 512 + -(-max(size, 0) // 512) * 512
 
 
-def _tar(rows: Sequence[tuple[str, dict[str, object], bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
-        for name, facts, data in rows:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            for key, value in facts.items():
-                setattr(member, key, value)
-            archive.addfile(member, io.BytesIO(data))
-    return _short(out.getvalue())
-
-
 def _short(tar: bytes) -> bytes:
     """Without the zeros that fill its last record of 10 KiB, but for two blocks of them."""
     data = tar.rstrip(b"\0")
@@ -160,7 +143,7 @@ _UPPER = [(".wh.run", {}, b""), ("usr/.wh..wh..opq", {}, b""), ("usr/bin/c", {},
 
 
 def tar() -> Sequence[bytes]:
-    plain = _tar(_FILES), _tar([row for row in _FILES if "é" not in row[0]], tarfile.GNU_FORMAT)
+    plain = builders.tar(_FILES), builders.tar([row for row in _FILES if "é" not in row[0]], tarfile.GNU_FORMAT)
     with tempfile.TemporaryDirectory() as name:
         with (Path(name) / "holes").open("wb") as stream:
             stream.write(b"begin")
@@ -169,13 +152,14 @@ def tar() -> Sequence[bytes]:
             stream.truncate(400_000)
         forms = (["--format=gnu"], ["--format=pax", "--sparse-version=1.0"], ["--format=pax", "--sparse-version=0.1"])
         sparse = [subprocess.run(["tar", "-C", name, "--sparse", *form, "-c", "holes"], check=True, capture_output=True).stdout for form in forms]
-    return [*plain, *map(_short, sparse)]
+    return list(map(_short, [*plain, *sparse]))
 
 
 def saved() -> Sequence[bytes]:
     """As `docker save` writes it, whose layers have no digests."""
     manifest = b'[{"Config": "c.json", "RepoTags": ["a:1"], "Layers": ["one/layer.tar", "two/layer.tar"]}]'
-    return [_tar([("manifest.json", {}, manifest), ("one/layer.tar", {}, _tar(_FILES)), ("two/layer.tar", {}, _tar(_UPPER))], tarfile.GNU_FORMAT)]
+    layers = [("one/layer.tar", {}, builders.tar(_FILES)), ("two/layer.tar", {}, builders.tar(_UPPER))]
+    return [_short(builders.tar([("manifest.json", {}, manifest), *((name, facts, _short(data)) for name, facts, data in layers)], tarfile.GNU_FORMAT))]
 
 
 def kernel() -> Sequence[bytes]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import random
 import struct
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +135,19 @@ def kernel(compression: str = "lz4", content: bytes | None = None) -> bytes:
     # What the kernel's build appends to every format but gzip, whose own trailer has the size.
     size = b"" if compression == "gzip" else struct.pack("<I", len(content))
     return bzimage(packed + size)
+
+
+def tar(members: Sequence[tuple[str, dict[str, object], bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
+    """An archive of members by name, what else TarInfo says of them, and content."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
+        for name, facts, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            for key, value in facts.items():
+                setattr(member, key, value)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
 
 
 def module(depends: str = "", softdep: str | None = None) -> bytes:

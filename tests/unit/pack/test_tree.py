@@ -6,7 +6,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
-import io
 import json
 import lzma
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from builders import tar
 
 from imgvm.errors import PackError
 from imgvm.pack import from_dir, from_oci, from_tar
@@ -185,18 +185,6 @@ COMPRESSORS = {
     "zstd": zstandard.compress,
     "zstd in two frames": lambda raw: zstandard.compress(raw[:700]) + zstandard.compress(raw[700:]),
 }
-
-
-def tar(members: list[tuple[str, dict[str, object], bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
-        for name, facts, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            for key, value in facts.items():
-                setattr(member, key, value)
-            archive.addfile(member, io.BytesIO(content))
-    return out.getvalue()
 
 
 def add(

@@ -210,13 +210,19 @@ def test_overlays_of_compressed_images(
     disk.ours(0)
 
 
+def made(folder: Path, qemu_img: Tool, qemu_io: Tool, what: str, features: str, cluster: int) -> Disk:
+    """An empty image of ours."""
+    if features == "extended-l2":
+        cluster = max(cluster, 16384)
+    disk = Disk(folder, qemu_img, qemu_io, f"{what}-{features}-{cluster}", cluster)
+    Image.create(disk.path, DISK, cluster_bytes=cluster, **FEATURES[features][0]).close()
+    return disk
+
+
 @pytest.mark.parametrize("features", ["v3", "v2", "extended-l2", "zstd", "refcounts-8", "refcounts-64"])
 @pytest.mark.parametrize("cluster", BY_CLUSTER)
 def test_snapshots(tmp_path: Path, qemu_img: Tool, qemu_io: Tool, features: str, cluster: int) -> None:
-    if features == "extended-l2":
-        cluster = max(cluster, 16384)
-    disk = Disk(tmp_path, qemu_img, qemu_io, f"snapshots-{features}-{cluster}", cluster)
-    Image.create(disk.path, DISK, cluster_bytes=cluster, **FEATURES[features][0]).close()
+    disk = made(tmp_path, qemu_img, qemu_io, "snapshots", features, cluster)
     kept: dict[str, bytes] = {}
     for turn in range(4):
         disk.ours()
@@ -276,10 +282,7 @@ def test_no_snapshot_where_refcounts_or_data_forbid_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("features", ["v3", "v2", "extended-l2", "raw-data-file"])
 @pytest.mark.parametrize("cluster", BY_CLUSTER)
 def test_resize(tmp_path: Path, qemu_img: Tool, qemu_io: Tool, features: str, cluster: int) -> None:
-    if features == "extended-l2":
-        cluster = max(cluster, 16384)
-    disk = Disk(tmp_path, qemu_img, qemu_io, f"resize-{features}-{cluster}", cluster)
-    Image.create(disk.path, DISK, cluster_bytes=cluster, **FEATURES[features][0]).close()
+    disk = made(tmp_path, qemu_img, qemu_io, "resize", features, cluster)
     disk.ours()
     model = disk.model
     for size in (DISK + 512, 40 * MIB, 5 * MIB + 1536, MIB, 9 * MIB):

@@ -17,18 +17,9 @@ CODE = 0x1000
 HLT = b"\xf4"
 
 
-def kvm_obstacle() -> str:
-    try:
-        engine.probe(engine.KVM)
-    except EngineError as error:
-        return str(error)
-    return ""
-
-
 @pytest.fixture(params=[engine.INTERP, engine.JIT, engine.KVM])
-def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., Processor]]:
-    if request.param == engine.KVM and kvm_obstacle():
-        pytest.skip(kvm_obstacle())
+def make(request: pytest.FixtureRequest, needs_engine: Callable[[str], None]) -> Iterator[Callable[..., Processor]]:
+    needs_engine(request.param)
     made: list[Processor] = []
 
     def one(mode: str = "long", code: bytes = b"") -> Processor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -165,11 +166,8 @@ def test_a_single_step_trap_is_told_behind_its_instruction() -> None:
         assert cpu.regs.dr6 & 0x4000
 
 
-def test_kvm_delivers_exceptions_itself() -> None:
-    try:
-        engine.probe(engine.KVM)
-    except EngineError as error:
-        pytest.skip(str(error))
+def test_kvm_delivers_exceptions_itself(needs_engine: Callable[[str], None]) -> None:
+    needs_engine(engine.KVM)
     with pytest.raises(EngineError, match="delivers exceptions itself"):
         Processor.real(engine=engine.KVM, exceptions="report")
     with pytest.raises(EngineError, match="deliver or to report"):
