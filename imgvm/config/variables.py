@@ -19,6 +19,7 @@ from imgvm.config.tree import Path, PlainText, Tree
 from imgvm.errors import Problem, UsageError
 
 MAX_TEXT_BYTES = 64 << 10
+MAX_DEPTH = 50
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USE = re.compile(r"\$\$|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::([-?])([^{}]*))?\})?")
 _ESCAPE_HINT = "write $${ for a ${ that the guest is to see"
@@ -106,6 +107,9 @@ class _Scope:
             if name in self._open:
                 circle = " → ".join([*self._open[self._open.index(name) :], name])
                 self._report(at, f"the variable {name} needs itself ({circle})")
+                return ""
+            if len(self._open) >= MAX_DEPTH:
+                self._report(at, f"variables need each other more than {MAX_DEPTH} deep")
                 return ""
             self._open.append(name)
             self._values[name] = self._find(name)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import deque
 from collections.abc import Sequence
 
 from imgvm import units
 from imgvm.errors import UsageError
 from imgvm.exchange.importing import Imported
 
+MAX_SCRIPT_CHARACTERS = 128 << 10
 # Options without a value that say nothing that a config would.
 _FLAGS = {
     "nographic", "nodefaults", "no-user-config", "no-acpi", "no-hpet", "S", "daemonize", "snapshot",
@@ -28,6 +30,9 @@ _SHIFTS = {"k": 10, "K": 10, "M": 20, "G": 30, "T": 40, "": 20}
 
 def command_of(text: str, name: str) -> list[str]:
     """The words of the first command in a script that runs QEMU."""
+    if len(text) > MAX_SCRIPT_CHARACTERS:  # the time that a shell's words take grows with their square
+        hint = "leave the rest of it out"
+        raise UsageError(f"{name} is too large for a script that runs QEMU", hint)
     joined = text.replace("\\\r\n", " ").replace("\\\n", " ")
     for line in joined.splitlines():
         if "qemu" not in line or line.lstrip().startswith("#"):
@@ -49,7 +54,7 @@ def from_command(words: Sequence[str]) -> Imported:
 
 class _Reader:
     def __init__(self, words: Sequence[str]) -> None:
-        self._words = list(words)
+        self._words = deque(words)
         self._found = Imported()
         self._values: dict[str, str] = {}
         self._drives: dict[str, dict[str, str]] = {}
@@ -57,11 +62,11 @@ class _Reader:
         self._entropy = False
 
     def read(self) -> Imported:
-        program = self._words.pop(0) if self._words else ""
+        program = self._words.popleft() if self._words else ""
         if "system-" in program and not program.endswith("x86_64"):
             self._found.note(f"another architecture: {program[-40:]}")
         while self._words:
-            word = self._words.pop(0)
+            word = self._words.popleft()
             if word in ("&", ";", "|", "&&", "||", ">", "2>&1"):
                 break
             if not word.startswith("-"):
@@ -81,7 +86,7 @@ class _Reader:
         if not self._words:
             self._found.note(f"-{name}")
             return
-        value = self._words.pop(0)
+        value = self._words.popleft()
         if name == "name":
             self._found.name = _parts(value).get("guest") or value.partition(",")[0]
         elif name in ("kernel", "initrd", "append"):

@@ -144,6 +144,12 @@ def test_command_lines(line: str, expected: dict[str, object] | None, notes: lis
     Config.from_text(found.text(), "x")
 
 
+@pytest.mark.parametrize("script", ["qemu-system-x86_64 '" + "a" * 900_000 + "'", "qemu-system-x86_64 " + "-a b " * 180_000])
+def test_scripts_beyond_reason(script: str) -> None:
+    with pytest.raises(ImgvmError, match="too large for a script"):
+        command_of(script, "x")
+
+
 def test_a_command_line_after_dashes(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["import", "--", "qemu-system-x86_64", "-m", "256", "-kernel", "k", "-name", "x"]) == 0
     config = Config.from_text(capfd.readouterr().out, "x")

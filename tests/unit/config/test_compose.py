@@ -329,3 +329,12 @@ def test_the_paths_of_an_included_rootfs_start_at_its_folder(tmp_path: Path) -> 
             ci=f"{HEAD}include: [common/base.yaml]\n",
         )
         assert Config.load(path).machine.rootfs == wanted
+
+
+def test_variables_that_need_each_other_without_end() -> None:
+    chain = ", ".join(f"v{index}: '${{v{index + 1}}}'" for index in range(2000))
+    with pytest.raises(ConfigError, match="variables need each other more than 50 deep"):
+        Config.from_text(f"version: 1\nname: '${{v0}}'\nvars: {{{chain}, v2000: a}}\nboot: {{kernel: k}}\n", "f")
+    chain = ", ".join(f"v{index}: '${{v{index + 1}}}'" for index in range(40))
+    config = Config.from_text(f"version: 1\nname: '${{v0}}'\nvars: {{{chain}, v40: a}}\nboot: {{kernel: k}}\n", "f")
+    assert config.machine.name == "a"
