@@ -276,9 +276,14 @@ def _further_disk(opened: Opened, disk: Disk) -> Image:
 
     if disk.embed:
         return opened.image.open_disk(disk.name)
-    path = opened.path.resolve().parent / (disk.source or "")
-    if DISKS not in opened.allow:
-        raise ConsentError(f"{opened.path}: its disk {disk.name} is a file of this host, {path}", DISKS)
+    path = _host_file(opened, disk)
+    if DISKS not in opened.allow:  # one answer is for all of them
+        wanted = "; ".join(
+            f"its disk {one.name} is a file of this host, {_host_file(opened, one)}"
+            for one in opened.machine.further_disks
+            if not one.embed
+        )
+        raise ConsentError(f"{opened.path}: {wanted}", DISKS)
     raw = disk.format == "raw"
     writable = disk.is_kept and opened.scratch is None
     image = Image.open(path, writable=writable, raw=raw, keep_to_folder=BACKING not in opened.allow)
@@ -290,6 +295,11 @@ def _further_disk(opened: Opened, disk: Disk) -> Image:
         return image
     image.close()
     return _overlay_in(opened.scratch, path, f"disk-{disk.name}", opened.allow, disk.format)
+
+
+def _host_file(opened: Opened, disk: Disk) -> Path:
+    """What a disk outside the image really is, whatever links lead there."""
+    return Path(os.path.realpath(opened.path.resolve().parent / (disk.source or "")))
 
 
 def _check_host_memory(wanted_bytes: int) -> None:

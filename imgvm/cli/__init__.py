@@ -11,13 +11,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ConsentError, ImgvmError
+from imgvm.errors import STATUS_ERROR, STATUS_SIGNAL, ConfigError, ConsentError, ImgvmError, cut
 from imgvm.log import log, one_line
 
 VERBS = (
     "pack", "run", "validate", "inspect", "extract", "unpack", "export", "import", "push", "pull", "config",
     "check", "verify", "sign", "convert", "snapshot", "reset", "overlay", "resize", "schema", "doctor", "cpu",
 )  # fmt: skip
+MAX_SHOWN = 8000  # of a message: it may quote a path, and a guest's or image's words
 GDB_ADDRESS = "127.0.0.1:1234"  # of a plain --gdb
 # What an option means that stands alone.
 _ALONE = {"--gdb": f"--gdb={GDB_ADDRESS}", "--stats": "--stats=table"}
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"{one_line(str(problem))}\n")
         return error.status
     except ImgvmError as error:
-        log.error(error.message, error.hint)
+        log.error(cut(error.message, MAX_SHOWN), error.hint and cut(error.hint, MAX_SHOWN))
         return error.status
     except _Ended as ended:
         return STATUS_SIGNAL + ended.number

@@ -11,6 +11,7 @@ from string import ascii_lowercase
 from imgvm import units
 from imgvm.exchange.export.parts import Parts
 from imgvm.exchange.export.qemu import CPU_MODELS, disk_files
+from imgvm.exchange.export.xml_text import text_of
 from imgvm.launch import INITRD, KERNEL
 from imgvm.machine import Disk
 
@@ -81,8 +82,7 @@ def domain(parts: Parts, files: Sequence[tuple[Disk, str]], *, has_initrd: bool)
         line = _add(root, f"{{{QEMU_NAMESPACE}}}commandline")
         for word in ("-device", f"isa-debug-exit,iobase={parts.status_port:#x},iosize=4"):
             _add(line, f"{{{QEMU_NAMESPACE}}}arg", value=word)
-    Xml.indent(root)
-    return Xml.tostring(root, "unicode") + "\n"
+    return text_of(root, parts)
 
 
 def _cpu(root: Xml.Element, parts: Parts) -> None:

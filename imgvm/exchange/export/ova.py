@@ -9,6 +9,7 @@ import xml.etree.ElementTree as Xml
 
 from imgvm.exchange import vmdk
 from imgvm.exchange.export.parts import Parts
+from imgvm.exchange.export.xml_text import text_of
 from imgvm.pack import disk as disks
 
 OVF = "http://schemas.dmtf.org/ovf/envelope/1"
@@ -73,8 +74,7 @@ def envelope(parts: Parts, vmdk_bytes: int) -> str:
     _item(hardware, MEMORY, 2, "Memory", AllocationUnits="byte * 2^20", VirtualQuantity=str(parts.memory_mib))
     _item(hardware, SATA, 3, "Disks", Address="0", ResourceSubType="AHCI")
     _item(hardware, DISK, 4, "Disk", AddressOnParent="0", HostResource="ovf:/disk/disk1", Parent="3")
-    Xml.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + Xml.tostring(root, "unicode") + "\n"
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + text_of(root, parts)
 
 
 def _item(parent: Xml.Element, kind: int, number: int, name: str, **more: str) -> None:

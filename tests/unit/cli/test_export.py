@@ -181,6 +181,18 @@ def test_vmdk_round_trips(size: int, tmp_path: Path) -> None:
         assert read == data, name
 
 
+@pytest.mark.parametrize("target", ["ova", "libvirt"])
+def test_texts_that_xml_cannot_hold(target: str, image_of: Images, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    image = image_of(leave(0), 'description: "a\\x01b\\nc"\ndisks: [{name: data, size: 1MiB}]')
+    folder = exported(image, target)
+    assert "note: control characters" in capfd.readouterr().err
+    if target == "ova":
+        with tarfile.open(folder / "small.ova") as tar:
+            tar.extract("small.ovf", folder, filter="data")
+    root = Xml.parse(folder / ("small.ovf" if target == "ova" else "domain.xml")).getroot()
+    assert "a\ufffdb\nc" in {element.text for element in root.iter()}
+
+
 def test_kubernetes_manifests(linux: Path) -> None:
     folder = exported(linux, "kubevirt", "--ref", "registry.test/team/small:1")
     machine = json.loads((folder / "vm.json").read_text())

@@ -224,3 +224,43 @@ def test_any_change_is_an_error_or_harmless(changes: list[tuple[str, int, int]],
                 image.read_config(blob.name, 1 << 20)
     except ImgvmError as error:
         assert error.message
+
+
+def test_consent_is_asked_for_all_disks_by_what_they_are(image_of: Images, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One answer is for all of them; and what a link is called says nothing."""
+    (tmp_path / "secret.raw").write_bytes(bytes(512))
+    (tmp_path / "a.raw").write_bytes(bytes(512))
+    (tmp_path / "harmless.raw").symlink_to(tmp_path / "secret.raw")
+    disks = "{name: one, source: a.raw, format: raw, embed: false}, {name: two, source: harmless.raw, format: raw, embed: false}"
+    image = image_of(leave(0), f"disks: [{{name: own, size: 1MiB}}, {disks}]")
+    with Image.open(image, writable=True) as opened:
+        blobs = {blob.name: opened.read_config(blob.name) for blob in opened.config_blobs()}
+        document = json.loads(blobs["machine.json"])
+        document["disks"][2]["source"] = "harmless.raw"  # where pack wrote what the link led to
+        opened.set_config(blobs | {"machine.json": json.dumps(document).encode()}, date=0)
+    assert main(["run", str(image)]) == 126
+    said = capfd.readouterr().err
+    assert f"its disk one is a file of this host, {tmp_path}/a.raw; its disk two is a file of this host, {tmp_path}/secret.raw" in said
+    assert "harmless" not in said
+    (tmp_path / "harmless.raw").unlink()
+    (tmp_path / "harmless.raw").symlink_to("harmless.raw")
+    assert main(["run", str(image)]) == 126
+    assert main(["run", str(image), "--allow", "disks"]) == 125
+    assert "fault of imgvm" not in capfd.readouterr().err
+
+
+def test_long_messages_are_cut(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
+    image = image_of(leave(0))
+    with Image.open(image, writable=True) as opened:
+        for number in range(100):
+            opened.create_snapshot(f"{number}" + "x" * 200, date=0)
+    assert main(["snapshot", "apply", str(image), "none"]) == 125
+    assert 8000 < len(capfd.readouterr().err) < 9000
+
+
+def test_a_name_of_other_bytes_is_printed(image_of: Images, tmp_path: Path) -> None:
+    image, name = image_of(leave(0)), os.fsencode(tmp_path) + b"/\xff.img"
+    words = [sys.executable, "-m", "imgvm", "overlay", "create", str(image), name]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(words, capture_output=True, env=strict, timeout=60)
+    assert (done.returncode, done.stdout) == (0, name + b"\n"), done.stderr
