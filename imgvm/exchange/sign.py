@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from imgvm import launch, units
 from imgvm.edit import config_date
 from imgvm.errors import ImgvmError, UsageError
 from imgvm.qcow2 import Image
+from imgvm.record import NOTHING
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -74,7 +75,8 @@ def faults(path: str | Path, key: str | Path, allow: Collection[str] = ()) -> It
         yield from _changes(image, json.loads(statement))
 
 
-def _statement(image: Image, *, disk: bool) -> dict[str, Any]:
+def _statement(image: Image, *, disk: bool, signed: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    """`signed` is one to be compared with: a disk of another size than there is not read."""
     statement: dict[str, Any] = {
         "blobs": {
             blob.name: {"bytes": blob.bytes, "sha256": blob.sha256}
@@ -83,25 +85,27 @@ def _statement(image: Image, *, disk: bool) -> dict[str, Any]:
         }
     }
     if disk:
-        statement["disk"] = {"bytes": image.info.disk_bytes, "sha256": _disk_digest(image)}
+        statement["disk"] = _disk(image, signed.get("disk"))
         for name in image.disk_names():
             further = image.open_disk(name)
-            row = {"bytes": further.info.disk_bytes, "sha256": _disk_digest(further)}
+            row = _disk(further, signed.get("further_disks", NOTHING).get(name))
             statement.setdefault("further_disks", {})[name] = row
             further.close()
     return statement
 
 
-def _disk_digest(image: Image) -> str:
+def _disk(image: Image, signed: Mapping[str, Any] | None) -> dict[str, Any]:
     digest, size = sha256(), image.info.disk_bytes
+    if signed is not None and signed["bytes"] != size:
+        return {"bytes": size}
     for offset in range(0, size, _PIECE_BYTES):
         digest.update(image.read(offset, min(_PIECE_BYTES, size - offset)))
-    return digest.hexdigest()
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def _changes(image: Image, signed: dict[str, Any]) -> Iterator[str]:
     """The statement is the signer's, and so believed; the image is not."""
-    now = _statement(image, disk="disk" in signed)
+    now = _statement(image, disk="disk" in signed, signed=signed)
     for name in sorted({*signed["blobs"], *now["blobs"]}):
         was, there = signed["blobs"].get(name), now["blobs"].get(name)
         if was is None:

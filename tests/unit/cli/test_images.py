@@ -20,8 +20,11 @@ import pytest
 from multiboot_guest import SPIN, TRIPLE_FAULT, leave, say
 
 import imgvm
+from imgvm import audit
 from imgvm.cli import main
 from imgvm.errors import ImgvmError
+from imgvm.qcow2 import Image
+from imgvm.qcow2.reader import IndependentReader
 
 Images = Callable[..., Path]
 DISK = "disks: [{name: data, size: 1MiB}]"
@@ -291,3 +294,21 @@ def test_lockstep(image_of: Images, capfd: pytest.CaptureFixture[str]) -> None:
         said = capfd.readouterr().err
         assert "lock-step holds the translator against the interpreter, on one processor" in said
         assert "hint: --accel jit --cpus 1" in said
+
+
+@pytest.mark.parametrize("differs_at", [None, 5 << 38, 0, (1 << 42) - 1])
+def test_a_disk_of_nothing_is_verified(differs_at: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a moment: of its holes only the ends are read, where another map would show."""
+    with Image.create(tmp_path / "a.img", 1 << 42) as image:
+        image.write(5 << 38, b"far away")
+    true_read = IndependentReader.read
+
+    def read(reader: IndependentReader, offset: int, size: int) -> bytes:
+        data = bytearray(true_read(reader, offset, size))
+        if differs_at is not None and offset <= differs_at < offset + size:
+            data[differs_at - offset] ^= 1
+        return bytes(data)
+
+    monkeypatch.setattr(IndependentReader, "read", read)
+    with Image.open(tmp_path / "a.img") as image:
+        assert list(audit.verify(image)) == ([] if differs_at is None else [f"libqcow reads other bytes from {differs_at} on"])
