@@ -80,6 +80,4 @@ def _convert(stream: IO[bytes], name: str, target: Path) -> None:
         if disk is None:
             raise UsageError(f"{name} is no disk that can be read", "one is a VMDK, VDI, VHD or VHDX file")
         with Image.create(temporary, disk.disk_bytes, cluster_bytes=_CLUSTER_BYTES) as image:
-            for offset, data in disk.parts():
-                for start, end in pieces.runs(data, offset, _CLUSTER_BYTES):
-                    image.write(offset + start, memoryview(data)[start:end])
+            pieces.fill(image, disk.parts(), _CLUSTER_BYTES)

@@ -11,7 +11,7 @@ from pathlib import Path
 from imgvm.errors import ImageError, errno_hint
 from imgvm.qcow2 import Image
 from imgvm.qcow2.foreign import open_foreign
-from imgvm.qcow2.pieces import Piece, of_disk, of_snapshot, runs
+from imgvm.qcow2.pieces import Piece, fill, of_disk, of_snapshot
 
 FORMATS = ("qcow2", "raw")
 _PIECE_BYTES = 16 << 20
@@ -114,9 +114,7 @@ class _Target:
             for offset, data in _whole_clusters(parts, self.cluster_bytes, disk.info.disk_bytes):
                 disk.write_compressed(offset, data)
             return
-        for offset, data in parts:
-            for start, end in runs(data, offset, _GRAIN_BYTES):
-                disk.write(offset + start, memoryview(data)[start:end])
+        fill(disk, parts, _GRAIN_BYTES)
 
 
 def _whole_clusters(parts: Iterator[Piece], cluster_bytes: int, disk_bytes: int) -> Iterator[Piece]:

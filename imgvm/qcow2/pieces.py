@@ -52,3 +52,10 @@ def runs(
         position = end
     if start is not None:
         yield start, position
+
+
+def fill(image: Image, parts: Iterable[Piece], grain_bytes: int) -> None:
+    """Writes what is not zeros to an empty disk."""
+    for offset, data in parts:
+        for start, end in runs(data, offset, grain_bytes):
+            image.write(offset + start, memoryview(data)[start:end])

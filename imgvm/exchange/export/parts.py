@@ -15,10 +15,8 @@ from imgvm.errors import PackError
 from imgvm.exchange.folder import write_raw
 from imgvm.launch import INITRD, KERNEL, MODULE, Opened
 from imgvm.machine import Disk, Machine
-from imgvm.pack import disk as disks
 from imgvm.pack import elf
-from imgvm.pack.progress import Progress
-from imgvm.qcow2 import Image
+from imgvm.qcow2 import Image, pieces
 from imgvm.qcow2.convert import convert
 
 if TYPE_CHECKING:
@@ -130,10 +128,8 @@ class Parts:
 
     def further_qcow2(self, name: str, disk: Disk) -> None:
         source = self.image.open_disk(disk.name)
-        size_bytes = source.info.disk_bytes
-        with Image.create(self.folder / name, size_bytes) as copy:
-            opened = disks.DiskSource(size_bytes, image=source)
-            disks.copy(opened, name, disks.Target(copy, source.info.cluster_bytes), Progress())
+        with Image.create(self.folder / name, source.info.disk_bytes) as copy:
+            pieces.fill(copy, pieces.of_disk(source, units.MIB), copy.info.cluster_bytes)
         self.files.append(name)
 
     def qcow2_disk(self, name: str) -> None:

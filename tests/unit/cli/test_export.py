@@ -181,6 +181,16 @@ def test_vmdk_round_trips(size: int, tmp_path: Path) -> None:
         assert read == data, name
 
 
+def test_a_further_disk_of_nothing(image_of: Images) -> None:
+    """Its zeros are not even counted, or this would take days."""
+    image = image_of(leave(0), "disks: [{name: a, size: 1MiB}, {name: b, size: 100TiB}]")
+    with Image.open(image, writable=True) as opened:
+        opened.open_disk("b").write(70 << 40, b"far away")
+    with Image.open(exported(image, "qemu") / "disk-b.qcow2") as copy:
+        assert copy.info.disk_bytes == 100 << 40
+        assert copy.read(70 << 40, 8) == b"far away"
+
+
 @pytest.mark.parametrize("target", ["ova", "libvirt"])
 def test_texts_that_xml_cannot_hold(target: str, image_of: Images, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     image = image_of(leave(0), 'description: "a\\x01b\\nc"\ndisks: [{name: data, size: 1MiB}]')
