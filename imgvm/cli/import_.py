@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from imgvm.errors import UsageError
-from imgvm.log import log
+from imgvm.log import for_stdout, log
 
 
 def command(
@@ -51,7 +51,7 @@ def command(
     found.move(base, folder)
     text = found.text()
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(for_stdout(text))
     else:
         output.write_text(text)
         print(output)

@@ -9,6 +9,8 @@ import sys
 import time
 from typing import TextIO
 
+from imgvm.log import one_line
+
 _REDRAW_SECONDS = 0.1
 _BAR_CELLS = 24
 
@@ -42,7 +44,7 @@ class PlainProgress(Progress):
         self._line(text)
 
     def _line(self, text: str) -> None:
-        self._stream.write(f"imgvm: {text}\n")
+        self._stream.write(f"imgvm: {one_line(text)}\n")
         self._stream.flush()
 
 
@@ -76,7 +78,7 @@ class BarProgress(Progress):
         self._drawn_at = 0.0
 
     def step(self, text: str, total_bytes: int = 0) -> None:
-        self._text, self._total_bytes = text, total_bytes
+        self._text, self._total_bytes = one_line(text), total_bytes
         self._draw(0)
 
     def advance(self, done_bytes: int) -> None:
@@ -85,7 +87,7 @@ class BarProgress(Progress):
 
     def note(self, text: str) -> None:
         self._erase()
-        self._stream.write(f"imgvm: {text}\n")
+        self._stream.write(f"imgvm: {one_line(text)}\n")
         self._draw(0)
 
     def finish(self) -> None:

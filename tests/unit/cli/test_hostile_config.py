@@ -140,12 +140,13 @@ def seen(words: list[str]) -> str:
     [["inspect", "IMAGE"], ["inspect", "IMAGE", "--json"], ["inspect", "IMAGE", "--config"], ["config", "get", "IMAGE"],
      ["config", "get", "IMAGE", "description"], ["config", "diff", "IMAGE", "small.yaml"], ["config", "diff", "IMAGE", "small.yaml", "--json"],
      ["snapshot", "list", "IMAGE"], ["verify", "IMAGE"], ["extract", "IMAGE", "none"], ["extract", "IMAGE", "config.yaml"],
-     ["config", "set", "IMAGE", "machine.cpus=x"], ["export", "IMAGE", "--to", "none"]],
+     ["config", "set", "IMAGE", "machine.cpus=x"], ["export", "IMAGE", "--to", "none"], ["import", "domain.xml"]],
 )  # fmt: skip
 def test_texts_do_not_drive_the_terminal(words: list[str], image_of: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     image = image_of(leave(0))
     (tmp_path / "small.yaml").write_text("version: 1\nname: small\nboot: {kernel: kernel}\n")
+    (tmp_path / "domain.xml").write_text("<domain><description>\u202e\x9b</description><os><kernel>\u202e</kernel></os></domain>")
     hostile(image)
     shown = seen([str(image) if word == "IMAGE" else word for word in words])
     assert shown

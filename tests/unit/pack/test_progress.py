@@ -45,3 +45,13 @@ def test_other_modes() -> None:
         "step",
         "finish",
     ]
+
+
+@pytest.mark.parametrize("mode", ["bar", "plain", "json"])
+def test_names_do_not_drive_the_terminal(mode: str) -> None:
+    out = Terminal()
+    shown = progress.choose(mode, out)
+    shown.step("reading \x1b[31ma\nb\u202e")
+    shown.note("\x1b[31ma\nb\u202e")
+    text = out.getvalue()
+    assert "\x1b[31m" not in text and "a\nb" not in text and "\u202e" not in text
