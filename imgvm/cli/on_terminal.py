@@ -284,7 +284,8 @@ def _say_end(result: Result, stats: str | None) -> None:
     from imgvm.cli import stats as stats_text
 
     if stats == "table":
-        log.info(stats_text.text(result, stats))
+        for line in stats_text.text(result, stats).splitlines():
+            log.info(line)
     else:
         sys.stderr.write(stats_text.text(result, stats) + "\n")
 
