@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from programs import OUT
-
 from imgvm.vmm import _build
 
 HERE = Path(__file__).parent
+OUT = HERE.parents[1] / "build" / "isa"
 SOURCES = ["isa.c", "plan.c", "decode.c", "disasm.c"]
 TAIL = bytes.fromhex("1122334455667788010203040506")
 PREFIX_WORDS = {"lock", "rep", "repe", "repne", "repz", "repnz", "bnd", "notrack", "xacquire", "xrelease", "data16"}

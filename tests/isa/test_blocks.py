@@ -11,19 +11,21 @@ import re
 import subprocess
 from pathlib import Path
 
+import program
 import pytest
-from programs import program
 
-OURS = ["isa/blocks/*.c", "isa/kvm/world.c", "isa/kvm/operands.c"]
+TESTS = Path(__file__).parents[1]
+SHARED = ["isa/blocks/[!m]*.c", "isa/kvm/world.c", "isa/kvm/operands.c"]  # all but main
+LINKED = ["base/error.c", "arch/*.c", "mem/guest_mem.c", "cpu/exec/*.c", "cpu/mmu/*.c", "cpu/decode/*.c", "cpu/jit/*.c"]
 
 
 @pytest.fixture(scope="session")
 def blocks() -> Path:
-    return program("blocks", OURS)
+    return program.build("blocks", TESTS, ["isa/blocks/main.c", *SHARED], LINKED)
 
 
-def check(tool: Path, *arguments: str, ended_share: float = 0.1, operand_share: float = 0.1) -> None:
-    done = subprocess.run([str(tool), *arguments], capture_output=True, text=True, timeout=7200)
+def check(built: Path, *arguments: str, ended_share: float = 0.1, operand_share: float = 0.1) -> None:
+    done = subprocess.run([str(built), *arguments], capture_output=True, text=True, timeout=7200)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     totals = re.search(r"^(\d+) programs: (\d+) reached their end, (\d+) an exception; (\d+) runs, (\d+) cut short; (\d+) at an operand", done.stdout, re.M)
     assert totals, done.stdout

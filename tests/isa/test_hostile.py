@@ -10,18 +10,21 @@ import re
 import subprocess
 from pathlib import Path
 
+import program
 import pytest
-from programs import program
+from test_blocks import LINKED, SHARED, TESTS
+
+OURS = ["isa/hostile/*.c", *SHARED]
 
 
 @pytest.fixture(scope="session")
 def hostile() -> Path:
-    ours = ["isa/hostile/*.c", "isa/blocks/[!m]*.c", "isa/kvm/world.c", "isa/kvm/operands.c"]  # all of blocks but main
-    return program("hostile", ours, link=[f"-Wl,--wrap={name}" for name in ("aligned_alloc", "calloc")])
+    wrapped = [f"-Wl,--wrap={name}" for name in ("aligned_alloc", "calloc")]
+    return program.build("hostile", TESTS, OURS, LINKED, link=wrapped, like="blocks")
 
 
-def survive(tool: Path, seed: int, count: int) -> None:
-    done = subprocess.run([str(tool), "--seed", str(seed), "--count", str(count)], capture_output=True, text=True)
+def survive(built: Path, seed: int, count: int) -> None:
+    done = subprocess.run([str(built), "--seed", str(seed), "--count", str(count)], capture_output=True, text=True)
     assert done.returncode == 0, f"seed {seed}: status {done.returncode}: {done.stdout[-3000:]}{done.stderr[-1000:]}"
     totals = re.search(r"^(\d+) cases, (\d+) lives, (\d+) blocks translated; (\d+) compared, 0 differ$", done.stdout, re.M)
     assert totals, done.stdout

@@ -7,7 +7,7 @@
 #include "cpu/exec/exec.h"
 #include "cpu/jit/jit.h"
 #include "differential.h"
-#include "native/quiet_world.h"
+#include "../../native/quiet_world.h"
 
 #define RAM_BYTES (4u << 20)
 #define GPA_TABLES 0x10000u /* PML4, PDPT, PD, PT of the user's pages; PDPT, PD of the kernel's */

@@ -4,7 +4,7 @@
 #ifndef IMGVM_CALLBACKS_H
 #define IMGVM_CALLBACKS_H
 
-#include "native/quiet_world.h"
+#include "../../native/quiet_world.h"
 
 #define CALLBACKS                                                                                            \
     {                                                                                                        \
