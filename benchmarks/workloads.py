@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import platformdirs
 
 from benchmarks import packing, peers
+from benchmarks.compiler import compiler
 from benchmarks.contest import AbsentError, Contest, Contestant
 from benchmarks.disks import disks, disks_processor
 from imgvm.config import Config
@@ -44,12 +45,14 @@ def config(name: str, programs: Sequence[str], command: Sequence[str], cpus: int
     })
 
 
-def qemu(kernel: Path, initrd: Path, cmdline: str = CMDLINE, cpus: int = 1) -> list[str | Path]:
+def qemu(
+    kernel: Path, initrd: Path, cmdline: str = CMDLINE, cpus: int = 1, memory_mib: int = MEMORY_MIB
+) -> list[str | Path]:
     """The same machine in QEMU."""
     accel = "tcg" if cpus == 1 else "tcg,thread=multi"
     return [
         peers.qemu(), "-accel", accel, "-smp", str(cpus), "-M", "q35", "-nodefaults", "-display", "none",
-        "-no-reboot", "-m", str(MEMORY_MIB), "-serial", "stdio",
+        "-no-reboot", "-m", str(memory_mib), "-serial", "stdio",
         "-kernel", kernel, "-initrd", initrd, "-append", cmdline,
     ]  # fmt: skip
 
@@ -305,6 +308,7 @@ WORKLOADS: dict[str, Callable[[Path], Contest]] = {
     "loops": loops,
     "narrow": narrow,
     "faults": faults,
+    "compiler": partial(compiler, qemu=qemu),
     "start": start,
     "disks": disks,
     "disks-processor": disks_processor,
