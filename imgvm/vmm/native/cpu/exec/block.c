@@ -18,7 +18,7 @@
 static const struct cache_room room = {.first = 32, .first_machine = 32, .first_least = 4, .most = SEGMENTS, .most_machine = 2 * SEGMENTS,
                                        .most_least = 64, .ticks = 50000000};
 #define EVICTED_WORDS 4096u
-#define BLOCKS_A_CHAIN 4u
+#define BLOCKS_A_CHAIN 1u /* at most, as a rule: each is a line that the host's cache is not likely to have */
 #define BLOCK_BYTES_USUAL 512u
 
 /* Blocks lie in segments, which are filled one after another and emptied as a whole: by CLOCK, an approximation of LRU. */

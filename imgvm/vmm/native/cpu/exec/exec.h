@@ -74,33 +74,33 @@ struct block_link {
 };
 
 struct block {
-    struct block_link links[2]; /* where control went from here; true wherever one comes from */
-    /* the translator's (jit/translate.h): host code, good in one mode, at one linear address or wherever its page is */
-    const void *translated;
-    uint64_t translated_rip; /* `floats`: when it was translated */
-    uint32_t translated_mode, runs;
-    struct block *page_next; /* translated blocks of pages with the same hash */
-    struct block *across_next; /* translated ones that go on in another page */
-    struct block *segment_next, **segment_link; /* translated into the same segment; what points to this one */
-    uint32_t incoming;       /* the first exit that leads here, 0: none */
-    uint32_t exits, exit_count; /* its own: numbers from `exits` */
-    bool flags_dead;         /* overwrites all status flags before anything can see them */
-    uint8_t translated_segment;
-    bool interpret;          /* not worth another try */
-    bool lost;               /* was translated, until there was no room for it */
-    bool floats;             /* the translated code: it asks cpu->code_page where it is */
+    /* what a look by physical address reads, a line of the host's cache */
+    struct block *hash_next;
     uint64_t gpa;
     const _Atomic uint32_t *generation_now; /* of the page; differs from `generation` once the code was written */
-    uint32_t generation;
-    /* a single instruction that goes on in the next page: the same of that */
-    uint32_t across_generation;
-    uint64_t across_gpa;
-    const _Atomic uint32_t *across_now; /* NULL: it does not */
+    const _Atomic uint32_t *across_now;     /* a single instruction that goes on in the next page: the same of that; NULL: it does not */
+    uint8_t *seen; /* set when it is entered; its segment's (block.c) */
+    uint32_t generation, across_generation;
     uint8_t mode; /* enum insn_mode */
     bool user;    /* decoded for CPL 3: privileges do not share blocks */
     uint16_t count, bytes;
-    struct block *hash_next;
-    uint8_t *seen; /* set when it is entered; its segment's (block.c) */
+    uint8_t translated_segment;
+    bool interpret;          /* not worth another try */
+    bool flags_dead;         /* overwrites all status flags before anything can see them */
+    bool lost;               /* was translated, until there was no room for it */
+    bool floats;             /* the translated code: it asks cpu->code_page where it is */
+    uint32_t runs;
+    /* the translator's (jit/translate.h): host code, good in one mode, at one linear address or wherever its page is */
+    const void *translated;
+    uint64_t translated_rip; /* `floats`: when it was translated */
+    uint32_t translated_mode;
+    uint32_t incoming;       /* the first exit that leads here, 0: none */
+    uint32_t exits, exit_count; /* its own: numbers from `exits` */
+    struct block *page_next; /* translated blocks of pages with the same hash */
+    struct block *across_next; /* translated ones that go on in another page */
+    struct block *segment_next, **segment_link; /* translated into the same segment; what points to this one */
+    uint64_t across_gpa;
+    struct block_link links[2]; /* where control went from here; true wherever one comes from */
     struct uop uops[];
 };
 
