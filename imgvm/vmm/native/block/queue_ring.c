@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The ring half of a queue. The pool's threads do what is in order themselves: what a transfer is in the image's files is
- * looked up in a shared turn, and one system call each moves it. A read that would have to wait for the host's disk goes to
- * the ring, which can have all of them under way; its turn lasts until the kernel has moved all of it. As long as some are,
- * the ring's thread takes what is asked for, reads it likewise, and leaves the rest to the pool.
+ * looked up in a shared turn, and one system call each moves it. A small read that would have to wait for the host's disk
+ * goes to the ring, which can have all of them under way; its turn lasts until the kernel has moved all of it. As long as
+ * some are, the ring's thread takes what is asked for, reads it likewise, and leaves the rest to the pool.
  *
  * Whatever is out of the ordinary (the map must change, compressed clusters, somebody has or wants the exclusive turn, an
  * error, the end of a file) is left to the owner's `run`, which does all of it again and says what is wrong. */
@@ -18,7 +18,7 @@
 
 #define EXTENTS_MAX 8 /* of one transfer */
 #define ENTRIES 128
-#define APART_BYTES 65536 /* copying this from the page cache takes longer than waking another thread for it */
+#define RING_BYTES_MAX 65535 /* of larger ones a few keep the host's disk busy, and a thread each copies them */
 #define KICK_TAG UINT64_MAX
 
 /* A read that the kernel is busy with. */
@@ -185,7 +185,7 @@ static void run_for_pool(void *opaque, struct block_job *job, bool more)
     if (more)
         pool_kick(&ring->pool);
     alone = alone && is_last(ring);
-    if (outcome == WOULD_WAIT) { /* a single one comes sooner if it need not go through another thread */
+    if (outcome == WOULD_WAIT && job->bytes <= RING_BYTES_MAX) { /* a single one comes sooner if it need not go through another thread */
         waits = alone && !__atomic_exchange_n(&ring->one_waits, true, __ATOMIC_ACQUIRE);
         if (!waits && hand_to_ring(ring, job))
             return;
@@ -231,7 +231,7 @@ static void start(struct ring *ring, struct block_job *job)
     unsigned extent_count = 0, piece_counts[EXTENTS_MAX];
     struct flight *flight = ring->free;
     struct vec memory = job->memory, after;
-    if (job->kind != JOB_READ || !flight ||
+    if (job->kind != JOB_READ || job->bytes > RING_BYTES_MAX || !flight ||
         !image_plan_begin(ring->config.image, false, job->offset, job->bytes, extents, EXTENTS_MAX, &extent_count)) {
         job->tried = job->kind == JOB_READ;
         hand_to_pool(ring, job);
@@ -254,7 +254,7 @@ static void start(struct ring *ring, struct block_job *job)
         if (!extents[i].file)
             continue;
         uring_read(&ring->uring, extents[i].file->fd, flight->pieces[i], piece_counts[i], extents[i].offset,
-                   flight->bytes[i] >= APART_BYTES, (uint64_t)(flight - ring->flights) * EXTENTS_MAX + i);
+                   (uint64_t)(flight - ring->flights) * EXTENTS_MAX + i);
         flight->landing++;
     }
     if (!flight->landing)

@@ -75,11 +75,9 @@ static struct io_uring_sqe *next_sqe(struct uring *ring)
     return &ring->sqes[index];
 }
 
-void uring_read(struct uring *ring, int fd, const struct iovec *pieces, unsigned count, uint64_t offset, bool apart,
-                uint64_t tag)
+void uring_read(struct uring *ring, int fd, const struct iovec *pieces, unsigned count, uint64_t offset, uint64_t tag)
 {
     struct io_uring_sqe *sqe = next_sqe(ring);
-    sqe->flags = apart ? IOSQE_ASYNC : 0;
     sqe->fd = fd;
     sqe->off = offset;
     sqe->user_data = tag;
@@ -134,10 +132,9 @@ int uring_open(struct uring *ring, unsigned entries)
 
 void uring_close(struct uring *ring) { (void)ring; }
 
-void uring_read(struct uring *ring, int fd, const struct iovec *pieces, unsigned count, uint64_t offset, bool apart,
-                uint64_t tag)
+void uring_read(struct uring *ring, int fd, const struct iovec *pieces, unsigned count, uint64_t offset, uint64_t tag)
 {
-    (void)ring, (void)fd, (void)pieces, (void)count, (void)offset, (void)apart, (void)tag;
+    (void)ring, (void)fd, (void)pieces, (void)count, (void)offset, (void)tag;
 }
 
 void uring_read_eventfd(struct uring *ring, int fd, uint64_t *value, uint64_t tag)

@@ -25,10 +25,9 @@ struct uring {
 int uring_open(struct uring *ring, unsigned entries);
 void uring_close(struct uring *ring);
 
-/* These queue an operation, whose `tag` comes back with its result. The kernel reads the pieces at uring_enter. `apart`: a
- * thread of the kernel's does it at once, so that uring_enter copies nothing. */
-void uring_read(struct uring *ring, int fd, const struct iovec *pieces, unsigned count, uint64_t offset, bool apart,
-                uint64_t tag);
+/* These queue an operation, whose `tag` comes back with its result. The kernel reads the pieces at
+ * uring_enter. */
+void uring_read(struct uring *ring, int fd, const struct iovec *pieces, unsigned count, uint64_t offset, uint64_t tag);
 void uring_read_eventfd(struct uring *ring, int fd, uint64_t *value, uint64_t tag);
 /* Submits all that is queued, and waits for `wait` results. */
 int uring_enter(struct uring *ring, unsigned wait);
