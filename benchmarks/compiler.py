@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A C compiler at work in a guest: a program with more code than fits a cache, in several address spaces by turns."""
+"""A C compiler at work in a guest: more code than fits a cache, in several address spaces by turns."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def compiler(folder: Path, qemu: Callable[..., list[str | Path]]) -> Contest:
     contestants = [Contestant(name, partial(turn, words)) for name, words in commands.items()]
     ratios = [("imgvm jit", name) for name in commands if name != "imgvm jit"]
     what = (
-        f"`{GCC}` over {FUNCTIONS} small functions, Debian's gcc 12 in a guest of {MEMORY_MIB} MiB and one processor, after one "
-        "file that does not count. The guest's own clock."
+        f"`{GCC}` over {FUNCTIONS} small functions, Debian's gcc 12 in a guest of {MEMORY_MIB} MiB and one "
+        "processor, after one file that does not count. The guest's own clock."
     )
     return Contest("A compiler", what, contestants, ratios, absent)

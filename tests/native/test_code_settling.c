@@ -58,8 +58,8 @@ static struct cpu *make(struct world *w, unsigned id)
 {
     static const struct cpu_callbacks callbacks = {
         .port_read = world_port_read, .port_write = world_port_write, .mmio_read = mmio_read,
-        .mmio_write = world_mmio_write, .interrupt_acknowledge = world_acknowledge, .msr_read = world_msr_read,
-        .msr_write = world_msr_write, .cr8_read = world_cr8_read, .cr8_write = world_cr8_write, .time_ns = world_time_ns,
+        .mmio_write = world_mmio_write, .interrupt_acknowledge = world_acknowledge, .msr_read = quiet_msr_read,
+        .msr_write = quiet_msr_write, .cr8_read = quiet_cr8_read, .cr8_write = quiet_cr8_write, .time_ns = world_time_ns,
         .code_added = code_added};
     struct cpu_options options = {.id = id, .count = 2, .translator = WORLD_TRANSLATOR,
                                   .translate_after = WORLD_TRANSLATE_AFTER};

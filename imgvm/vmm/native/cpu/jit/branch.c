@@ -82,8 +82,15 @@ static void put_tail(struct emitter *e, unsigned number, uint64_t target)
     jit_put_jump(e->jit, a, e->jit->leave_by_exit);
     if (!exit->expected)
         return;
-    jit_exit_unlinked(exit);
     emit_rip(e, T0, target);
+    if (e->in_page) {
+        PUT(a, 0x41, 0xbf); /* mov r15d, imm32 */
+        exit->again_page = a->p;
+        put32(a, JIT_NO_PAGE);
+        jit_put_call(e->jit, a, e->jit->check_page);
+        exit->again_jump = put_jcc(a, CC_AE);
+    }
+    jit_exit_unlinked(exit);
     mov_imm64(a, T1, number);
     jit_put_jump(e->jit, a, e->jit->again);
 }
@@ -235,12 +242,12 @@ static void put_jump_rm(struct emitter *e, unsigned i)
         emit_cold(e, COLD_JUMP, i)->patch = misses[k];
 }
 
-/* Out of translated code, unless it is the executor's to raise what is due. */
+/* It may be in the table after all, for another epoch, unless it is the executor's to raise what is due. */
 static void jump_cold(struct emitter *e, const struct cold *cold)
 {
     op_cpu(&e->a, OPCW(0x8b), T0, CPU(rip));
     uint8_t *wild = put_target_check(e);
-    jit_put_jump(e->jit, &e->a, e->jit->leave);
+    jit_put_jump(e->jit, &e->a, e->jit->dispatch);
     if (!wild)
         return;
     patch_jump(wild, e->a.p);

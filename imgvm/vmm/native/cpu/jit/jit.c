@@ -144,7 +144,6 @@ void jit_put_lookup(struct assembler *a, uint8_t *misses[2], bool in_page)
     mov_rr(a, T1, T0);
     shift_imm(a, SHIFT_SHR, true, T1, 12);
     op_rr(a, OPC(0x31), T0, T1);
-    op_cpu(a, OPC(0x33), T1, CPU(mmu.epoch));
     alu_imm(a, ALU_AND, false, T1, JIT_JUMPS - 1);
     shift_imm(a, SHIFT_SHL, false, T1, 5);
     op_cpu(a, OPCW(0x03), T1, CPU(translated_jumps));
@@ -161,12 +160,66 @@ void jit_put_lookup(struct assembler *a, uint8_t *misses[2], bool in_page)
     op_rm(a, OPC(0xff), 4, T1, offsetof(struct jit_jump, code)); /* jmp */
 }
 
+/* T0: linear, T1: number of a physical page. CF = 0: the page of the one is the other, by what was fetched for a user in this
+ * epoch, and cpu->code_page is told; else CF = 1. Nothing else is lost but T1. */
+static void make_check_page(struct translator *jit, struct assembler *a)
+{
+    const uint32_t fetch = CPU(mmu.fetch);
+    _Static_assert(sizeof(struct fetch_entry) == 32, "the index is made by one shift, of 12 - 5");
+    jit->check_page = jit_rx(jit, a->p);
+    put_push(a, H_RAX);
+    op_rr(a, OPC(0x89), T0, H_RAX);
+    shift_imm(a, SHIFT_SHR, false, H_RAX, 7);
+    alu_imm(a, ALU_AND, false, H_RAX, (FETCH_ENTRIES - 1) << 5);
+    shift_imm(a, SHIFT_SHL, true, T1, 12);
+    op_cpu_at(a, OPCW(0x3b), T1, H_RAX, fetch + offsetof(struct fetch_entry, gpa));
+    uint8_t *no[3] = {put_jcc(a, CC_NE)};
+    op_cpu(a, OPC(0x8b), T1, CPU(mmu.epoch)); /* a user's: what was fetched for a supervisor has another */
+    op_cpu_at(a, OPC(0x3b), T1, H_RAX, fetch + offsetof(struct fetch_entry, noted));
+    no[1] = put_jcc(a, CC_NE);
+    op_cpu_at(a, OPCW(0x8b), T1, H_RAX, fetch + offsetof(struct fetch_entry, tag));
+    op_rr(a, OPCW(0x31), T0, T1);
+    alu_imm(a, ALU_CMP, true, T1, GUEST_PAGE_SIZE - 1);
+    no[2] = put_jcc(a, CC_ABOVE);
+    mov_rr(a, T1, T0);
+    alu_imm(a, ALU_AND, true, T1, (uint32_t)-(int32_t)GUEST_PAGE_SIZE);
+    op_cpu(a, OPCW(0x89), T1, CPU(code_page));
+    put_pop(a, H_RAX);
+    PUT(a, 0xf8, 0xc3); /* clc; ret */
+    for (unsigned i = 0; i < ARRAY_LEN(no); i++)
+        patch_jump(no[i], a->p);
+    put_pop(a, H_RAX);
+    PUT(a, 0xf9, 0xc3); /* stc; ret */
+}
+
+/* T1: the place in the table that has what cpu->rip names, but in another epoch: goes there, if the page is still the same. */
+static void put_other_epoch(struct translator *jit, struct assembler *a, uint8_t *misses[2])
+{
+    op_cpu(a, OPC(0x8b), T0, CPU(mmu.mode_key));
+    op_rm(a, OPC(0x3b), T0, T1, offsetof(struct jit_jump, key) + 4);
+    misses[0] = put_jcc(a, CC_NE);
+    put_push(a, T1);
+    op_cpu(a, OPCW(0x8b), T0, CPU(rip));
+    op_rm(a, OPCW(0x8b), T1, T1, offsetof(struct jit_jump, page));
+    jit_put_call(jit, a, jit->check_page);
+    put_pop(a, T1);
+    misses[1] = put_jcc(a, CC_BELOW);
+    op_cpu(a, OPC(0x8b), T0, CPU(mmu.epoch));
+    op_rm(a, OPC(0x89), T0, T1, offsetof(struct jit_jump, key));
+    op_rm(a, OPC(0xff), 4, T1, offsetof(struct jit_jump, code)); /* jmp */
+}
+
 /* T0 = target rip, flags in cpu->cc: to its translation, or out. */
 static void make_dispatch(struct translator *jit, struct assembler *a)
 {
+    make_check_page(jit, a);
     jit->dispatch = jit_rx(jit, a->p);
     uint8_t *misses[2];
     jit_put_lookup(a, misses, true);
+    patch_jump(misses[0], a->p);
+    jit_put_jump(jit, a, jit->leave);
+    patch_jump(misses[1], a->p);
+    put_other_epoch(jit, a, misses);
     for (unsigned i = 0; i < ARRAY_LEN(misses); i++)
         patch_jump(misses[i], a->p);
     jit_put_jump(jit, a, jit->leave);
@@ -174,6 +227,10 @@ static void make_dispatch(struct translator *jit, struct assembler *a)
     jit->again = jit_rx(jit, a->p); /* T1: number of an exit to there, in a block that is still linked for elsewhere */
     op_cpu(a, OPC(0x89), T1, CPU(link_from));
     jit_put_lookup(a, misses, true);
+    patch_jump(misses[1], a->p);
+    uint8_t *absent = misses[0];
+    put_other_epoch(jit, a, misses);
+    patch_jump(absent, a->p);
     for (unsigned i = 0; i < ARRAY_LEN(misses); i++)
         patch_jump(misses[i], a->p);
     op_cpu(a, OPC(0x8b), T1, CPU(link_from));
@@ -509,12 +566,13 @@ static void jit_attach_thread(struct cpu *cpu)
 }
 
 /* Where computed jumps look. */
-static void remember(struct cpu *cpu, struct translator *jit, const void *code)
+static void remember(struct cpu *cpu, struct translator *jit, const struct block *block)
 {
-    struct jit_jump *jump = &jit->jumps[((uint32_t)(cpu->rip ^ cpu->rip >> 12) ^ cpu->mmu.epoch) % JIT_JUMPS];
+    struct jit_jump *jump = &jit->jumps[(uint32_t)(cpu->rip ^ cpu->rip >> 12) % JIT_JUMPS];
     jump->linear = cpu->rip;
     jump->key = (uint64_t)cpu->mmu.mode_key << 32 | cpu->mmu.epoch;
-    jump->code = code;
+    jump->code = block->translated;
+    jump->page = block->across_now ? JIT_NO_PAGE : block->gpa / GUEST_PAGE_SIZE;
 }
 
 /* Some processor wrote code, perhaps of ours. */
@@ -592,7 +650,7 @@ static bool jit_run(struct cpu *cpu, struct translator *jit, struct block *block
     if (!cpu->unlinked) {
         if (cpu->link_from)
             jit_link(cpu, jit, cpu->link_from, block);
-        remember(cpu, jit, block->translated);
+        remember(cpu, jit, block);
     }
     cpu->code_page = align_down(cpu->rip, GUEST_PAGE_SIZE);
     if (unlikely(block->across_now))

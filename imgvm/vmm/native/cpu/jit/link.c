@@ -74,9 +74,19 @@ static void set_check(struct jit_exit *exit, uint32_t epoch, const uint8_t *stal
     patch_jump(exit->expected + 4 + 2, stale); /* jne */
 }
 
+/* Where it goes if only the epoch is another. */
+static void set_again(struct jit_exit *exit, uint32_t page, const uint8_t *code)
+{
+    if (!exit->again_page)
+        return;
+    memcpy(exit->again_page, &page, 4);
+    patch_jump(exit->again_jump, code);
+}
+
 void jit_exit_unlinked(struct jit_exit *exit)
 {
     set_check(exit, NO_EPOCH, exit->tail);
+    set_again(exit, JIT_NO_PAGE, exit->tail);
 }
 
 static void point_to_tail(struct jit_exit *exit)
@@ -98,6 +108,7 @@ void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct b
     unlink_exit(jit, number);
     if (exit->floats && exit->expected && !mmu_pages_are_single(&cpu->mmu)) {
         set_check(exit, NO_EPOCH, exit->tail + JIT_TAIL_BYTES); /* the table knows */
+        set_again(exit, JIT_NO_PAGE, exit->tail);
         return;
     }
     jit->counts->linked++;
@@ -114,6 +125,9 @@ void jit_link(struct cpu *cpu, struct translator *jit, uint32_t number, struct b
         jit->crossing = number;
     }
     const uint8_t *code = writable_code(jit, block);
+    /* a block that does not float is at one address, and so must be what leads there */
+    bool by_page = !block->across_now && (block->floats || !exit->floats) && block->gpa / GUEST_PAGE_SIZE < JIT_NO_PAGE;
+    set_again(exit, by_page ? (uint32_t)(block->gpa / GUEST_PAGE_SIZE) : JIT_NO_PAGE, code);
     patch_jump(exit->stub_jump, code);
     if (exit->hot && !exit->expected && (!exit->saves_flags || block->flags_dead))
         patch_jump(exit->hot, code);

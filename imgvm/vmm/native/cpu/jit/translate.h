@@ -30,7 +30,8 @@
  *          [code_page := the target's]
  *          jmp tail                     to the target, once linked
  *   tail:  out of translated code, with link_from = this exit
- *   again: to the target by the table of computed jumps; if it is not there, out, with link_from = this exit
+ *   again: to the target, if its page is the one that it was when linked, though in another epoch; else by the table of
+ *          computed jumps; if it is not there, out, with link_from = this exit
  *
  * A target in the same page needs no check: when its code is written, whoever leads there is told (link.c). The address of
  * one in another page may mean something else in another epoch of the TLB. A user's blocks compare it, for each address
@@ -41,6 +42,7 @@ struct jit_exit {
     uint8_t *hot;      /* rel32; NULL: only the stub leads there */
     uint8_t *stub, *stub_jump, *tail;
     uint8_t *expected; /* imm32; NULL: not checked */
+    uint8_t *again_page, *again_jump; /* imm32, the number of the physical page; rel32; NULL: it does not look */
     struct block *to;  /* linked with; NULL: with nothing */
     uint32_t next, previous; /* others that lead to the same block */
     uint32_t mode;
@@ -49,8 +51,10 @@ struct jit_exit {
     bool saves_flags;  /* in the stub */
     bool floats;       /* its block does */
 };
-/* From `tail` to `again`. */
+/* From `tail` to `again`; and from there, in ring 3 of 64-bit mode, from its end to the number of the target's physical page,
+ * imm32, and the jump to the target, rel32: jit_exit.again. */
 #define JIT_TAIL_BYTES 11
+#define JIT_NO_PAGE UINT32_MAX /* the number of none */
 
 /* An instruction that may trap on the host, and where its executor is called instead. In the order of `pc`. */
 struct jit_trap {
@@ -62,7 +66,7 @@ struct jit_jump {
     uint64_t linear;
     uint64_t key; /* epoch and mode, as at mmu.epoch */
     const void *code;
-    uint64_t spare;
+    uint64_t page; /* number of the physical page: while it is at `linear`, the epoch may be another. JIT_NO_PAGE: may not */
 };
 
 /* A part of the code cache. What is seldom run lies behind all that is run often, which is so the denser. */
@@ -82,7 +86,7 @@ struct translator {
     int64_t cpu_from_start; /* struct cpu, seen from `executable` */
     bool far;               /* more than 2 GiB */
     size_t used, cold_used, first_free;
-    const void *enter, *leave, *leave_at, *leave_dead, *leave_dead_floating, *leave_by_exit, *again;
+    const void *enter, *leave, *leave_at, *leave_dead, *leave_dead_floating, *leave_by_exit, *again, *check_page;
     const void *dispatch, *return_miss, *stray_return, *callout;
     const void *refill[2][2]; /* by the supervisor, a user; read, write */
     const void *enter_unit;

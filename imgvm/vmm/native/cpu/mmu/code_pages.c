@@ -115,7 +115,7 @@ static uint64_t root(const struct mmu *mmu)
 }
 
 /* Are all its pages still where they were, for a user to fetch from? What hardware would do when it fetches is done already:
- * the accessed bit is set. */
+ * the accessed bit is set. So they are entered as if they had been fetched from. */
 static bool still_there(struct mmu *mmu, const struct code_pages *code)
 {
     for (unsigned i = 0; i < code->listed; i++) {
@@ -125,6 +125,7 @@ static bool still_there(struct mmu *mmu, const struct code_pages *code)
         uint64_t gpa = ((walk.leaf & PTE_ADDRESS & ~offset) | (code->list[i].linear & offset)) & mmu->physical_mask;
         if (!fetchable || !(walk.leaf & PTE_A) || gpa != code->list[i].gpa)
             return false;
+        mmu_fill_fetch(mmu, code->list[i].linear | true, gpa, leaf_shift[walk.size], (mmu->cr4 & CR4_PGE) && (walk.leaf & PTE_G), code->epoch);
     }
     return true;
 }

@@ -6,6 +6,14 @@
 #include "code_pages.h"
 #include "tlb.h"
 
+void mmu_fill_fetch(struct mmu *mmu, uint64_t tag, uint64_t gpa, uint8_t shift, bool global, uint32_t noted)
+{
+    unsigned i = (tag / GUEST_PAGE_SIZE) % FETCH_ENTRIES;
+    mmu->fetch[i] = (struct fetch_entry){tag, gpa, guest_mem_find(mmu->mem, gpa), noted, shift};
+    tlb_set_mark(mmu->fetch_marks.filled, i, true);
+    tlb_set_mark(mmu->fetch_marks.global, i, global);
+}
+
 const struct fetch_entry *mmu_fetch(struct mmu *mmu, uint64_t linear, bool user, struct mmu_fault *fault)
 {
     uint64_t page = align_down(linear, GUEST_PAGE_SIZE);
@@ -16,13 +24,12 @@ const struct fetch_entry *mmu_fetch(struct mmu *mmu, uint64_t linear, bool user,
         mmu->fetch_misses++;
         if (!mmu_translate(mmu, linear, MMU_FETCH, user ? MMU_USER : MMU_SUPERVISOR, &found, fault))
             return NULL;
-        *entry = (struct fetch_entry){page | user, align_down(found.gpa, GUEST_PAGE_SIZE),
-                                      guest_mem_find(mmu->mem, found.gpa), found.shift};
-        tlb_set_mark(mmu->fetch_marks.filled, i, true);
-        tlb_set_mark(mmu->fetch_marks.global, i, found.global);
+        mmu_fill_fetch(mmu, page | user, align_down(found.gpa, GUEST_PAGE_SIZE), found.shift, found.global, 0);
     }
     bool global = mmu->fetch_marks.global[i / 64] >> (i % 64) & 1;
-    code_pages_note(mmu, &mmu->code[user ? mmu->user_code : 0], linear, entry, global);
+    struct code_pages *code = &mmu->code[user ? mmu->user_code : 0];
+    code_pages_note(mmu, code, linear, entry, global);
+    entry->noted = code->epoch;
     return entry;
 }
 

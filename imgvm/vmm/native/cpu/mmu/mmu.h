@@ -32,7 +32,7 @@ struct tlb_entry {
 struct tlb_marks {
     uint64_t filled[TLB_ENTRIES / 64], global[TLB_ENTRIES / 64], large[TLB_ENTRIES / 64];
 };
-#define FETCH_ENTRIES 256u
+#define FETCH_ENTRIES 1024u
 struct fetch_marks {
     uint64_t filled[FETCH_ENTRIES / 64], global[FETCH_ENTRIES / 64];
 };
@@ -42,7 +42,8 @@ struct fetch_entry {
     uint64_t tag; /* linear page | user; FETCH_EMPTY: never matches */
     uint64_t gpa;
     const struct guest_region *region; /* NULL: MMIO or nothing */
-    uint8_t shift; /* log2 of the bytes of the page that it is in */
+    uint32_t noted; /* the epoch in which it was asked for last: translated code may go by it in that one (jit.c) */
+    uint8_t shift;  /* log2 of the bytes of the page that it is in */
 };
 #define FETCH_EMPTY 2u
 

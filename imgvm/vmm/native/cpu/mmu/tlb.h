@@ -12,6 +12,8 @@ void tlb_init(struct mmu *mmu);
 void tlb_drop(struct mmu *mmu, bool global_too);
 /* What may come from the page, of whatever size, that `linear` is in. */
 void tlb_drop_page(struct mmu *mmu, uint64_t linear);
+/* Fetches go there, as an entry of that name says. */
+void mmu_fill_fetch(struct mmu *mmu, uint64_t tag, uint64_t gpa, uint8_t shift, bool global, uint32_t noted);
 /* A part of a page of 1 << shift bytes is about to be entered. */
 void tlb_note_large(struct mmu *mmu, uint64_t linear, unsigned shift);
 
