@@ -29,13 +29,14 @@ GUEST(own, 64,
       "jmp own_begin-0x1000+0x100\n"
       ".org own_begin+0x100\n"
       "mov own_begin+0x800(%rip), %ebx; add %rbx, %r11; ret\n");
-/* r8 rounds: all places of a space, one after the other; then the next space, by a call of the kernel. */
+/* r8 rounds: the places from r13 on, r15 bytes of them; then the next space by a call of the kernel, which moves r13, too. */
 GUEST(caller, 64,
-      "again: mov $0x100000, %r12\n"
-      "1: call *%r12; lea 0xff0(%r12), %rax; call *%rax; add $0x8000, %r12; cmp $0x118000, %r12; jb 1b\n"
+      "again: mov %r13, %r12\n"
+      "1: call *%r12; lea 0xff0(%r12), %rax; call *%rax\n"
+      "add $0x8000, %r12; lea (%r13, %r15), %rax; cmp %rax, %r12; jb 1b\n"
       "int $0x80; dec %r8; jnz again; hlt\n"
       ".org caller_begin+0x200\n"
-      "mov %cr3, %rax; xchg %rax, %r14; mov %rax, %cr3; iretq\n");
+      "xor 0x40000, %r13; mov %cr3, %rax; xchg %rax, %r14; mov %rax, %cr3; iretq\n");
 #define KERNEL_ENTRY (CODE + 0x200)
 
 static void map(struct world *w, unsigned space, uint32_t linear, uint64_t gpa)
@@ -65,7 +66,8 @@ static void begin(struct world *w, struct x86_state *s)
     to_user(s);
 }
 
-static void test_places(bool pcid)
+/* Of each space the places from `first` on; in the other space from another one. */
+static void test_places(unsigned first, unsigned count, unsigned other, bool pcid)
 {
     static struct x86_state s;
     struct world w;
@@ -76,28 +78,37 @@ static void test_places(bool pcid)
         if (i != RSP)
             s.gpr[i] = 0;
     s.gpr[R8] = ROUNDS;
+    s.gpr[R13] = PLACE(first);
+    s.gpr[R15] = PLACE(count) - PLACE(0);
+    put64(&w, DATA, PLACE(first) ^ PLACE(other));
     s.gpr[R14] = TABLES_OF(1) | (pcid ? BIT(63) | 1 : 0);
     CHECK_EQ(RUN(&w, &s, caller), CPU_EXIT_HALT);
     CHECK_VECTOR(&s, EXC_GP); /* of HLT */
     uint64_t own = 0, where = 0;
-    for (unsigned round = 0; round < ROUNDS; round++)
-        for (unsigned place = 0; place < PLACES; place++) {
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        unsigned from = round % 2 ? other : first;
+        for (unsigned place = from; place < from + count; place++) {
             own += 1 + 10 * (round % 2) + 100 * place;
             where += PLACE(place);
         }
+    }
     CHECK_EQ(s.gpr[R8], 0);
     CHECK_EQ(s.gpr[RSI], own);
     CHECK_EQ(s.gpr[R11], own);
     CHECK_EQ(s.gpr[RDI], where);
-    CHECK_EQ(s.gpr[R10], PLACES * ROUNDS);
-    CHECK_EQ(s.gpr[RBP], PLACES * ROUNDS * 0x10001);
+    CHECK_EQ(s.gpr[R10], count * ROUNDS);
+    CHECK_EQ(s.gpr[RBP], count * ROUNDS * 0x10001);
     world_destroy(&w);
 }
 
 int main(void)
 {
     world_main_begin();
-    test_places(false);
-    test_places(true);
+    for (unsigned pcid = 0; pcid < 2; pcid++) {
+        test_places(0, PLACES, 0, pcid);
+        test_places(0, 1, 1, pcid);
+        test_places(1, 2, 0, pcid);
+        test_places(2, 1, 2, pcid);
+    }
     return check_report();
 }
