@@ -127,6 +127,7 @@ int cpu_set_points(struct cpu *cpu, const struct cpu_point *list, unsigned count
     points->data = data;
     cpu->mmu.held_page = pages;
     cpu->mmu.held_count = page_count;
+    cpu->mmu.looks_at_code = code != 0;
     mmu_flush(&cpu->mmu); /* what was cached by linear address was cached without them */
     return 0;
 }

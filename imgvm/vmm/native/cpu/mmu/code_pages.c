@@ -125,7 +125,8 @@ static bool still_there(struct mmu *mmu, const struct code_pages *code)
         uint64_t gpa = ((walk.leaf & PTE_ADDRESS & ~offset) | (code->list[i].linear & offset)) & mmu->physical_mask;
         if (!fetchable || !(walk.leaf & PTE_A) || gpa != code->list[i].gpa)
             return false;
-        mmu_fill_fetch(mmu, code->list[i].linear | true, gpa, leaf_shift[walk.size], (mmu->cr4 & CR4_PGE) && (walk.leaf & PTE_G), code->epoch);
+        mmu_fill_fetch(mmu, code->list[i].linear | true, gpa, leaf_shift[walk.size], (mmu->cr4 & CR4_PGE) && (walk.leaf & PTE_G),
+                       mmu->looks_at_code ? 0 : code->epoch);
     }
     return true;
 }

@@ -29,7 +29,7 @@ const struct fetch_entry *mmu_fetch(struct mmu *mmu, uint64_t linear, bool user,
     bool global = mmu->fetch_marks.global[i / 64] >> (i % 64) & 1;
     struct code_pages *code = &mmu->code[user ? mmu->user_code : 0];
     code_pages_note(mmu, code, linear, entry, global);
-    entry->noted = code->epoch;
+    entry->noted = mmu->looks_at_code ? 0 : code->epoch;
     return entry;
 }
 

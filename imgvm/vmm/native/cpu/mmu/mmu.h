@@ -150,6 +150,7 @@ struct mmu {
     bool no_gigabyte_pages; /* not a feature of this processor */
     uint64_t *held_page; /* linear pages that a debugger watches: never entered in the TLB */
     unsigned held_count;
+    bool looks_at_code; /* a debugger: translated code goes to no page but by blocks that were looked for in this epoch */
     /* statistics: translations by a walk, by the second level, for fetches; all dropped, or an address space's, or a page's */
     uint64_t walks, refills, fetch_misses, flushes, space_flushes, page_flushes;
     uint64_t spaces_found; /* address spaces that kept their epoch */
