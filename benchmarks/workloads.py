@@ -13,9 +13,9 @@ from pathlib import Path
 import platformdirs
 
 from benchmarks import packing, peers
-from benchmarks.compiler import compiler
 from benchmarks.contest import AbsentError, Contest, Contestant
 from benchmarks.disks import disks, disks_processor
+from benchmarks.programs import programs
 from imgvm.config import Config
 from imgvm.errors import PackError
 from imgvm.pack import pack
@@ -308,7 +308,7 @@ WORKLOADS: dict[str, Callable[[Path], Contest]] = {
     "loops": loops,
     "narrow": narrow,
     "faults": faults,
-    "compiler": partial(compiler, qemu=qemu),
+    "programs": partial(programs, qemu=qemu),
     "start": start,
     "disks": disks,
     "disks-processor": disks_processor,
