@@ -122,7 +122,7 @@ def programs(folder: Path, qemu: Callable[..., list[str | Path]]) -> Contest:
     ratios = [("imgvm jit", name) for name in commands if name != "imgvm jit"]
     what = (
         f"Debian's gcc 12 (`-O2`) over {FUNCTIONS} small functions; `as --version` and `ld --version`, "
-        f"{STARTS} times each, which the dynamic linker puts elsewhere each time. A guest of {MEMORY_MIB} MiB "
-        "and one processor, after a turn of each that does not count; by its own clock."
+        f"{STARTS} times each, which the dynamic linker puts elsewhere each time. A guest of {MEMORY_MIB} "
+        "MiB and one processor, after a turn of each that does not count; by its own clock."
     )
     return Contest("A compiler, and programs that are started", what, contestants, ratios, absent)
