@@ -156,7 +156,8 @@ static void segment_evict(struct cpu *cpu, struct segment *segment)
         struct block *block = (struct block *)(segment->blocks + at);
         at += block_bytes(block->count + 1);
         hash_remove(cache, block);
-        note_evicted(cache, block->gpa);
+        if (block_is_current(block)) /* else what comes there is something else */
+            note_evicted(cache, block->gpa);
         if (block->translated)
             cpu->translator_ops->forget_block(cpu, cpu->translator, block);
         if (cpu->block == block)
