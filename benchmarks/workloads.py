@@ -187,17 +187,23 @@ def narrow(folder: Path) -> Contest:
     return Contest("32-bit integer loops", what, contestants, ratios, absent)
 
 
+def _packed(name: str, text: str, folder: Path) -> Path:
+    """The config's image; its kernel and initrd lie beside it, for QEMU."""
+    image = folder / f"{name}.img"
+    try:
+        pack(Config.from_text(text, f"{name}.yaml", folder), image)
+    except PackError as error:
+        raise AbsentError(str(error)) from None
+    for blob in ("kernel", "initrd"):
+        (folder / blob).write_bytes(_blob(image, blob))
+    return image
+
+
 def faults(folder: Path) -> Contest:
     """Address translation takes no global lock: two processors do twice the work of one."""
     program = peers.compile_faults(folder)
-    image, absent = folder / "faults.img", []
-    try:
-        command = ["sh", "-c", "exec /faults $(sed 's/.*processes=//' /proc/cmdline)"]
-        pack(Config.from_text(config("faults", ["faults"], command, cpus=2), "faults.yaml", folder), image)
-    except PackError as error:
-        raise AbsentError(str(error)) from None
-    for name in ("kernel", "initrd"):
-        (folder / name).write_bytes(_blob(image, name))
+    command = ["sh", "-c", "exec /faults $(sed 's/.*processes=//' /proc/cmdline)"]
+    image, absent = _packed("faults", config("faults", ["faults"], command, cpus=2), folder), []
 
     def contestant(name: str, command: list[str | Path]) -> Contestant:
         def turn() -> Mapping[str, float]:
@@ -232,15 +238,9 @@ def faults(folder: Path) -> Contest:
 def guest_disks(folder: Path) -> Contest:
     """A disk from inside the guest, in the same image for all."""
     peers.compile_guest_disk(folder)
-    image, copy, absent = folder / "disk.img", folder / "copy.img", []
     text = json.loads(config("disk", ["guest_disk"], ["/guest_disk", "/dev/vda"]))
     text["disks"] = [{"name": "d", "size": "128MiB"}]
-    try:
-        pack(Config.from_text(json.dumps(text), "disk.yaml", folder), image)
-    except PackError as error:
-        raise AbsentError(str(error)) from None
-    for name in ("kernel", "initrd"):
-        (folder / name).write_bytes(_blob(image, name))
+    image, copy, absent = _packed("disk", json.dumps(text), folder), folder / "copy.img", []
 
     def contestant(name: str, command: list[str | Path]) -> Contestant:
         def turn() -> Mapping[str, float]:
