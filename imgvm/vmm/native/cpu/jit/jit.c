@@ -572,7 +572,8 @@ static void remember(struct cpu *cpu, struct translator *jit, const struct block
     jump->linear = cpu->rip;
     jump->key = (uint64_t)cpu->mmu.mode_key << 32 | cpu->mmu.epoch;
     jump->code = block->translated;
-    jump->page = block->across_now ? JIT_NO_PAGE : block->gpa / GUEST_PAGE_SIZE;
+    /* outside 64-bit mode RIP is an offset in a segment, which is no address to look up */
+    jump->page = block->across_now || !cpu->code64 ? JIT_NO_PAGE : block->gpa / GUEST_PAGE_SIZE;
 }
 
 /* Some processor wrote code, perhaps of ours. */
